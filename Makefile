@@ -1,0 +1,50 @@
+# make demo    a PixelCNN learns handwritten digits and draws new ones (installs everything first)
+# make test    proves every kernel against its reference
+# make lint    style of the Python and C++ code
+# make bench   measures every op and the sampler, and writes bench/results/<machine>.json
+# make gpu     on a machine with an NVIDIA GPU: builds the CUDA kernels, runs the suite on the GPU, then the benchmarks
+# make clean   removes everything that make made
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The versions that the tests are run with. A torch that is there already (a CUDA build, say) is kept if it is this one.
+TORCH := torch==2.13.0
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*)
+
+.DEFAULT_GOAL := test
+.PHONY: demo test lint bench gpu clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+# torch first and pinned: a range would pull the largest build there is. Triton only where torch did not bring its own.
+.venv/requirements: requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint requirements.txt --requirement requirements.txt
+	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install --quiet triton==3.9.0
+	touch $@
+
+# Built against the torch in the environment, hence without build isolation.
+.venv/installed: .venv/requirements $(SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/fastgen demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/requirements
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+
+bench: .venv/installed
+	$(BIN)/fastgen bench --json bench/results/
+
+gpu:
+	$(PYTHON) bench/gpu.py
+
+clean:
+	rm -rf .venv build fastgen/*.so fastgen/_build.json *.egg-info

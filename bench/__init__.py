@@ -1,0 +1,1 @@
+"""Benchmarks of every op, layer and sampler: `fastgen bench`."""

@@ -1,0 +1,71 @@
+#include "gated_activation.h"
+
+#include "../math/gated_activation.h"
+
+namespace fastgen {
+
+// What the condition adds to one channel: nothing, one number, or a value per position.
+enum class Condition { kNone, kPerChannel, kPerPosition };
+
+template <Condition kind, class S, class T = typename Compute<S>::type>
+FASTGEN_HD T conditioned(const S* x, const S* condition, T per_channel, int64_t i) {
+  if (kind == Condition::kPerPosition) return load(x + i) + load(condition + i);
+  return kind == Condition::kPerChannel ? load(x + i) + per_channel : load(x + i);
+}
+
+template <Condition kind, class S>
+static void forward_channel(const S* __restrict a, const S* __restrict b, const S* __restrict c, const S* __restrict d,
+                            S* __restrict y, int64_t n) {
+  using T = typename Compute<S>::type;
+  T s = kind == Condition::kPerChannel ? load(c) : T(0), t = kind == Condition::kPerChannel ? load(d) : T(0);
+  for (int64_t i = 0; i < n; ++i) {
+    store(y + i, gated_activation<T>(conditioned<kind>(a, c, s, i), conditioned<kind>(b, d, t, i)));
+  }
+}
+
+template <Condition kind, class S>
+static void backward_channel(const S* __restrict grad, const S* __restrict a, const S* __restrict b,
+                             const S* __restrict c, const S* __restrict d, S* __restrict grad_a, S* __restrict grad_b,
+                             int64_t n) {
+  using T = typename Compute<S>::type;
+  T s = kind == Condition::kPerChannel ? load(c) : T(0), t = kind == Condition::kPerChannel ? load(d) : T(0);
+  for (int64_t i = 0; i < n; ++i) {
+    T ga, gb;
+    gated_activation_gradient<T>(load(grad + i), conditioned<kind>(a, c, s, i), conditioned<kind>(b, d, t, i), &ga,
+                                 &gb);
+    store(grad_a + i, ga);
+    store(grad_b + i, gb);
+  }
+}
+
+template <class S>
+static void forward(const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* y, int64_t channels,
+                    int64_t n) {
+  // Without a condition that varies, or with one number per position, the channels of a sample are one run of memory.
+  if (!c) return forward_channel<Condition::kNone>(a, b, c, d, y, channels * n);
+  if (condition_stride) return forward_channel<Condition::kPerPosition>(a, b, c, d, y, channels * n);
+  for (int64_t k = 0; k < channels; ++k) {
+    forward_channel<Condition::kPerChannel>(a + k * n, b + k * n, c + k, d + k, y + k * n, n);
+  }
+}
+
+template <class S>
+static void backward(const S* grad, const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* grad_a,
+                     S* grad_b, int64_t channels, int64_t n) {
+  if (!c) return backward_channel<Condition::kNone>(grad, a, b, c, d, grad_a, grad_b, channels * n);
+  if (condition_stride) {
+    return backward_channel<Condition::kPerPosition>(grad, a, b, c, d, grad_a, grad_b, channels * n);
+  }
+  for (int64_t k = 0; k < channels; ++k) {
+    backward_channel<Condition::kPerChannel>(grad + k * n, a + k * n, b + k * n, c + k, d + k, grad_a + k * n,
+                                             grad_b + k * n, n);
+  }
+}
+
+}  // namespace fastgen
+
+extern "C" const fastgen::GatedActivationTable FASTGEN_TABLE(gated_activation) = {
+    {fastgen::forward<float>, fastgen::backward<float>},
+    {fastgen::forward<double>, fastgen::backward<double>},
+    {fastgen::forward<fastgen::BFloat16>, fastgen::backward<fastgen::BFloat16>},
+};

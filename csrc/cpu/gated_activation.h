@@ -1,0 +1,26 @@
+#pragma once
+
+#include "../math/storage.h"
+#include "kernel_table.h"
+
+namespace fastgen {
+
+// `n` is the number of positions, x + channel * n. a and b are the two halves of one sample's channels, c and d of its condition
+// (null: none); `condition_stride` is n where the condition has every position and 0 where it is one number per channel.
+template <class S>
+struct GatedActivationFunctions {
+  void (*forward)(const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* y, int64_t channels,
+                  int64_t n);
+  void (*backward)(const S* grad, const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* grad_a,
+                   S* grad_b, int64_t channels, int64_t n);
+};
+
+struct GatedActivationTable {
+  GatedActivationFunctions<float> f32;
+  GatedActivationFunctions<double> f64;
+  GatedActivationFunctions<BFloat16> bf16;
+};
+
+}  // namespace fastgen
+
+FASTGEN_DECLARE_TABLES(fastgen::GatedActivationTable, gated_activation);

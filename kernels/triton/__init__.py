@@ -1,0 +1,1 @@
+"""Triton kernels, one file per op family; imported when a call first needs one, never by `import fastgen`."""

@@ -1,0 +1,209 @@
+"""Builds fastgen's compiled kernels: `_C.so` (CPU), `_C_cuda.so` and the pybind11 module `_host`, each only where it
+can be.
+
+A rung that is missing (torch, a compiler, a CUDA torch) prints one line and goes on: the reference always runs.
+Environment:
+    FASTGEN_REQUIRE_EXT=1           a skipped CPU extension is an error
+    FASTGEN_BUILD_CUDA=auto|0|1     auto builds where torch has CUDA and nvcc is on PATH; 1 also with a CPU torch, to
+    check that it compiles TORCH_CUDA_ARCH_LIST            as for torch's own extensions; default "8.0;9.0a;10.0"
+Install with `--no-build-isolation`, so that the torch being built against is the torch that will load the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+ISA_FLAGS = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    # Without the last flag g++ stays at 256 bits.
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
+}
+# -fno-trapping-math lets g++ turn the clamps of the formulas into blends; -ffast-math would break NaN.
+KERNEL_FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+KERNEL_FLAGS += ["-fno-exceptions", "-fno-rtti"]
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
+HOST_FLAGS = ["-std=c++17", "-O2", "-g0", "-fvisibility=hidden"]
+
+REPORT: dict = {"isas": list(ISA_FLAGS), "skipped": {}}
+
+
+def skip(extension: str, why: str, *, optional: bool = False) -> None:
+    """Say why an extension is not built; an error under FASTGEN_REQUIRE_EXT=1 unless it is optional."""
+    if os.environ.get("FASTGEN_REQUIRE_EXT") == "1" and not optional:
+        raise SystemExit(f"fastgen: {extension} not built: {why} (FASTGEN_REQUIRE_EXT=1)")
+    print(f"fastgen: {extension} not built: {why}", file=sys.stderr)
+    REPORT["skipped"][extension] = why
+
+
+def sources(pattern: str) -> list[str]:
+    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
+
+
+def cuda_architectures() -> list[str]:
+    """`-gencode` flags from TORCH_CUDA_ARCH_LIST ("8.0;9.0a;10.0+PTX")."""
+    flags = []
+    for arch in os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0a;10.0").replace(" ", ";").split(";"):
+        number = arch.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if arch.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+class BuildKernels(build_ext):
+    """Compiles kernel files once per instruction set, CUDA with nvcc, and survives whatever is missing."""
+
+    def run(self) -> None:
+        super().run()
+        report = Path(self.get_ext_fullpath("fastgen._C")).parent / "_build.json"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps(REPORT, indent=2) + "\n")
+
+    def build_extension(self, ext: Extension) -> None:
+        file = ext.name.removeprefix("fastgen.")
+        try:
+            if file == "_C_cuda":
+                self.link_cuda(ext)
+            else:
+                ext.extra_objects = [*ext.extra_objects, *self.compile_per_isa(ext.kernels)]
+                super().build_extension(ext)
+        except SystemExit:
+            raise
+        except Exception as error:
+            skip(file, str(error).splitlines()[0], optional=file == "_C_cuda")
+
+    def compile_per_isa(self, kernels: list[str]) -> list[str]:
+        def compile_one(task: tuple[str, str]) -> list[str]:
+            isa, source = task
+            # distutils names an object after its source: each instruction set needs a folder of its own.
+            return self.compiler.compile(
+                [source],
+                output_dir=os.path.join(self.build_temp, isa),
+                macros=[("FASTGEN_ISA", isa)],
+                extra_postargs=KERNEL_FLAGS + ISA_FLAGS[isa],
+                depends=HEADERS,
+            )
+
+        tasks = [(isa, source) for isa in ISA_FLAGS for source in kernels]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [obj for objects in pool.map(compile_one, tasks) for obj in objects]
+
+    def link_cuda(self, ext: Extension) -> None:
+        folder = Path(self.build_temp, "cuda")
+        folder.mkdir(parents=True, exist_ok=True)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        includes = [f"-I{path}" for path in ext.include_dirs]
+        flags = ["-std=c++17", "-O3", "-DUSE_CUDA", *STABLE_ABI, "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+
+        def compile_one(source: str) -> str:
+            obj = str(folder / (Path(source).stem + ".o"))
+            command = ["nvcc", "-c", source, "-o", obj, *flags, *cuda_architectures(), *includes]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"nvcc: {(done.stderr or done.stdout).strip()}")
+            return obj
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, ext.kernels))
+        # nvcc links: it knows where its own runtime is, whatever wrapper stands on PATH.
+        libraries = [f"-L{path}" for path in ext.library_dirs] + [f"-l{name}" for name in ext.libraries]
+        subprocess.run(["nvcc", "-shared", *objects, *libraries, "-o", str(target)], check=True)
+        REPORT["cuda_architectures"] = cuda_architectures()
+
+    def get_ext_filename(self, name: str) -> str:
+        # _C and _C_cuda are loaded by torch, not imported by Python, so they carry no Python version.
+        if name.rsplit(".", 1)[-1] in ("_C", "_C_cuda"):
+            return os.path.join(*name.split(".")) + ".so"
+        return super().get_ext_filename(name)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return []
+
+    def copy_extensions_to_source(self) -> None:
+        built = [e for e in self.extensions if Path(self.build_lib, self.get_ext_filename(e.name)).exists()]
+        everything, self.extensions = self.extensions, built
+        super().copy_extensions_to_source()
+        self.extensions = everything
+        report = Path(self.build_lib, "fastgen", "_build.json")
+        if report.exists():
+            shutil.copy(report, ROOT / "fastgen" / "_build.json")
+
+    def get_outputs(self) -> list[str]:
+        return [path for path in super().get_outputs() if Path(path).exists()]
+
+
+HEADERS = sources("csrc/**/*.h")
+
+
+def extensions() -> list[Extension]:
+    try:
+        import torch
+    except ImportError:
+        for name in ("_C", "_host"):
+            skip(name, "torch is not importable here (install with --no-build-isolation)")
+        skip("_C_cuda", "torch is not importable here", optional=True)
+        return []
+    REPORT["torch"], REPORT["compiler"] = torch.__version__, os.environ.get("CXX", "c++")
+    torch_root = Path(torch.__file__).parent
+    paths = {"include_dirs": [str(torch_root / "include")], "library_dirs": [str(torch_root / "lib")]}
+    torch_libraries = {"libraries": ["torch_cpu", "c10"], **paths}
+    kernels = [s for s in sources("csrc/cpu/*.cpp") if not s.endswith("_register.cpp")]
+    sampler = [s for s in kernels if Path(s).name.startswith("sampling")]
+
+    cpu = Extension(
+        "fastgen._C", sources("csrc/cpu/*_register.cpp"), language="c++", depends=HEADERS, **torch_libraries
+    )
+    cpu.extra_compile_args = HOST_FLAGS + STABLE_ABI
+    cpu.kernels = [s for s in kernels if s not in sampler]
+    return [cpu, *host_extension(sampler, torch_libraries), *cuda_extension(torch, torch_libraries)]
+
+
+def host_extension(sampler: list[str], torch_libraries: dict) -> list[Extension]:
+    try:
+        import pybind11
+    except ImportError:
+        skip("_host", "pybind11 is not importable here")
+        return []
+    host = Extension("fastgen._host", sources("csrc/host/*.cpp"), language="c++", depends=HEADERS, **torch_libraries)
+    host.include_dirs = [*host.include_dirs, pybind11.get_include()]
+    isas = ",".join(ISA_FLAGS)
+    host.extra_compile_args = HOST_FLAGS + STABLE_ABI + [f'-DFASTGEN_ISAS="{isas}"']
+    host.kernels = sampler
+    return [host] if host.sources else []
+
+
+def cuda_extension(torch, torch_libraries: dict) -> list[Extension]:
+    mode = os.environ.get("FASTGEN_BUILD_CUDA", "auto")
+    if mode not in ("auto", "0", "1"):
+        raise SystemExit(f"FASTGEN_BUILD_CUDA: expected auto, 0 or 1, got {mode!r}")
+    if mode == "0":
+        skip("_C_cuda", "FASTGEN_BUILD_CUDA=0", optional=True)
+    elif mode == "auto" and not torch.version.cuda:
+        skip("_C_cuda", "this torch is built without CUDA", optional=True)
+    elif not shutil.which("nvcc"):
+        skip("_C_cuda", "nvcc is not on PATH", optional=True)
+    else:
+        cuda = Extension("fastgen._C_cuda", [], depends=HEADERS, **torch_libraries)
+        cuda.kernels = sources("csrc/cuda/*.cu")
+        return [cuda]
+    return []
+
+
+setup(
+    packages=[*find_packages(include=["fastgen", "fastgen.*"]), "fastgen._triton", "fastgen.bench"],
+    package_dir={"fastgen": "fastgen", "fastgen._triton": "kernels/triton", "fastgen.bench": "bench"},
+    package_data={"fastgen": ["_build.json"]},
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildKernels},
+)

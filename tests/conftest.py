@@ -1,0 +1,47 @@
+"""What every test shares: Triton in its interpreter, uninitialised memory full of NaN, fixed seeds."""
+
+import importlib.util
+import os
+
+import pytest
+
+# Before anything imports a Triton kernel: without a GPU they all run in the interpreter, on CPU tensors.
+if not os.environ.get("FASTGEN_TEST_GPU"):
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+
+
+def round_to_bfloat16_as_hardware_does() -> None:
+    """Triton's interpreter truncates float32 to bfloat16, where every GPU rounds to nearest even; make it round."""
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def rounding(data, source, target, mode):
+        if (str(source), str(target)) == ("fp32", "bf16"):
+            return torch.from_numpy(data).to(torch.bfloat16).view(torch.uint16).numpy()
+        return convert(data, source, target, mode)
+
+    interpreter._convert_float = rounding
+
+
+if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+    round_to_bfloat16_as_hardware_does()
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Every fresh tensor, in Python and in C++, starts as NaN (or the largest integer), so an unwritten output
+    shows.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])

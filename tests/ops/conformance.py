@@ -1,0 +1,78 @@
+"""How an op's kernels are held to its reference; the tests and `fastgen bench` apply the same measure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+import fastgen
+from fastgen.ops._library import UNUSABLE, use_cpu_capability
+from fastgen.ops._registry import REGISTRY, Op, Sample
+
+EVERY_OP = list(REGISTRY.values())
+
+
+def variants(device: str) -> list[tuple[Op, str]]:
+    """Every op with every backend of its own that can run on this device; the CPU kernels once per instruction set."""
+    found = []
+    for op in EVERY_OP:
+        for backend in op.backends:
+            if backend == "cpp" and device == "cpu":
+                found += [(op, "cpp/AVX2")] + [(op, "cpp/AVX512")] * (best_capability() == "AVX512")
+            elif backend == "library" or (backend in ("triton", "cuda") and (device == "cuda" or backend == "triton")):
+                found.append((op, backend))
+    return found
+
+
+def best_capability() -> str:
+    return torch.backends.cpu.get_cpu_capability()
+
+
+@contextlib.contextmanager
+def running_on(variant: str) -> Iterator[None]:
+    """Force a backend, `cpp/AVX2` with its instruction set."""
+    backend, _, capability = variant.partition("/")
+    if backend != "library" and UNUSABLE[backend]:
+        raise RuntimeError(f"{backend}: {UNUSABLE[backend]}")
+    with use_cpu_capability(capability) if capability else contextlib.nullcontext(), fastgen.use_backend(backend):
+        yield
+
+
+def dtypes(op: Op, variant: str) -> list[torch.dtype]:
+    return list(op.dtypes[variant.partition("/")[0]])
+
+
+def cast(value, dtype: torch.dtype, requires_grad: bool = False):
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value.detach().to(dtype).requires_grad_(requires_grad)
+
+
+def floating(args: tuple) -> list[Tensor]:
+    return [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+
+
+def values_and_gradients(fn, sample: Sample, dtype: torch.dtype, *, gradient: bool) -> list[Tensor]:
+    """The output of a call and the gradients in all its floating arguments, for a fixed gradient of the output."""
+    args = tuple(cast(a, dtype, gradient) for a in sample.args)
+    output = fn(*args, **sample.kwargs)
+    outputs = list(output) if isinstance(output, tuple) else [output]
+    if not gradient:
+        return [o.detach() for o in outputs]
+    generator = torch.Generator().manual_seed(1)
+    grads = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
+    found = torch.autograd.grad(outputs, floating(args), grads, allow_unused=True)
+    return [o.detach() for o in outputs] + [
+        torch.zeros_like(a) if g is None else g for a, g in zip(floating(args), found, strict=True)
+    ]
+
+
+def relative_error(value: Tensor, truth: Tensor) -> float:
+    """L2 error relative to the truth; absolute where the truth is zero."""
+    value, truth = value.double(), truth.double()
+    scale = truth.norm()
+    error = (value - truth).norm()
+    return float(error / scale) if scale > 0 else float(error)

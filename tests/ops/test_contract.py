@@ -1,0 +1,191 @@
+"""The contract of an op, for every op in the registry and every kernel that can run here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastgen
+from fastgen.ops._registry import REGISTRY, BackendError, Op, Sample
+from ops import conformance as c
+
+VARIANTS = c.variants("cpu")
+COMPILED = [(op, v) for op, v in VARIANTS if v != "library"]
+SMALL = 400
+
+
+def ids(value) -> str:
+    return value.name if isinstance(value, Op) else str(value).removeprefix("torch.")
+
+
+def with_dtypes(pairs: list) -> list:
+    return [(op, v, dtype) for op, v in pairs for dtype in c.dtypes(op, v)]
+
+
+def samples(op: Op, variant: str, dtype: torch.dtype) -> list[Sample]:
+    """The op's samples that this kernel takes; one that takes none of them is a defect."""
+    taken = []
+    for sample in op.samples("cpu", dtype):
+        try:
+            with c.running_on(variant), torch.no_grad():
+                op.public(*sample.args, **sample.kwargs)
+        except BackendError:
+            continue
+        taken.append(sample)
+    assert taken, f"{op.name}: {variant} takes none of its samples"
+    return taken
+
+
+def smallest(op: Op, variant: str, dtype: torch.dtype) -> Sample:
+    """The smallest sample that has elements."""
+    found = [s for s in samples(op, variant, dtype) if all(t.numel() for t in c.floating(s.args))]
+    return min(found, key=lambda s: sum(t.numel() for t in c.floating(s.args)))
+
+
+@pytest.mark.parametrize(("op", "variant", "dtype"), with_dtypes(VARIANTS), ids=ids)
+def test_values_and_gradients(op: Op, variant: str, dtype: torch.dtype, poisoned_memory):
+    tolerance, gradient = op.tolerance[dtype], op.grad_order > 0
+    for sample in samples(op, variant, dtype):
+        with c.running_on(variant):
+            found = c.values_and_gradients(op.public, sample, dtype, gradient=gradient)
+        truth = c.values_and_gradients(op.reference, sample, torch.float64, gradient=gradient)
+        plain = c.values_and_gradients(op.reference, sample, dtype, gradient=gradient)
+        for i, (value, true, usual) in enumerate(zip(found, truth, plain, strict=True)):
+            what = f"{op.name} {variant} {dtype} {sample.name!r} {'output' if i == 0 else f'gradient {i}'}"
+            assert value.shape == true.shape and value.dtype == usual.dtype, what
+            error, bound = (
+                c.relative_error(value, true),
+                tolerance.factor * c.relative_error(usual, true) + tolerance.floor,
+            )
+            assert error <= bound, f"{what}: error {error:.2e}, bound {bound:.2e}"
+
+
+@pytest.mark.parametrize(
+    ("op", "variant"), [p for p in VARIANTS if p[0].grad_order and torch.float64 in c.dtypes(*p)], ids=ids
+)
+def test_gradcheck(op: Op, variant: str):
+    checked = 0
+    for sample in samples(op, variant, torch.float64):
+        if (
+            not 0 < sum(t.numel() for t in c.floating(sample.args)) <= SMALL
+            or "extreme" in sample.name
+            or "saturated" in sample.name
+        ):
+            continue
+        # Finite differences move one element at a time, which an expanded tensor cannot.
+        args = tuple(c.cast(a.contiguous() if isinstance(a, Tensor) else a, torch.float64, True) for a in sample.args)
+        with c.running_on(variant):
+            assert torch.autograd.gradcheck(lambda *a, s=sample: op.public(*a, **s.kwargs), args, fast_mode=checked > 0)
+        checked += 1
+    assert checked, f"{op.name}: no sample of at most {SMALL} elements"
+
+
+@pytest.mark.parametrize("op", [op for op in c.EVERY_OP if op.grad_order], ids=ids)
+def test_second_order_gradient(op: Op):
+    sample = min(
+        (s for s in op.samples("cpu", torch.float64) if all(t.numel() for t in c.floating(s.args))),
+        key=lambda s: sum(t.numel() for t in c.floating(s.args)),
+    )
+    args = tuple(c.cast(a, torch.float64, True) for a in sample.args)
+    assert torch.autograd.gradgradcheck(lambda *a: op.public(*a, **sample.kwargs), args, fast_mode=True)
+
+
+@pytest.mark.parametrize(("op", "variant"), [p for p in VARIANTS if not p[0].random], ids=ids)
+def test_nan_goes_where_the_reference_sends_it(op: Op, variant: str):
+    sample = smallest(op, variant, torch.float32)
+    for i, argument in enumerate(sample.args):
+        if not isinstance(argument, Tensor) or not argument.is_floating_point():
+            continue
+        poisoned = argument.clone()
+        poisoned.view(-1)[0] = float("nan")
+        args = (*sample.args[:i], poisoned, *sample.args[i + 1 :])
+        with c.running_on(variant):
+            found = op.public(*args, **sample.kwargs)
+        assert torch.equal(found.isnan(), op.reference(*args, **sample.kwargs).isnan()), f"argument {i}"
+
+
+@pytest.mark.parametrize(("op", "variant"), COMPILED, ids=ids)
+def test_opcheck(op: Op, variant: str, monkeypatch):
+    backend = variant.partition("/")[0]
+    calls: list[tuple] = []
+    for name, operator in list(op.call[backend].items()):
+
+        def record(*args, operator=operator):
+            calls.append((operator, args))
+            return operator(*args)
+
+        monkeypatch.setitem(op.call[backend], name, record)
+    dtype = torch.float32
+    chosen = samples(op, variant, dtype)
+    calls.clear()
+    for sample in chosen[:4] if backend == "triton" else chosen:
+        with c.running_on(variant):
+            c.values_and_gradients(op.public, sample, dtype, gradient=op.grad_order > 0)
+    assert {str(operator) for operator, _ in calls} <= {str(o) for o in _operators(op, backend)}
+    assert calls
+    for operator, args in calls:
+        torch.library.opcheck(operator, tuple(a.detach() if isinstance(a, Tensor) else a for a in args))
+
+
+def _operators(op: Op, backend: str) -> list:
+    return [getattr(getattr(torch.ops.fastgen, schema.split("(")[0]), backend) for schema in op.schema]
+
+
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("op", "variant"), [p for p in VARIANTS if p[1] not in ("cpp/AVX2", "triton")], ids=ids)
+def test_compiles_as_one_graph(op: Op, variant: str, compiler: str):
+    torch._dynamo.reset()
+    gradient = op.grad_order > 0
+    chosen = [s for s in samples(op, variant, torch.float32) if all(t.numel() > 1 for t in c.floating(s.args))]
+    for sample in chosen[:1] if compiler == "inductor" else chosen[:3]:
+        with c.running_on(variant):
+            compiled = torch.compile(op.public, fullgraph=True, backend=compiler)
+            found = c.values_and_gradients(compiled, sample, torch.float32, gradient=gradient)
+            eager = c.values_and_gradients(op.public, sample, torch.float32, gradient=gradient)
+        for value, usual in zip(found, eager, strict=True):
+            torch.testing.assert_close(value, usual, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", [op for op in c.EVERY_OP if op.grad_order], ids=ids)
+def test_torch_func_takes_the_reference(op: Op):
+    sample = min(
+        (s for s in op.samples("cpu", torch.float64) if all(t.numel() for t in c.floating(s.args))),
+        key=lambda s: sum(t.numel() for t in c.floating(s.args)),
+    )
+
+    def scalar(first: Tensor) -> Tensor:
+        return op.public(first, *sample.args[1:], **sample.kwargs).square().sum()
+
+    leaf = sample.args[0].clone().requires_grad_()
+    scalar(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(scalar)(sample.args[0]), leaf.grad)
+
+
+@pytest.mark.parametrize("op", c.EVERY_OP, ids=ids)
+def test_a_backend_that_cannot_run_says_why(op: Op):
+    sample = next(iter(op.samples("cpu", torch.float32)))
+    with fastgen.use_backend("cuda"), pytest.raises(BackendError, match=rf"{op.name}.*cuda was asked for"):
+        op.public(*sample.args, **sample.kwargs)
+
+
+@pytest.mark.parametrize("op", c.EVERY_OP, ids=ids)
+def test_cost_counts_the_arguments(op: Op):
+    for sample in op.cases("cpu", torch.float32):
+        small = op.cost("forward", *sample.args, **sample.kwargs)
+        assert small.bytes >= sum(t.numel() * t.element_size() for t in c.floating(sample.args)) and small.flops > 0
+        break
+
+
+@pytest.mark.parametrize("op", c.EVERY_OP, ids=ids)
+def test_public_function_documents_itself(op: Op):
+    text = op.public.__doc__ or ""
+    assert "Args:" in text and "Raises:" in text and "Source:" in text, (
+        f"{op.name}: docstring lacks Args, Raises or Source"
+    )
+
+
+def test_every_op_is_public():
+    for name in REGISTRY:
+        assert getattr(fastgen.ops, name) is REGISTRY[name].public
+        assert callable(getattr(fastgen.ops, f"{name}_reference"))

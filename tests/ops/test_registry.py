@@ -1,0 +1,77 @@
+"""Choosing, forcing and explaining kernels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastgen
+from fastgen.ops import gated_activation
+
+
+def test_explain_names_the_kernel_and_why_not_the_others():
+    told = fastgen.explain(lambda x: gated_activation(gated_activation(x)), torch.randn(2, 8))
+    assert [choice.op for choice in told] == ["gated_activation"] * 2
+    assert {choice.backend for choice in told} == {"cpp"}
+    assert "not triton: the tensors are on cpu" in str(told)
+    assert str(fastgen.explain(torch.sin, torch.zeros(1))) == "no fastgen op was called"
+
+
+def test_explain_tells_the_reference_for_a_dtype_without_a_kernel():
+    (choice,) = fastgen.explain(gated_activation, torch.randn(2, 8, dtype=torch.float16))
+    assert choice.backend == "reference"
+    assert choice.reasons["cpp"] == "no kernel for torch.float16"
+
+
+def test_use_backend_takes_the_first_that_can_run_and_restores():
+    x = torch.randn(2, 8)
+    with fastgen.use_backend("cuda", "reference"):
+        assert fastgen.explain(gated_activation, x)[0].backend == "reference"
+    assert fastgen.explain(gated_activation, x)[0].backend == "cpp"
+
+
+def test_unknown_backend():
+    with (
+        pytest.raises(ValueError, match="expected one of cuda, triton, cpp, library, reference, got 'tpu'"),
+        fastgen.use_backend("tpu"),
+    ):
+        pass
+
+
+def test_a_tensor_subclass_takes_the_reference():
+    class Tagged(torch.Tensor):
+        pass
+
+    (choice,) = fastgen.explain(gated_activation, torch.randn(2, 8).as_subclass(Tagged))
+    assert choice.backend == "reference" and "tensor subclass" in choice.reasons["cpp"]
+
+
+@pytest.mark.parametrize("named", ["reference", "cpp"])
+def test_backend_from_the_environment(named: str, monkeypatch):
+    monkeypatch.setenv("FASTGEN_BACKEND", named)
+    code = "import torch, fastgen; print(fastgen.explain(fastgen.ops.gated_activation, torch.randn(2, 8))[0].backend)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == named
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FASTGEN_BACKEND", "tpu", "backend: expected one of"),
+        ("FASTGEN_CPU_CAPABILITY", "sse", "FASTGEN_CPU_CAPABILITY: expected one of AVX2, AVX512"),
+    ],
+)
+def test_wrong_environment_is_an_error_that_names_it(variable: str, value: str, message: str, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    done = subprocess.run([sys.executable, "-c", "import fastgen"], capture_output=True, text=True)
+    assert done.returncode and message in done.stderr
+
+
+def test_importing_fastgen_imports_neither_triton_nor_the_upper_floors():
+    above = ("triton", "fastgen.models", "fastgen.train", "accelerate")
+    code = f"import sys, fastgen; print([m for m in {above} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
