@@ -1,0 +1,92 @@
+"""One pass of an op on one case, as a call without arguments: what is timed, and what the gate compares.
+
+A pass is `forward`, `inverse` (the public function with `inverse=True`) or any other name for the plain call
+(`sample`); with `_backward` behind it, the gradients are computed too. A case that marks some of its tensors with
+`requires_grad` gets the gradients of those, any other case the gradients of all its floating-point tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fastgen.bench.measure import Call
+from fastgen.ops._registry import Sample, use_backend
+
+
+def copy_case(case: Sample, dtype: torch.dtype | None = None) -> Sample:
+    """The case with its own tensors: same strides and `requires_grad`, floating-point ones in `dtype`."""
+
+    def copy(value):
+        if not isinstance(value, Tensor):
+            return value
+        target = dtype if value.is_floating_point() else None
+        return value.detach().to(target or value.dtype, copy=True).requires_grad_(value.requires_grad)
+
+    return Sample(case.name, tuple(map(copy, case.args)), {name: copy(value) for name, value in case.kwargs.items()})
+
+
+def with_gradients(case: Sample, pass_: str) -> Sample:
+    """The case ready for a pass: its tensors marked with what needs a gradient in it."""
+    case = copy_case(case)
+    tensors = [t for t in (*case.args, *case.kwargs.values()) if isinstance(t, Tensor) and t.is_floating_point()]
+    marked = any(t.requires_grad for t in tensors)
+    for tensor in tensors:
+        tensor.requires_grad_(pass_.endswith("_backward") and (tensor.requires_grad or not marked))
+    return case
+
+
+def wanted(case: Sample) -> list[Tensor]:
+    """The tensors of a case whose gradients a pass computes."""
+    return [t for t in (*case.args, *case.kwargs.values()) if isinstance(t, Tensor) and t.requires_grad]
+
+
+def keywords(case: Sample, pass_: str) -> dict:
+    """The keyword arguments of the case's call in a pass."""
+    return {**case.kwargs, "inverse": True} if pass_.startswith("inverse") else dict(case.kwargs)
+
+
+def bind(function: Callable, case: Sample, pass_: str, output_gradients: Sequence[Tensor] = ()) -> Call:
+    """A call that runs the pass and returns its outputs, and its gradients where the pass has any."""
+    kwargs = keywords(case, pass_)
+    if not (inputs := wanted(case)):
+
+        def forward() -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return _as_tuple(function(*case.args, **kwargs))
+
+        return forward
+
+    def forward_backward() -> tuple[Tensor, ...]:
+        outputs = _as_tuple(function(*case.args, **kwargs))
+        differentiable = [output for output in outputs if output.requires_grad]
+        found = torch.autograd.grad(differentiable, inputs, output_gradients, allow_unused=True)
+        return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True))
+
+    return forward_backward
+
+
+def draw_output_gradients(reference: Callable, case: Sample, pass_: str) -> list[Tensor]:
+    """Gradients of the loss in the outputs that have one, drawn once so that every method gets the same."""
+    if not wanted(case):
+        return []
+    outputs = [o for o in _as_tuple(reference(*case.args, **keywords(case, pass_))) if o.requires_grad]
+    return [torch.randn(o.shape, dtype=torch.float64).to(o.device, o.dtype) for o in outputs]
+
+
+def forced(function: Callable, backend: str) -> Callable:
+    """The function on one backend; `auto` leaves the choice to the op."""
+    if backend == "auto":
+        return function
+
+    def on_backend(*args, **kwargs):
+        with use_backend(backend):
+            return function(*args, **kwargs)
+
+    return on_backend
+
+
+def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

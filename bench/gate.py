@@ -1,0 +1,82 @@
+"""The correctness gate: nothing is timed that is not right on the very inputs it would be timed on.
+
+A result is right where every output and every gradient satisfies the op's tolerance, `error(kernel) <= factor *
+error(reference in the same dtype) + floor`, errors relative (L2) to the reference in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgen.bench.calls import bind, copy_case, wanted
+from fastgen.ops._registry import Op, Sample
+
+
+class RedGate(Exception):
+    """A kernel is wrong on the inputs it would be timed on; the message says where and by how much."""
+
+
+class Verdict(NamedTuple):
+    """The largest relative error over outputs and gradients, and what exceeds its bound (empty where nothing does)."""
+
+    rel_err: float
+    wrong: str
+
+
+class Gate:
+    """The reference's results for one case and pass, in float64 and in the case's own dtype.
+
+    Args:
+        case: ready for the pass (`with_gradients`).
+        output_gradients: of the loss, in the case's dtype.
+    """
+
+    def __init__(self, op: Op, case: Sample, pass_: str, output_gradients: Sequence[Tensor]) -> None:
+        exact_gradients = [g.double() for g in output_gradients]
+        self.op, self.case, self.pass_, self.output_gradients = op, case, pass_, output_gradients
+        self.exact = _results(op.reference, copy_case(case, torch.float64), pass_, exact_gradients)
+        self.usual = _results(op.reference, case, pass_, output_gradients)
+        self.names = [f"output {i}" for i in range(len(self.exact) - len(wanted(case)))]
+        self.names += [f"gradient {i}" for i in range(len(wanted(case)))]
+
+    def judge(self, function: Callable, dtype: torch.dtype) -> Verdict:
+        tolerance = self.op.tolerance[dtype]
+        try:
+            errors = self.errors(function)
+        except (RuntimeError, ValueError, TypeError) as problem:
+            return Verdict(float("inf"), f"fails: {first_line(problem)}")
+        wrong = []
+        for name, error, exact, usual in zip(self.names, errors, self.exact, self.usual, strict=True):
+            bound = tolerance.factor * relative_error(usual, exact) + tolerance.floor
+            # Written so that an error that is NaN is wrong.
+            if not error <= bound:
+                wrong.append(f"{name}: error {error:.2e}, bound {bound:.2e}")
+        return Verdict(max(errors), "; ".join(wrong))
+
+    def errors(self, function: Callable) -> list[float]:
+        """The relative errors of outputs and gradients; ValueError where their shapes are not the reference's."""
+        results = _results(function, self.case, self.pass_, self.output_gradients)
+        found, expected = [tuple(r.shape) for r in results], [tuple(e.shape) for e in self.exact]
+        if found != expected:
+            raise ValueError(f"its results have shapes {found}, the reference's have {expected}")
+        return [relative_error(value, exact) for value, exact in zip(results, self.exact, strict=True)]
+
+
+def _results(function: Callable, case: Sample, pass_: str, output_gradients: Sequence[Tensor]) -> list[Tensor]:
+    return [result.detach() for result in bind(function, case, pass_, output_gradients)()]
+
+
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """L2 error relative to `exact`; absolute where `exact` is zero."""
+    value, exact = value.double(), exact.double()
+    scale, error = float(exact.norm()), float((value - exact).norm())
+    return error / scale if scale > 0 else error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; torch's go on for pages."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,191 @@
+"""Time and peak memory of calls: methods interleaved in one run, medians and quantiles.
+
+A machine's speed drifts by more than methods differ, so every round runs every method once, in a random order: drift
+then reaches all of them alike, and their ratios hold where absolute times do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+Call = Callable[[], Any]
+
+# A block of calls is timed together, so that the clock and the loop are less than a thousandth of it.
+_BLOCK_S = 300e-6
+# Below this a GPU is faster than the launches of eager PyTorch: the calls are captured in a graph and replayed.
+_GRAPH_BELOW_S = 100e-6
+
+
+class Timing(NamedTuple):
+    """Seconds per call: the median, the 20th and the 80th percentile over the rounds."""
+
+    median_s: float
+    p20_s: float
+    p80_s: float
+    rounds: int
+
+
+def interleave(
+    methods: Mapping[str, Sequence[Call]],
+    device: str,
+    *,
+    budget_s: float,
+    min_rounds: int = 7,
+    max_rounds: int = 101,
+    graphs: bool = True,
+) -> dict[str, Timing]:
+    """Time every method, all of them in every round.
+
+    A method is a sequence of equivalent calls on different copies of its inputs, taken in turn: one call on a CPU; on a
+        GPU as many as keep its cache cold (`copies`). The rounds fill `budget_s` within their bounds.
+    `graphs` replays short GPU calls from a CUDA graph, without what their launches cost.
+    """
+    blocks = {
+        name: _cuda_block(calls, graphs) if device == "cuda" else _cpu_block(calls) for name, calls in methods.items()
+    }
+    rounds = int(budget_s / sum(block.seconds for block in blocks.values()))
+    rounds = min(max(min_rounds, rounds), max_rounds)
+    samples: dict[str, list[float]] = {name: [] for name in blocks}
+    order, shuffle = list(blocks), random.Random(0).shuffle
+    with _no_garbage_collection():
+        for _ in range(rounds):
+            shuffle(order)
+            for name in order:
+                samples[name].append(blocks[name].run())
+    return {name: _summary(times) for name, times in samples.items()}
+
+
+def _summary(times: list[float]) -> Timing:
+    p20, median, p80 = (
+        torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
+    )
+    return Timing(median, p20, p80, len(times))
+
+
+class _Block(NamedTuple):
+    """Calls that are timed together: `run` makes them and returns seconds per call; all take about `seconds`."""
+
+    run: Callable[[], float]
+    seconds: float
+
+
+def _cpu_block(calls: Sequence[Call]) -> _Block:
+    def seconds(size: int) -> float:
+        start = time.perf_counter()
+        for i in range(size):
+            calls[i % len(calls)]()
+        return (time.perf_counter() - start) / size
+
+    # The first call compiles and packs; a slow method is not called more often than the rounds need.
+    seconds(len(calls))
+    expected = seconds(1)
+    size = 1 if expected >= _BLOCK_S else math.ceil(_BLOCK_S / min(seconds(1) for _ in range(3)))
+    return _Block(lambda: seconds(size), expected * size)
+
+
+def _cuda_block(calls: Sequence[Call], graphs: bool) -> _Block:
+    # Enough calls that the events' resolution (half a microsecond) is lost in them.
+    turns = max(1, math.ceil(10 / len(calls)))
+    size = turns * len(calls)
+
+    def run() -> None:
+        for _ in range(turns):
+            for call in calls:
+                call()
+
+    def seconds(body: Call) -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        body()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / size
+
+    for call in calls:
+        call()
+    expected = min(seconds(run) for _ in range(2))
+    if graphs and expected < _GRAPH_BELOW_S and (graph := _captured(run)):
+        return _Block(lambda: seconds(graph.replay), seconds(graph.replay) * size)
+    return _Block(lambda: seconds(run), expected * size)
+
+
+def _captured(run: Call) -> torch.cuda.CUDAGraph | None:
+    """The calls as a CUDA graph; None for a method that cannot be captured (it copies to or waits for the host)."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            run()
+    except RuntimeError as error:
+        print(f"  timed without a CUDA graph, launches included: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
+    return graph
+
+
+def copies(bytes_of_inputs: int, device: str) -> int:
+    """How many copies of the inputs a method takes in turn, so that a GPU's cache never holds the one that is next."""
+    if device != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    return min(max(1, math.ceil(3 * cache / max(1, bytes_of_inputs))), 64)
+
+
+def peak_bytes(call: Call, device: str) -> int:
+    """The most memory that tensors allocated during one call take at a time; its inputs are not counted."""
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with (
+        _silent_stderr(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler,
+    ):
+        call()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """The profiler's C++ library reports its start and stop on the process's stderr."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

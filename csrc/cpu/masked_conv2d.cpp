@@ -1,0 +1,353 @@
+#include "masked_conv2d.h"
+
+#include <immintrin.h>
+
+namespace fastgen {
+
+#if defined(__AVX512F__)
+static constexpr int kVectorBytes = 64;
+// Positions whose results are held in registers, two vectors of channels each; the rest of the registers is for the
+// weights.
+static constexpr int kTile = 14;
+// Rows of the weight gradient held in registers: each has a general register for where it reads.
+static constexpr int kGradientRows = 8;
+#else
+static constexpr int kVectorBytes = 32;
+static constexpr int kTile = 6;
+static constexpr int kGradientRows = 6;
+#endif
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+
+template <class T>
+static constexpr int kLanes = kVectorBytes / sizeof(T);
+
+template <class T>
+static inline Vector<T> load_vector(const T* p) {
+  return *reinterpret_cast<const Vector<T>*>(p);
+}
+
+template <class T>
+static inline void store_vector(T* p, Vector<T> v) {
+  *reinterpret_cast<Vector<T>*>(p) = v;
+}
+
+// The first `count` lanes, fewer than all; the others are zero, and their memory is not touched.
+#if defined(__AVX512F__)
+static inline Vector<float> load_some(const float* p, int64_t count) {
+  return (Vector<float>)_mm512_maskz_loadu_ps((1u << count) - 1, p);
+}
+static inline Vector<double> load_some(const double* p, int64_t count) {
+  return (Vector<double>)_mm512_maskz_loadu_pd((1u << count) - 1, p);
+}
+static inline void store_some(float* p, int64_t count, Vector<float> v) {
+  _mm512_mask_storeu_ps(p, (1u << count) - 1, (__m512)v);
+}
+static inline void store_some(double* p, int64_t count, Vector<double> v) {
+  _mm512_mask_storeu_pd(p, (1u << count) - 1, (__m512d)v);
+}
+#else
+static inline __m256i first_lanes(const float*, int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline __m256i first_lanes(const double*, int64_t count) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+static inline Vector<float> load_some(const float* p, int64_t count) {
+  return (Vector<float>)_mm256_maskload_ps(p, first_lanes(p, count));
+}
+static inline Vector<double> load_some(const double* p, int64_t count) {
+  return (Vector<double>)_mm256_maskload_pd(p, first_lanes(p, count));
+}
+static inline void store_some(float* p, int64_t count, Vector<float> v) {
+  _mm256_maskstore_ps(p, first_lanes(p, count), (__m256)v);
+}
+static inline void store_some(double* p, int64_t count, Vector<double> v) {
+  _mm256_maskstore_pd(p, first_lanes(p, count), (__m256d)v);
+}
+#endif
+
+// As many lanes as there are elements left.
+template <class T>
+static inline Vector<T> load_left(const T* p, int64_t left) {
+  return left < kLanes<T> ? load_some(p, left) : load_vector(p);
+}
+
+template <class T>
+static inline void store_left(T* p, int64_t left, Vector<T> v) {
+  if (left < kLanes<T>) {
+    store_some(p, left, v);
+  } else {
+    store_vector(p, v);
+  }
+}
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <int... lane>
+struct Lanes {};
+template <int n>
+struct LanesUpTo;
+template <>
+struct LanesUpTo<4> {
+  using type = Lanes<0, 1, 2, 3>;
+};
+template <>
+struct LanesUpTo<8> {
+  using type = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+};
+template <>
+struct LanesUpTo<16> {
+  using type = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+};
+
+// Exchanges the blocks of `s` rows and `s` columns off the diagonal, in every pair of such blocks.
+template <class T, int s, int... lane>
+static inline void exchange_blocks(Vector<T>* v, Lanes<lane...>) {
+  constexpr int n = sizeof...(lane);
+  for (int i = 0; i < n; ++i) {
+    if (i & s) continue;
+    Vector<T> a = v[i], b = v[i + s];
+    v[i] = __builtin_shufflevector(a, b, (lane & s ? n + lane - s : lane)...);
+    v[i + s] = __builtin_shufflevector(a, b, (lane & s ? n + lane : lane + s)...);
+  }
+}
+
+// Transposes as many vectors as they have lanes.
+template <class T>
+static inline void transpose(Vector<T>* v) {
+  using Each = typename LanesUpTo<kLanes<T>>::type;
+  exchange_blocks<T, 1>(v, Each());
+  exchange_blocks<T, 2>(v, Each());
+  if constexpr (kLanes<T> > 4) exchange_blocks<T, 4>(v, Each());
+  if constexpr (kLanes<T> > 8) exchange_blocks<T, 8>(v, Each());
+}
+
+template <class T>
+static void pack_weight(const T* weight, int64_t out_stride, int64_t in_stride, int64_t tap_stride, int64_t out,
+                        int64_t in, int64_t taps, T* packed) {
+  constexpr int64_t block = 2 * kLanes<T>;
+  for (int64_t first = 0; first < out; first += block) {
+    for (int64_t t = 0; t < taps; ++t) {
+      for (int64_t k = 0; k < in; ++k, packed += block) {
+        const T* w = weight + first * out_stride + k * in_stride + t * tap_stride;
+        int64_t count = smaller(block, out - first);
+        for (int64_t n = 0; n < block; ++n) packed[n] = n < count ? w[n * out_stride] : T(0);
+      }
+    }
+  }
+}
+
+// `length` elements of a line of `n` from position `from` on, zero outside it.
+template <class T>
+static void copy_stretch(const T* line, int64_t n, int64_t from, int64_t length, T* out) {
+  int64_t begin = from < 0 ? smaller(-from, length) : 0;
+  int64_t end = n - from < length ? n - from : length;
+  if (end < begin) end = begin;
+  for (int64_t i = 0; i < begin; ++i) out[i] = T(0);
+  for (int64_t i = begin; i < end; i += kLanes<T>) store_left(out + i, end - i, load_left(line + from + i, end - i));
+  for (int64_t i = end; i < length; ++i) out[i] = T(0);
+}
+
+template <class T>
+static void fill_patch(const Image<T>& image, const Patch& patch, T* out) {
+  const PatchAxis &rows = patch.rows, &columns = patch.columns;
+  for (int64_t k = 0; k < image.channels; ++k) {
+    const T* plane = image.data + k * image.height * image.width;
+    for (int64_t stretch = 0; stretch < rows.stretches(); ++stretch) {
+      for (int64_t i = 0; i < rows.length(); ++i) {
+        int64_t row = rows.source(stretch) + i;
+        bool inside = row >= 0 && row < image.height;
+        for (int64_t s = 0; s < columns.stretches(); ++s, out += columns.length()) {
+          // A row outside the image is a line of no elements.
+          copy_stretch(inside ? plane + row * image.width : plane, inside ? image.width : 0, columns.source(s),
+                       columns.length(), out);
+        }
+      }
+    }
+  }
+}
+
+// `count` results, of as many neighbouring positions, for the channels of `vectors` vectors; buffer is [count, vectors
+// * lanes].
+template <class T, int count, int vectors>
+static void multiply(const T* x, int64_t plane, const int64_t* offsets, int64_t taps, int64_t in, const T* w,
+                     const T* bias, T* buffer) {
+  constexpr int lanes = kLanes<T>;
+  Vector<T> sums[count][vectors];
+  for (int m = 0; m < count; ++m) {
+    for (int v = 0; v < vectors; ++v) sums[m][v] = load_vector(bias + v * lanes);
+  }
+  // One loop over taps and channels: two nested ones would spill the sums at every tap.
+  const T* from = x + offsets[0];
+  for (int64_t left = taps * in, k = 0; left > 0; --left, w += 2 * lanes) {
+    Vector<T> b[vectors];
+    for (int v = 0; v < vectors; ++v) b[v] = load_vector(w + v * lanes);
+    for (int m = 0; m < count; ++m) {
+      for (int v = 0; v < vectors; ++v) sums[m][v] += from[m] * b[v];
+    }
+    from += plane;
+    if (++k == in && left > 1) {
+      k = 0;
+      from = x + *++offsets;
+    }
+  }
+  for (int m = 0; m < count; ++m) {
+    for (int v = 0; v < vectors; ++v) store_vector(buffer + (m * vectors + v) * lanes, sums[m][v]);
+  }
+}
+
+template <class T>
+using Multiply = void (*)(const T*, int64_t, const int64_t*, int64_t, int64_t, const T*, const T*, T*);
+
+template <class T, int vectors, int... count>
+static Multiply<T> pick_multiply(int64_t n, Lanes<count...>) {
+  static constexpr Multiply<T> each[] = {multiply<T, count + 1, vectors>...};
+  return each[n - 1];
+}
+
+template <class T, int vectors>
+static Multiply<T> pick_multiply(int64_t n) {
+#if defined(__AVX512F__)
+  return pick_multiply<T, vectors>(n, Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13>());
+#else
+  return pick_multiply<T, vectors>(n, Lanes<0, 1, 2, 3, 4, 5>());
+#endif
+}
+
+// y[n * stride + m] = buffer[m, n], for `channels` of the buffer's `width`.
+template <class T>
+static void store_transposed(const T* buffer, int64_t width, int64_t count, int64_t channels, T* y, int64_t stride) {
+  constexpr int lanes = kLanes<T>;
+  for (int64_t first = 0; first < channels; first += lanes) {
+    for (int64_t m = 0; m < count; m += lanes) {
+      Vector<T> v[lanes];
+      for (int i = 0; i < lanes; ++i) v[i] = load_vector(buffer + (m + i) * width + first);
+      transpose<T>(v);
+      int64_t valid = smaller(lanes, channels - first);
+      for (int n = 0; n < lanes; ++n) {
+        if (n < valid) store_left(y + (first + n) * stride + m, count - m, v[n]);
+      }
+    }
+  }
+}
+
+template <class T>
+static void forward(const T* patch, const Patch& shape, const int64_t* offsets, int64_t taps, int64_t in,
+                    const T* packed, const T* bias, int64_t out, T* y, int64_t channel_stride, int64_t row_stride) {
+  constexpr int lanes = kLanes<T>;
+  int64_t columns = shape.columns.n, width = shape.columns.size(), plane = shape.size();
+  // Tiles along a row differ by one at most.
+  int64_t tiles = (columns + kTile - 1) / kTile, count = columns / tiles, longer = columns % tiles;
+  alignas(64) T buffer[2 * lanes * 2 * lanes] = {};
+  for (int64_t i = 0; i < shape.rows.n; ++i) {
+    for (int64_t tile = 0, j = 0; tile < tiles; ++tile) {
+      int64_t positions = count + (tile < longer);
+      for (int64_t first = 0; first < out; first += 2 * lanes) {
+        int64_t channels = smaller(2 * lanes, out - first);
+        bool one = channels <= lanes;
+        Multiply<T> multiply = one ? pick_multiply<T, 1>(positions) : pick_multiply<T, 2>(positions);
+        multiply(patch + i * width + j, plane, offsets, taps, in, packed + first * taps * in, bias + first, buffer);
+        store_transposed(buffer, one ? lanes : 2 * lanes, positions, channels,
+                         y + first * channel_stride + i * row_stride + j, channel_stride);
+      }
+      j += positions;
+    }
+  }
+}
+
+template <class T>
+static void channels_last(const T* x, int64_t channels, int64_t channel_stride, int64_t rows, int64_t row_stride,
+                          int64_t columns, T* out) {
+  constexpr int lanes = kLanes<T>;
+  constexpr int64_t block = 2 * lanes;
+  for (int64_t first = 0; first < channels; first += block) {
+    for (int64_t i = 0; i < rows; ++i, out += columns * block) {
+      for (int64_t part = 0; part < block; part += lanes) {
+        const T* line = x + (first + part) * channel_stride + i * row_stride;
+        int64_t valid = smaller(lanes, channels - first - part);
+        for (int64_t j = 0; j < columns; j += lanes) {
+          Vector<T> v[lanes] = {};
+          for (int k = 0; k < lanes; ++k) {
+            if (k < valid) v[k] = load_left(line + k * channel_stride + j, columns - j);
+          }
+          transpose<T>(v);
+          for (int m = 0; m < lanes; ++m) {
+            if (m < columns - j) store_vector(out + (j + m) * block + part, v[m]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// sums[kGradientRows, 2 vectors] += the patch at these offsets times grad, over the positions of a tile.
+template <class T>
+static void multiply_over_positions(const T* grad, const T* patch, const int64_t* offsets, int64_t rows,
+                                    int64_t columns, int64_t patch_width, T* sums, int64_t stride) {
+  constexpr int lanes = kLanes<T>, count = kGradientRows;
+  Vector<T> total[count][2];
+  const T* x[count];
+  for (int q = 0; q < count; ++q) {
+    x[q] = patch + offsets[q];
+    for (int v = 0; v < 2; ++v) total[q][v] = Vector<T>{};
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = i * patch_width; j < i * patch_width + columns; ++j, grad += 2 * lanes) {
+      Vector<T> g[2] = {load_vector(grad), load_vector(grad + lanes)};
+      for (int q = 0; q < count; ++q) {
+        for (int v = 0; v < 2; ++v) total[q][v] += x[q][j] * g[v];
+      }
+    }
+  }
+  for (int q = 0; q < count; ++q) {
+    for (int v = 0; v < 2; ++v) {
+      // Tile by tile, which rounds less than one long sum.
+      T* sum = sums + q * stride + v * lanes;
+      store_vector(sum, load_vector(sum) + total[q][v]);
+    }
+  }
+}
+
+template <class T>
+static void weight_gradient(const T* grad, const T* patch, const Patch& shape, const int64_t* offsets, int64_t taps,
+                            int64_t in, int64_t out, T* sums) {
+  constexpr int block = 2 * kLanes<T>;
+  int64_t rows = shape.rows.n, columns = shape.columns.n, plane = shape.size();
+  int64_t stride = (out + block - 1) / block * block;
+  for (int64_t n = 0; n < out; n += block) {
+    for (int64_t first = 0; first < in * taps; first += kGradientRows) {
+      int64_t reads[kGradientRows];
+      for (int q = 0; q < kGradientRows; ++q) {
+        // Rows beyond the last repeat it, and are thrown away.
+        int64_t row = smaller(first + q, in * taps - 1);
+        reads[q] = row / taps * plane + offsets[row % taps];
+      }
+      multiply_over_positions(grad + n * rows * columns, patch, reads, rows, columns, shape.columns.size(),
+                              sums + first * stride + n, stride);
+    }
+  }
+}
+
+template <class T>
+static constexpr MaskedConv2dFunctions<T> kFunctions = {
+    2 * kLanes<T>, kGradientRows, pack_weight<T>, fill_patch<T>, forward<T>, channels_last<T>, weight_gradient<T>,
+};
+
+}  // namespace fastgen
+
+extern "C" const fastgen::MaskedConv2dTable FASTGEN_TABLE(masked_conv2d) = {
+    fastgen::kFunctions<float>,
+    fastgen::kFunctions<double>,
+};

@@ -1,0 +1,208 @@
+"""The command line: `fastgen train`, `sample`, `evaluate`, `demo`, `info` and `bench`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+# Commands that read their own arguments.
+FORWARDED = {"info": "fastgen.info", "bench": "fastgen.bench.cli"}
+
+EXAMPLES = """examples:
+  fastgen demo                                     learn digits in two minutes, draw 64 new ones
+  fastgen train pixelcnn --data digits             the same step by step: learn, ...
+  fastgen sample runs/pixelcnn-digits --compare    ... draw, ...
+  fastgen evaluate runs/pixelcnn-digits            ... and score
+  fastgen bench gated_activation --quick           time an operation against its rivals
+  fastgen info                                     what was built, and which kernels can run here
+
+`fastgen COMMAND --help` explains a command."""
+
+TRAIN_EXAMPLES = """examples:
+  fastgen train pixelcnn --data digits
+  fastgen train gated-pixelcnn --data photos/ --image-size 32 --levels 16 --class-conditional
+  fastgen train pixelcnnpp --data cifar.npz --channels 96 --set resnets=3 --set num_mixtures=5
+  fastgen train gated-pixelcnn --data mnist/ --levels 4 --layers 10 --precision bf16
+  accelerate launch --num_processes 4 -m fastgen train pixelcnnpp --data cifar.npz
+
+data:
+  digits           scikit-learn's 1,797 handwritten digits, 8x8 with 17 levels
+  a folder         of pictures (its subfolders are classes), or with MNIST's IDX files
+  a file           .npy, .npz (images, labels, levels), or IDX (train-images-idx3-ubyte[.gz])
+
+A run that was stopped, by Ctrl-C or by a kill, goes on where it was with
+
+  fastgen train --resume runs/pixelcnn-digits
+
+and gives the same numbers as if it had never stopped. Options keep the run's values; only --epochs may grow."""
+
+SAMPLE_EXAMPLES = """examples:
+  fastgen sample runs/pixelcnn-digits -n 100 --seed 7 --out digits.png
+  fastgen sample runs/pixelcnn-digits --compare             time the cached sampler against one pass for each pixel
+  fastgen sample runs/gated-pixelcnn-mnist --labels 3,1,4   classes take turns
+  fastgen sample runs/pixelcnn-digits/last --out raw.npy    the last checkpoint instead of the best, as numbers"""
+
+EVALUATE_EXAMPLES = """examples:
+  fastgen evaluate runs/pixelcnn-digits                  the validation images of the run itself
+  fastgen evaluate runs/gated-pixelcnn-mnist --part test
+  fastgen evaluate runs/pixelcnn-digits --data more.npz --part train"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors take one line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line on `argv` (the process' own arguments by default). Returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in FORWARDED:
+        debug, run = False, lambda: importlib.import_module(FORWARDED[argv[0]]).main(argv[1:])
+    else:
+        args = parser().parse_args(argv)
+        # Imported late: `--help` answers at once, and `info` works where the training packages are missing.
+        debug, run = args.debug, lambda: importlib.import_module("fastgen.train.commands").run(args)
+    try:
+        return run() or 0
+    except KeyboardInterrupt:
+        print("fastgen: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"fastgen: error: {describe(error)}", file=sys.stderr)
+        return 2
+
+
+def describe(error: Exception) -> str:
+    """What went wrong, in one line."""
+    message = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("fastgen"):
+        return f"the package {error.name} is missing: pip install 'fastgen[train]'"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, (ValueError, TypeError)) or type(error).__name__ == "TrainingDiverged":
+        return message
+    # Not one of ours: its message may fill pages.
+    return f"{type(error).__name__}: {textwrap.shorten(message, 200)} (--debug shows where)"
+
+
+def parser() -> Parser:
+    """The parser of all commands. An option that was not given leaves no attribute, unless it says so."""
+    top = Parser(prog="fastgen", description="The classic deep generative models, fast.", epilog=EXAMPLES)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_sample(commands)
+    _add_evaluate(commands)
+    _add_demo(commands)
+    commands.add_parser("info", help="show what was built and which kernels can run here")
+    commands.add_parser("bench", help="time operations against their references and rivals")
+    return top
+
+
+def _add_command(commands: Any, name: str, description: str, epilog: str | None = None) -> Parser:
+    command = commands.add_parser(
+        name, help=description, description=description, epilog=epilog, argument_default=argparse.SUPPRESS
+    )
+    command.add_argument("--debug", action="store_true", default=False, help="show where an error came from")
+    return command
+
+
+def _add_train(commands: Any) -> None:
+    train = _add_command(commands, "train", "train a model", TRAIN_EXAMPLES)
+    train.add_argument("model", metavar="MODEL", nargs="?", help="pixelcnn, gated-pixelcnn or pixelcnnpp")
+    data = _add_data(train)
+    data.add_argument("--validation-fraction", type=float, metavar="F", help="share set aside (default: 0.1)")
+
+    model = train.add_argument_group("model (defaults: the paper's; for digits, what learns in two minutes)")
+    model.add_argument("--channels", type=int, metavar="N", help="width of the network")
+    model.add_argument("--layers", type=int, metavar="N", help="depth of the network")
+    model.add_argument("--dropout", type=float, metavar="P", help="probability of dropping an activation")
+    model.add_argument("--class-conditional", action="store_true", help="learn each class of the data apart")
+    model.add_argument("--set", action="append", metavar="KEY=VALUE", help="any other argument of the model's class")
+
+    learning = train.add_argument_group("learning")
+    learning.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: 50)")
+    learning.add_argument("--batch-size", type=int, metavar="N", help="images in a step (default: 64)")
+    learning.add_argument("--lr", type=float, help="peak learning rate (default: 1e-3)")
+    learning.add_argument("--warmup", type=int, metavar="N", help="steps of rising learning rate (default: 100)")
+    learning.add_argument("--weight-decay", type=float, metavar="W", help="AdamW's (default: 0)")
+    learning.add_argument("--max-grad-norm", type=float, metavar="G", help="clip gradients to this norm (default: 1)")
+    learning.add_argument("--ema-decay", type=float, metavar="D", help="of the averaged weights (default: 0.999)")
+    learning.add_argument("--seed", type=int, metavar="N", help="of everything random (default: 0)")
+
+    run = train.add_argument_group("run")
+    run.add_argument("--out", metavar="FOLDER", help="where to write (default: runs/MODEL-DATA)")
+    run.add_argument(
+        "--resume", nargs="?", const=True, metavar="RUN", help="go on with a run, or with the one in --out"
+    )
+    run.add_argument("--overwrite", action="store_true", help="start over in a folder that holds a run")
+    run.add_argument("--save-every", type=int, metavar="STEPS", help="checkpoint within epochs too")
+    run.add_argument("--sample-every", type=int, metavar="EPOCHS", help="draw samples.png while training too")
+    run.add_argument(
+        "--precision", choices=("no", "fp16", "bf16"), help="mixed precision (default: as launched, or no)"
+    )
+    _add_device(run)
+    run.add_argument("--quiet", action="store_true", default=False, help="a line for each epoch instead of a bar")
+
+
+def _add_sample(commands: Any) -> None:
+    sample = _add_command(commands, "sample", "draw images from a trained model", SAMPLE_EXAMPLES)
+    sample.add_argument("checkpoint", metavar="CHECKPOINT", help="the folder of a run or of a checkpoint")
+    sample.add_argument("-n", type=int, default=64, metavar="N", help="how many images (default: 64)")
+    sample.add_argument("--labels", default=None, metavar="L,L,...", help="classes to draw, in turn (default: all)")
+    sample.add_argument("--method", choices=("cached", "naive"), default="cached", help="default: cached")
+    sample.add_argument("--compare", action="store_true", default=False, help="time both methods")
+    sample.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    sample.add_argument("--out", default="samples.png", metavar="FILE", help=".png or .npy (default: samples.png)")
+    _add_device(sample)
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = _add_command(commands, "evaluate", "score a trained model in bits per dimension", EVALUATE_EXAMPLES)
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="the folder of a run or of a checkpoint")
+    _add_data(evaluate)
+    evaluate.add_argument(
+        "--part", choices=("train", "validation", "test"), default="validation", help="default: validation"
+    )
+    evaluate.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
+    evaluate.add_argument("--json", action="store_true", default=False, help="print a JSON object")
+    _add_device(evaluate)
+
+
+def _add_demo(commands: Any) -> None:
+    demo = _add_command(commands, "demo", "learn handwritten digits in two minutes and draw 64 new ones")
+    demo.add_argument("--epochs", type=int, metavar="N", help="passes over the digits (default: what two minutes take)")
+    demo.add_argument("--out", default="runs/demo", metavar="FOLDER", help="where to write (default: runs/demo)")
+    demo.add_argument("--quiet", action="store_true", default=False, help="a line for each epoch instead of a bar")
+
+
+def _add_data(command: Parser) -> Any:
+    data = command.add_argument_group("data")
+    data.add_argument("--data", metavar="DATA", help="digits, a folder, or a file")
+    data.add_argument("--levels", type=int, metavar="N", help="quantise to this many intensities")
+    data.add_argument("--image-size", type=int, metavar="N", help="scale and crop pictures to this square")
+    data.add_argument("--color", choices=("grey", "rgb"), help="of pictures (default: as they are)")
+    data.add_argument("--label-file", metavar="FILE", help="IDX labels for one IDX file of images")
+    return data
+
+
+def _add_device(command: Any) -> None:
+    command.add_argument(
+        "--device",
+        choices=("auto", "cpu"),
+        default="auto",
+        help="auto takes an accelerator where there is one (default)",
+    )

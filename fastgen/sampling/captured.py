@@ -1,0 +1,373 @@
+"""The executor of a `Program` for GPUs: one captured CUDA graph per kind of step, replayed for every pixel.
+
+On a GPU a step is bound by launches, not by arithmetic, so the whole step (every event, the draw, the write into the image) is one
+graph. Positions cannot be baked into a graph that is replayed at every pixel; they are data instead. For each step the executor
+precomputes where every operand of every event lies in its ring, with one slot of zeros standing for whatever is outside, and a
+device counter selects the row of that table. Steps that run the same nodes over as many columns with the same taps share a graph.
+
+Where there is no CUDA the same operations run without being captured, on any device: that is how they are proved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgen.sampling.draw import Draw
+from fastgen.sampling.program import Node, Program, View
+from fastgen.sampling.reference import FUNCTIONS, check_run
+
+__all__ = ["CapturedSession"]
+
+# What an instruction does with the positions it is given: it reads and writes rings, [batch, slots + 1, channels].
+Instruction = Callable[[Tensor], None]
+
+
+class CapturedSession:
+    """Runs `program` for `batch` images at a time on `device`; the interface of `ReferenceSession`.
+
+    Args:
+        program: what `schedule` made.
+        batch: images drawn together.
+        dtype: float64 or float32, of everything but the draw.
+        draw: how `run` draws a step; not needed for `teacher_force`.
+        device: where it runs; graphs are captured where that is a CUDA device.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        batch: int,
+        dtype: torch.dtype = torch.float32,
+        draw: Draw | None = None,
+        device: torch.device | str = "cuda",
+    ):
+        if batch < 1:
+            raise ValueError(f"batch: expected at least 1, got {batch}")
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"dtype: expected float32 or float64, got {dtype}")
+        self.program, self.batch, self.dtype, self.draw = program, batch, dtype, draw
+        self.device = torch.device(device)
+        self._rings = [self._new_ring(index) for index in range(len(program.nodes))]
+        self.set_constants({i: n.data for i, n in enumerate(program.nodes) if n.op == "constant" and n.recipe is None})
+        self._plan = _Plan(program)
+        self._tables = [torch.from_numpy(table).to(self.device) for table in self._plan.tables]
+        self._ordinals = torch.from_numpy(self._plan.ordinals).to(self.device)
+        self._instructions = [self._compile(kind) for kind in self._plan.kinds]
+        self._step = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._buffers: dict[str, Tensor] = {}
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def reset(self) -> None:
+        """Forgets the image: the next step is step 0. Rings start as NaN, so that a read before the write shows."""
+        self._step.zero_()
+        for node, ring in zip(self.program.nodes, self._rings, strict=True):
+            if node.op != "constant":
+                ring[:, :-1] = float("nan")
+
+    def set_constants(self, constants: Mapping[int, Tensor]) -> None:
+        """Replaces the data of constant nodes, {node: [1 or batch, rows, cols, channels]}: other labels."""
+        for index, data in constants.items():
+            node, (rows, cols) = self.program.nodes[index], self.program.rings[index]
+            expected = (rows, cols, node.channels)
+            if node.op != "constant" or data.shape[1:] != expected or data.shape[0] not in (1, self.batch):
+                raise ValueError(
+                    f"constants: node {index} ({node.op}) expects [1 or {self.batch}, {rows}, {cols}, {node.channels}], "
+                    f"got shape {tuple(data.shape)}"
+                )
+            self._rings[index][:, :-1] = data.flatten(1, 2).to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def run(self, noise: Tensor, given: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Draws the images: levels int64 [batch, channels, height, width] on the CPU. Arguments as `ReferenceSession.run`."""
+        program, draw = self.program, self.draw
+        if draw is None:
+            raise ValueError("draw: this session was made without one")
+        check_run(program, self.batch, draw, noise, given, mask)
+        shape = (self.batch, program.channels, program.height, program.width)
+        known = torch.zeros(shape, dtype=torch.bool) if mask is None else mask.expand(shape)
+        self._fill("noise", noise)
+        self._fill("known", self._by_step(known))
+        self._fill("levels", self._by_step(torch.zeros(shape, dtype=torch.int64) if given is None else given))
+        self._fill("undrawable", torch.zeros(1, dtype=torch.bool))
+        self.reset()
+        for step in range(program.steps):
+            self._replay(int(self._plan.kind_of_step[step]))
+        if self._buffers["undrawable"].item():
+            raise ValueError("parameters: a pixel has no distribution to draw from (NaN, +inf, or all -inf)")
+        return self._by_pixel(self._buffers["levels"]).cpu()
+
+    @torch.no_grad()
+    def teacher_force(self, x: Tensor) -> Tensor:
+        """The network's output for the known image `x` [batch, channels, height, width], as `ReferenceSession.teacher_force`."""
+        program = self.program
+        expected = (self.batch, program.channels, program.height, program.width)
+        if x.shape != expected:
+            raise ValueError(f"x: expected {list(expected)}, got shape {tuple(x.shape)}")
+        values = self._by_step(x.to(self.device, self.dtype))
+        self.reset()
+        outputs = []
+        for step in range(program.steps):
+            kind = int(self._plan.kind_of_step[step])
+            indices = self._run_events(kind)
+            outputs.append(self._output(kind, indices))
+            self._feed(kind, indices, values[step])
+        grid = torch.stack(outputs, -1).unflatten(-1, (program.height, program.width, program.colors))
+        return grid[..., 0] if program.colors == 1 else grid.permute(0, 1, 4, 2, 3)
+
+    def explain(self) -> list[dict[str, object]]:
+        """One row per node: grain, ring, weights and multiply-adds of one image."""
+        return self.program.explain()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all rings."""
+        return sum(ring.numel() * ring.element_size() for ring in self._rings)
+
+    def _new_ring(self, index: int) -> Tensor:
+        """[batch, slots + 1, channels]; the last slot stays zero and is what is read outside a view's rectangle."""
+        rows, cols = self.program.rings[index]
+        shape = (self.batch, rows * cols + 1, self.program.nodes[index].channels)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def _by_step(self, image: Tensor) -> Tensor:
+        """[steps, batch, values of a step] from [batch, channels, height, width]."""
+        by_pixel = image.permute(2, 3, 1, 0).flatten(0, 1)
+        if self.program.colors > 1:
+            by_pixel = by_pixel.flatten(0, 1)[:, None]
+        return by_pixel.transpose(1, 2).contiguous()
+
+    def _by_pixel(self, steps: Tensor) -> Tensor:
+        program = self.program
+        grid = steps.transpose(1, 2).reshape(program.height, program.width, program.channels, self.batch)
+        return grid.permute(3, 2, 0, 1).contiguous()
+
+    def _fill(self, name: str, value: Tensor) -> None:
+        # Graphs hold the addresses of these buffers, so they are made once and copied into.
+        if name not in self._buffers:
+            self._buffers[name] = torch.empty_like(value, device=self.device)
+        self._buffers[name].copy_(value)
+
+    def _replay(self, kind: int) -> None:
+        if self.device.type != "cuda":
+            self._draw_step(kind)
+            return
+        if kind not in self._graphs:
+            self._graphs[kind] = self._capture(kind)
+        self._graphs[kind].replay()
+
+    def _capture(self, kind: int) -> torch.cuda.CUDAGraph:
+        # A first run outside the capture makes the libraries allocate what they need; the counter is set back after it.
+        step = self._step.clone()
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            self._draw_step(kind)
+            self._step.copy_(step)
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        pool = next(iter(self._graphs.values())).pool() if self._graphs else None
+        with torch.cuda.graph(graph, pool=pool):
+            self._draw_step(kind)
+        return graph
+
+    def _draw_step(self, kind: int) -> None:
+        """Everything one step does, in operations that never wait for the device."""
+        indices = self._run_events(kind, advance=False)
+        parameters = self._output(kind, indices)
+        noise, known, levels = (
+            self._buffers[name].index_select(0, self._step)[0] for name in ("noise", "known", "levels")
+        )
+        drawn, drawable = self.draw.levels(parameters, noise)
+        self._buffers["undrawable"].logical_or_(~(drawable | known[:, 0]).all())
+        drawn = torch.where(known, levels, drawn)
+        self._buffers["levels"].index_copy_(0, self._step, drawn[None])
+        self._feed(kind, indices, self.draw.table.to(self.device)[drawn])
+
+    def _run_events(self, kind: int, advance: bool = False) -> Tensor:
+        """Runs the events of the current step; returns its row of the table of positions."""
+        ordinal = self._ordinals.index_select(0, self._step)
+        indices = self._tables[kind].index_select(0, ordinal)[0]
+        for instruction in self._instructions[kind]:
+            instruction(indices)
+        return indices
+
+    def _output(self, kind: int, indices: Tensor) -> Tensor:
+        view = self.program.outputs[self._plan.kinds[kind].color]
+        return self._read(view, indices[-2:-1])[:, 0]
+
+    def _feed(self, kind: int, indices: Tensor, values: Tensor) -> None:
+        ring = self._rings[self.program.inputs[self._plan.kinds[kind].color]]
+        ring.index_copy_(1, indices[-1:], values.to(self.dtype)[:, None])
+        self._step.add_(1)
+
+    def _read(self, view: View, slots: Tensor) -> Tensor:
+        """[batch, positions, channels of the view]."""
+        found = self._rings[view.node].index_select(1, slots)
+        return found if view.channels == found.shape[2] else found[:, :, view.channel : view.channel + view.channels]
+
+    def _compile(self, kind: _Kind) -> list[Instruction]:
+        return [self._instruction(event) for event in kind.events]
+
+    def _instruction(self, event: _KindOfEvent) -> Instruction:
+        node = self.program.nodes[event.node]
+        compute = self._convolution(node, event) if node.op == "conv" else self._elementwise(node, event)
+        ring, write = self._rings[event.node], event.write
+
+        def instruction(indices: Tensor) -> None:
+            ring.index_copy_(1, indices[write], compute(indices))
+
+        return instruction
+
+    def _elementwise(self, node: Node, event: _KindOfEvent) -> Callable[[Tensor], Tensor]:
+        reads = list(zip(node.operands, event.reads, strict=True))
+        scale, shift = (None if v is None else v.to(self.device, self.dtype) for v in (node.scale, node.shift))
+
+        def compute(indices: Tensor) -> Tensor:
+            operands = [self._read(view, indices[where]) for view, where in reads]
+            if node.op == "concat":
+                return torch.cat(operands, -1)
+            if node.op == "norm":
+                return F.layer_norm(operands[0], (node.channels,), scale, shift, node.eps)
+            if node.function == "affine":
+                return operands[0] * scale + shift
+            return FUNCTIONS[node.function](*operands, *node.scalars)
+
+        return compute
+
+    def _convolution(self, node: Node, event: _KindOfEvent) -> Callable[[Tensor], Tensor]:
+        """One matrix product per operand over all its taps: gathering them side by side is a view of the ring's layout."""
+        products = []
+        for operand, taps, where in zip(event.operands, event.taps, event.reads, strict=False):
+            weight = torch.cat([node.taps[t].weight for t in taps]).to(self.device, self.dtype)
+            products.append((node.operands[operand], weight, where))
+        added = list(zip(node.operands[node.num_tap_operands :], event.reads[len(products) :], strict=True))
+        bias = torch.zeros(node.channels) if node.bias is None else node.bias
+        bias, positions = bias.to(self.device, self.dtype), event.positions
+
+        def compute(indices: Tensor) -> Tensor:
+            value = bias.expand(self.batch * positions, -1)
+            for view, where in added:
+                value = value + self._read(view, indices[where]).reshape(self.batch * positions, -1)
+            for view, weight, where in products:
+                gathered = self._read(view, indices[where]).reshape(self.batch * positions, -1)
+                value = torch.addmm(value, gathered, weight)
+            return value.view(self.batch, positions, -1)
+
+        return compute
+
+
+class _KindOfEvent:
+    """An event without its position: the node, how many positions, which taps; and where in a row of the table it reads."""
+
+    def __init__(self, program: Program, node: int, positions: int, phase: tuple[int, ...], begin: int):
+        self.node, self.positions, self.phase = node, positions, phase
+        described = program.nodes[node]
+        operands = range(described.num_tap_operands)
+        live = [[t for t in phase if described.taps[t].operand == operand] for operand in operands]
+        self.operands = [operand for operand in operands if live[operand]]
+        self.taps = [live[operand] for operand in self.operands]
+        plain = len(described.operands) - described.num_tap_operands
+        lengths = [positions * len(taps) for taps in self.taps] + [positions] * plain
+        ends = begin + np.cumsum([0, *lengths, positions])
+        slices = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.reads, self.write, self.end = slices[:-1], slices[-1], int(ends[-1])
+
+
+class _Kind:
+    """A kind of step: its events, and the colour it draws."""
+
+    def __init__(self, program: Program, color: int, signature: tuple):
+        self.color, self.events = color, []
+        begin = 0
+        for node, positions, phase in signature:
+            self.events.append(_KindOfEvent(program, node, positions, phase, begin))
+            begin = self.events[-1].end
+
+
+class _Plan:
+    """Sorts the steps of a program into kinds and tabulates, for every step, which slots its events read and write.
+
+    Attributes:
+        kinds: the kinds of step; `kind_of_step` [steps] and `ordinals` [steps] say which one a step is, and the how manieth.
+        tables: per kind, int64 [steps of that kind, slots]: for each event its reads, then its writes; last, the slot of the
+            output and the slot of the input that the draw fills.
+    """
+
+    def __init__(self, program: Program):
+        self._program = program
+        by_step: list[list[tuple[int, int, int, int]]] = [[] for _ in range(program.steps)]
+        for step, *event in program.events.tolist():
+            by_step[step].append(tuple(event))
+        signatures: dict[tuple, int] = {}
+        rows: list[list[np.ndarray]] = []
+        self.kinds: list[_Kind] = []
+        self.kind_of_step = np.empty(program.steps, np.int64)
+        self.ordinals = np.empty(program.steps, np.int64)
+        for step, events in enumerate(by_step):
+            color = program.position(step)[2]
+            parts = [(node, end - begin, self._phase(node, row, begin, end)) for node, row, begin, end in events]
+            signature = (color, tuple(parts))
+            kind = signatures.setdefault(signature, len(signatures))
+            if kind == len(self.kinds):
+                self.kinds.append(_Kind(program, color, signature[1]))
+                rows.append([])
+            self.kind_of_step[step], self.ordinals[step] = kind, len(rows[kind])
+            rows[kind].append(self._row_of_table(self.kinds[kind], events, step))
+        self.tables = [np.stack(kind) for kind in rows]
+
+    def _phase(self, index: int, row: int, begin: int, end: int) -> tuple[int, ...]:
+        """The taps of a convolution that read anything for these positions: those whose stride divides."""
+        node = self._program.nodes[index]
+        if node.inverse_stride == (1, 1):
+            return tuple(range(len(node.taps)))
+        cols = np.arange(begin, end)
+        divides = [
+            (row * node.stride[0] + tap.row) % node.inverse_stride[0] == 0
+            and bool(((cols * node.stride[1] + tap.col) % node.inverse_stride[1] == 0).any())
+            for tap in node.taps
+        ]
+        return tuple(np.flatnonzero(divides).tolist())
+
+    def _row_of_table(self, kind: _Kind, events: list[tuple[int, int, int, int]], step: int) -> np.ndarray:
+        program = self._program
+        parts: list[np.ndarray] = []
+        for described, (index, row, begin, end) in zip(kind.events, events, strict=True):
+            node, cols = program.nodes[index], np.arange(begin, end)
+            rows = np.full_like(cols, row)
+            for taps in described.taps:
+                # Positions first, then taps: the gathered taps of a position lie side by side.
+                parts.append(np.stack([self._tap_slots(node, t, rows, cols) for t in taps], 1).ravel())
+            parts += [self._slots(view, rows, cols) for view in node.operands[node.num_tap_operands :]]
+            parts.append(self._ring_slots(index, rows, cols))
+        row, col, color = (np.array([n]) for n in program.position(step))
+        parts.append(self._slots(program.outputs[int(color[0])], row, col))
+        parts.append(self._ring_slots(program.inputs[int(color[0])], row, col))
+        return np.concatenate(parts)
+
+    def _tap_slots(self, node: Node, index: int, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        tap = node.taps[index]
+        view = node.operands[tap.operand]
+        source_rows, row_rest = np.divmod(rows * node.stride[0] + tap.row, node.inverse_stride[0])
+        source_cols, col_rest = np.divmod(cols * node.stride[1] + tap.col, node.inverse_stride[1])
+        outside = self._zero_slot(view.node)
+        return np.where((row_rest == 0) & (col_rest == 0), self._slots(view, source_rows, source_cols), outside)
+
+    def _slots(self, view: View, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """Where a view's positions lie in the ring of its node; the slot of zeros outside its rectangle."""
+        row_begin, row_end, col_begin, col_end = view.rect
+        inside = (rows >= row_begin) & (rows < row_end) & (cols >= col_begin) & (cols < col_end)
+        found = self._ring_slots(view.node, rows + view.row, cols + view.col)
+        return np.where(inside, found, self._zero_slot(view.node))
+
+    def _ring_slots(self, index: int, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        ring_rows, ring_cols = self._program.rings[index]
+        return (rows % ring_rows) * ring_cols + cols % ring_cols
+
+    def _zero_slot(self, index: int) -> int:
+        ring_rows, ring_cols = self._program.rings[index]
+        return ring_rows * ring_cols

@@ -1,0 +1,157 @@
+"""The public entry: a network in, a sampler out that has proved itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.sampling.colors import split_colors
+from fastgen.sampling.draw import Draw, uniform_noise
+from fastgen.sampling.errors import VerificationError
+from fastgen.sampling.program import Program
+from fastgen.sampling.reference import ReferenceSession, check_draw
+from fastgen.sampling.schedule import schedule
+from fastgen.sampling.simplify import simplify
+from fastgen.sampling.tape import Condition, condition_tensors, example_condition
+from fastgen.sampling.trace import trace
+
+__all__ = ["CachedSampler"]
+
+METHODS = ("auto", "cpp", "captured", "reference")
+
+# Largest error, relative to the largest output, between the program in float64 and the network in its own dtype.
+VERIFICATION_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+class CachedSampler:
+    """Draws images from any causal network for about the cost of one forward pass, exactly.
+
+    The network is traced, proved causal, and scheduled so that every activation is computed once and kept only while
+    it is needed. Before first use the program is compared with the network on a random image. The sampler is a
+    snapshot: build a new one when the weights change.
+
+    Args:
+        model: the network: images [B, channels, height, width] to the parameters of the draw [B, K, height, width];
+            where it orders colours [B, K, colors, height, width] or [B, colors * K, height, width]. Run in eval mode.
+        shape: (channels, height, width).
+        draw: how a step is drawn from the network's output (`Categorical`, `LogisticMixture`).
+        colors: steps per pixel: 1, or the number of channels where the network orders them.
+        condition: an example of the labels or other conditioning, a tensor or a sequence of them with one row per
+            image, passed on as `model(x, *condition)`.
+        forward: what to call in place of `model`, for instance a bound method.
+        method: `cpp` (on the CPU), `captured` (CUDA graphs, where the model is), `reference` (Python, slow), or `auto`:
+            the first of these that suits the model's device and is built.
+        dtype: float32 or float64 of the executor; the model's own where None.
+
+    Raises:
+        UnsupportedModelError: an operator that has no rule for single pixels; the message names the module.
+        NotCausalError: an output that sees its own pixel or a later one; the message names the module and the path.
+        VerificationError: the program does not reproduce the network.
+        ValueError, TypeError: arguments that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable,
+        shape: Sequence[int],
+        *,
+        draw: Draw,
+        colors: int = 1,
+        condition: Condition = None,
+        forward: Callable | None = None,
+        method: str = "auto",
+        dtype: torch.dtype | None = None,
+    ):
+        self._traced = trace(model, shape, colors=colors, condition=condition, forward=forward)
+        self._make_session = _session_maker(method, self._traced.device)
+        self.dtype = self._traced.dtype if dtype is None else dtype
+        self.program: Program = schedule(simplify(split_colors(self._traced.graph)))
+        check_draw(self.program, draw)
+        self.draw = draw
+        self._session = None
+        self._verify(condition)
+
+    @property
+    def steps(self) -> int:
+        """Draws per image."""
+        return self.program.steps
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        given: Tensor | None = None,
+        mask: Tensor | None = None,
+        labels: Condition = None,
+    ) -> Tensor:
+        """Draws `n` images: levels int64 [n, channels, height, width].
+
+        Args:
+            generator: source of the noise; the same seed gives the images of `naive_sample` with `uniform_noise`.
+            noise: the noise itself, float64 [steps, n, draw.uniforms] in [0, 1), in place of a generator.
+            given, mask: a partial image: levels int64 [n, channels, height, width], and bool [n, 1 or channels,
+                height, width] that is true where the level is known.
+            labels: the condition, one row per image, where the network has one.
+        """
+        if n < 1:
+            raise ValueError(f"n: expected at least 1, got {n}")
+        if (labels is None) != (not self._traced.conditional):
+            expected = "the condition that the network was traced with" if self._traced.conditional else "none"
+            raise ValueError(f"labels: expected {expected}")
+        session = self._session_for(n)
+        session.set_constants(self._traced.constants(self.program, labels, n))
+        if noise is None:
+            noise = uniform_noise(self.steps, n, self.draw, generator)
+        return session.run(noise, given, mask)
+
+    def explain(self) -> list[dict[str, object]]:
+        """One row per node of the program: grain, ring, weights and multiply-adds of one image."""
+        return self.program.explain()
+
+    def _session_for(self, batch: int):
+        """The session of the last batch size, or a new one, which packs the weights again."""
+        if self._session is None or self._session.batch != batch:
+            self._session = self._make_session(self.program, batch, self.dtype, self.draw)
+        return self._session
+
+    def _verify(self, condition: Condition) -> None:
+        """Compares the program, in float64 and fed a random image, with the network itself."""
+        rows = example_condition(condition)
+        # Other conditions than the traced ones, where the example has more than one row.
+        rows = None if rows is None else [tensor.flip(0) for tensor in condition_tensors(rows)]
+        x, expected = self._traced.run(rows, self.draw.table)
+        batch = len(x)
+        session = self._make_session(self.program, batch, torch.float64)
+        session.set_constants(self._traced.constants(self.program, rows, batch))
+        got = session.teacher_force(x.to("cpu", torch.float64))
+        error = (got - expected).abs().amax()
+        limit = VERIFICATION_TOLERANCE[self._traced.dtype] * expected.abs().amax().clamp(min=1e-30)
+        if not error <= limit:
+            raise VerificationError(
+                f"the program differs from the network by {error:.3g} on a random image (largest output "
+                f"{expected.abs().amax():.3g}): does its code branch on values, or is it random?"
+            )
+
+
+def _session_maker(method: str, device: torch.device) -> Callable:
+    """What makes a session from (program, batch, dtype, draw)."""
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if method == "captured" or (method == "auto" and device.type == "cuda"):
+        from fastgen.sampling.captured import CapturedSession
+
+        return functools.partial(CapturedSession, device=device)
+    if method != "reference":
+        from fastgen.sampling.session import Session, why_unavailable
+
+        reason = why_unavailable()
+        if reason is None:
+            return Session
+        if method == "cpp":
+            raise ValueError(f"method: 'cpp' cannot run here: {reason}")
+    return ReferenceSession

@@ -1,0 +1,274 @@
+"""What the command line's `train`, `sample`, `evaluate` and `demo` do with the arguments of `fastgen.cli`."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from fastgen.data import Dataset, load
+from fastgen.models import MODELS
+from fastgen.train.baseline import independent_pixels_bits_per_dim
+from fastgen.train.checkpoint import LAST, find, read_config
+from fastgen.train.comparison import compare_sampling
+from fastgen.train.evaluate import evaluate
+from fastgen.train.files import check_writable, settled, write_whole
+from fastgen.train.interruption import TrainingInterrupted
+from fastgen.train.load import load_model, model_entry
+from fastgen.train.pictures import save_grid
+from fastgen.train.presets import PRESETS
+from fastgen.train.recipe import Recipe, num_classes
+from fastgen.train.settings import Settings
+from fastgen.train.trainer import NUM_SAMPLES, Trainer
+
+DATA_OPTIONS = {
+    "data": "name_or_path",
+    "levels": "levels",
+    "image_size": "image_size",
+    "color": "color",
+    "label_file": "labels",
+    "validation_fraction": "validation_fraction",
+}
+MODEL_OPTIONS = ("channels", "layers", "dropout")
+DEMO_MODEL = "gated-pixelcnn"
+
+
+def run(args: Namespace) -> int:
+    """Run the command in `args`. Returns the exit status."""
+    commands = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "demo": run_demo}
+    return commands[args.command](args)
+
+
+def run_train(args: Namespace) -> int:
+    """`fastgen train`."""
+    given = vars(args)
+    return finish_training(build_trainer(given), resume="resume" in given)
+
+
+def run_demo(args: Namespace) -> int:
+    """`fastgen demo`: training, the mark it had to beat, and both ways of sampling."""
+    trainer = build_trainer({"model": DEMO_MODEL, "data": "digits", "device": "cpu", "overwrite": True, **vars(args)})
+    if status := finish_training(trainer):
+        return status
+    independent = independent_pixels_bits_per_dim(trainer.dataset.train, trainer.dataset.validation)
+    print(f"{'independent pixels':24} {independent:.4f} validation bits per dimension, the best without dependence")
+    model, _ = load_model(trainer.out)
+    print(compare_sampling(model, NUM_SAMPLES))
+    return 0
+
+
+def build_trainer(given: Mapping[str, Any]) -> Trainer:
+    """A trainer from the command line's options, over those of the run to go on with, or over the defaults.
+
+    Raises:
+        ValueError: no such model or data, an option that does not go with them, or a folder that cannot be used.
+    """
+    run, recorded = _run_to_resume(given.get("resume"))
+    name = _model_name(given, recorded)
+    data = {**recorded.get("data", {}), **_data_options(given)}
+    if "name_or_path" not in data:
+        raise ValueError("no data: expected --data with digits, a folder or a file")
+    out = run or Path(given.get("out", f"runs/{name}-{Path(data['name_or_path']).stem}"))
+    check_writable(out)
+    if settled(out / LAST).exists() and not ("resume" in given or "overwrite" in given):
+        raise ValueError(f"{out} already holds a run: --resume goes on, --overwrite starts over, --out goes elsewhere")
+
+    start = recorded or PRESETS.get((name, data["name_or_path"]), {})
+    settings = Settings(**{**start.get("settings", {}), **_fields(Settings, given)})
+    recipe = Recipe(**{**start.get("recipe", {}), **_fields(Recipe, given)})
+    dataset = load(**{"seed": settings.seed, **data})
+    set_seed(settings.seed)
+    model = build_model(name, dataset, given, start.get("model", {}).get("config", {}))
+    # None leaves the choice to `accelerate launch`.
+    precision = given.get("precision", start.get("precision"))
+    accelerator = Accelerator(cpu=given["device"] == "cpu", mixed_precision=precision)
+    config = {
+        "model": {"name": name, "config": model.config},
+        "data": data,
+        "precision": accelerator.mixed_precision,
+    }
+    # Nobody writes to the folder before all have seen that it holds no other run.
+    accelerator.wait_for_everyone()
+    return Trainer(
+        model,
+        dataset,
+        out,
+        recipe=recipe,
+        settings=settings,
+        config=config,
+        accelerator=accelerator,
+        quiet=given["quiet"],
+    )
+
+
+def finish_training(trainer: Trainer, resume: bool = False) -> int:
+    """Train, and tell how it went. Returns the exit status."""
+    try:
+        metrics = trainer.fit(resume=resume)
+    except TrainingInterrupted as stop:
+        if trainer.accelerator.is_main_process:
+            command = f"fastgen train --resume {shlex.quote(str(trainer.out))}"
+            print(f"fastgen: {stop}. Go on with: {command}", file=sys.stderr)
+        return 128 + stop.signum
+    if trainer.accelerator.is_main_process:
+        for key, value in metrics["final"].items():
+            print(f"{key:24} {value:.4f}" if isinstance(value, float) else f"{key:24} {value}")
+        print(f"{'samples':24} {trainer.out / 'samples.png'}")
+        print(f"{'checkpoint':24} {find(trainer.out)}")
+    return 0
+
+
+def run_sample(args: Namespace) -> int:
+    """`fastgen sample`."""
+    if args.n < 1:
+        raise ValueError(f"-n is {args.n}, expected at least 1")
+    out = Path(args.out)
+    if out.suffix not in (".png", ".npy"):
+        raise ValueError(f"--out is {out}, expected a name ending in .png or .npy")
+    check_writable(out.parent)
+    model, _ = load_model(args.checkpoint, device=_device(args.device))
+    labels = _labels(model, args.labels, args.n)
+    if args.compare:
+        comparison = compare_sampling(model, args.n, labels, args.seed)
+        images = comparison.images
+        print(comparison)
+    else:
+        generator = torch.Generator().manual_seed(args.seed)
+        images = model.sample(args.n, labels=labels, generator=generator, method=args.method)
+    if out.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, images.cpu().numpy())
+        write_whole(out, buffer.getvalue())
+    else:
+        save_grid(out, images, model.levels)
+    print(f"{args.n} images in {out}")
+    return 0
+
+
+def run_evaluate(args: Namespace) -> int:
+    """`fastgen evaluate`."""
+    given = vars(args)
+    device = _device(args.device)
+    model, config = load_model(args.checkpoint, device=device)
+    recorded = config.get("data", {})
+    changed = _data_options(given)
+    # Other data have nothing of the run's own but their number of levels.
+    data = {"levels": recorded.get("levels"), **changed} if "data" in given else {**recorded, **changed}
+    if "name_or_path" not in data:
+        raise ValueError(f"{args.checkpoint} does not say what it was trained on: expected --data")
+    dataset = load(**{"seed": config.get("settings", {}).get("seed", 0), **data})
+    _check_fits(model, dataset)
+    accelerator = Accelerator(cpu=args.device == "cpu")
+    images = dataset.part(args.part)
+    scores = evaluate(model, images, batch_size=args.batch_size, accelerator=accelerator)
+    if accelerator.is_main_process:
+        if args.json:
+            print(json.dumps({"data": dataset.name, "part": args.part, "images": len(images), **scores}))
+        else:
+            numbers = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
+            print(f"{dataset.name}, {len(images)} {args.part} images: {numbers}")
+    return 0
+
+
+def build_model(name: str, dataset: Dataset, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> nn.Module:
+    """The model `name` for `dataset`, with the command line's options over `defaults`, over the class' own.
+
+    Raises:
+        ValueError: an option the class does not have, or a value it refuses.
+    """
+    config = {
+        **defaults,
+        "image_size": list(dataset.shape[1:]),
+        "image_channels": dataset.shape[0],
+        "levels": dataset.levels,
+    }
+    config |= {option: given[option] for option in MODEL_OPTIONS if option in given}
+    if "class_conditional" in given:
+        if dataset.num_classes is None:
+            raise ValueError(f"--class-conditional needs labels, which {dataset.name} does not have")
+        config["num_classes"] = dataset.num_classes
+    config |= dict(_assignment(text) for text in given.get("set", ()))
+    accepted = inspect.signature(MODELS[name]).parameters
+    if unknown := [key for key in config if key not in accepted]:
+        raise ValueError(f"{name} has no argument {unknown[0]}, expected one of: {', '.join(accepted)}")
+    return MODELS[name].from_config(config)
+
+
+def _run_to_resume(path: str | bool | None) -> tuple[Path | None, dict[str, Any]]:
+    """The folder and the configuration of the run that `--resume` names; None and nothing where it names none."""
+    if not isinstance(path, str):
+        return None, {}
+    last = find(path, LAST)
+    config = read_config(last)
+    name, model_config = model_entry(config, last)
+    return last.parent, {**config, "model": {"name": name, "config": model_config}}
+
+
+def _model_name(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
+    trained = recorded.get("model", {}).get("name")
+    name = given.get("model", trained)
+    if name not in MODELS:
+        what = "no model" if name is None else f"no model '{name}'"
+        raise ValueError(f"{what}: expected one of: {', '.join(MODELS)}")
+    if trained not in (None, name):
+        raise ValueError(f"{given['resume']} is a run of {trained}, not of {name}")
+    return name
+
+
+def _data_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options as arguments of `fastgen.data.load`."""
+    return {key: given[option] for option, key in DATA_OPTIONS.items() if option in given}
+
+
+def _fields(what: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given options that are fields of the dataclass `what`."""
+    return {field.name: given[field.name] for field in fields(what) if field.name in given}
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ValueError(f"--set {text}: expected KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _labels(model: nn.Module, text: str | None, n: int) -> Tensor | None:
+    classes = num_classes(model)
+    if classes is None:
+        if text is not None:
+            raise ValueError("--labels: this model was not trained with --class-conditional")
+        return None
+    try:
+        chosen: Iterable[int] = range(classes) if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--labels is {text}, expected whole numbers with commas between them") from None
+    labels = torch.tensor(list(chosen), device=next(model.parameters()).device)
+    return labels.repeat(-(-n // len(labels)))[:n]
+
+
+def _check_fits(model: nn.Module, dataset: Dataset) -> None:
+    if (model.shape, model.levels) != (dataset.shape, dataset.levels):
+        raise ValueError(
+            f"{dataset.name} has images {list(dataset.shape)} of {dataset.levels} levels, "
+            f"the model was trained on {list(model.shape)} of {model.levels}"
+        )
+
+
+def _device(choice: str) -> torch.device:
+    return torch.device("cuda" if choice == "auto" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,37 @@
+"""The running mean of a model's weights, which is what gets evaluated and sampled."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class ExponentialMovingAverage:
+    """A copy of `model` whose weights trail it: `ema = d_t ema + (1 - d_t) weight`.
+
+    The decay warms up, `d_t = min(decay, (1 + t) / (10 + t))` at update `t`, so that a short run is not dominated by
+    its initial weights. Buffers are copied. `model` is the averaged copy: always in eval mode, without gradients.
+
+    Source: B. Polyak, A. Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; the warm-up is
+    TensorFlow's `ExponentialMovingAverage(num_updates=...)`.
+
+    Raises:
+        ValueError: `decay` is not in `[0, 1)`.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}, expected a number in [0, 1)")
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards `model`'s weights after its update number `step`, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        get_ema_multi_avg_fn(decay)(list(self.model.parameters()), list(model.parameters()), None)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)

@@ -1,0 +1,154 @@
+"""What a model family brings to the trainer: its optimisers, its training step, its score, its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from fastgen.data import Images
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images `[B, C, H, W]` of integer levels and their labels `[B]`, or None."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def of(cls, images: Images, model: nn.Module, device: torch.device) -> Batch:
+        """`images` on `device`, with their labels if `model` takes any.
+
+        Raises:
+            ValueError: the model takes labels and there are none.
+        """
+        labels = None
+        if num_classes(model) is not None:
+            if images.labels is None:
+                raise ValueError(
+                    f"this {type(model).__name__} is class-conditional (num_classes), but the data has no labels"
+                )
+            labels = images.labels.to(device, non_blocking=True)
+        return cls(images.images.to(device, non_blocking=True), labels)
+
+
+def num_classes(model: nn.Module) -> int | None:
+    """The number of classes `model` is conditioned on, or None."""
+    return getattr(model, "num_classes", None)
+
+
+class Network(nn.Module):
+    """A network whose methods are called through `forward`: `network("loss", x)` is `network.module.loss(x)`.
+
+    Gradient synchronisation and mixed precision act on `forward` alone, and a recipe calls other methods.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.module, method)(*args, **kwargs)
+
+
+@dataclass
+class Recipe:
+    """How a model with a `loss` and a `log_prob` learns: one AdamW on the mean negative log-likelihood.
+
+    A family that learns otherwise subclasses this. A GAN, for one, returns `{"generator": ..., "discriminator": ...}`
+    from `networks` and from `optimizers`, and calls `update` once for each in `step`.
+
+    Source: I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2019.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: AdamW's, on tensors with two axes or more (not on biases and gains).
+        betas: AdamW's.
+        max_grad_norm: gradients are scaled down to this L2 norm at most; None leaves them.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    max_grad_norm: float | None = 1.0
+
+    # Key of `evaluate` that chooses the best checkpoint: the lower the better.
+    score = "bits_per_dim"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr is {self.lr}, expected a positive number")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}, expected 0 or more")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}, expected a positive number or None")
+
+    def initialize(self, model: nn.Module, batch: Batch) -> None:
+        """Set weights that depend on the data, once, before training."""
+        if getattr(model, "config", {}).get("weight_norm"):
+            model.initialize(batch.images, batch.labels)
+
+    def networks(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The parts of `model` whose gradients are synchronised separately."""
+        return {"model": model}
+
+    def optimizers(self, model: nn.Module) -> dict[str, Optimizer]:
+        """Fresh optimisers by name. The trainer scales each group's `lr` by its schedule."""
+        decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+        others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return {"model": AdamW([group for group in groups if group["params"]], lr=self.lr, betas=self.betas)}
+
+    def step(
+        self,
+        step: int,
+        batch: Batch,
+        networks: Mapping[str, Network],
+        optimizers: Mapping[str, Optimizer],
+        accelerator: Accelerator,
+    ) -> dict[str, Tensor]:
+        """Update number `step`, counted from 0.
+
+        Whatever else it depends on is lost when a run is killed: a recipe keeps no state of its own.
+
+        Returns:
+            Scalars to be averaged over the epoch; any that is not finite stops the run.
+        """
+        nats = networks["model"]("loss", batch.images, batch.labels)
+        grad_norm = self.update(nats, networks["model"], optimizers["model"], accelerator)
+        return {"bits_per_dim": nats.detach() / nats_per_bit_per_dim(batch.images), "grad_norm": grad_norm}
+
+    def update(self, loss: Tensor, network: Network, optimizer: Optimizer, accelerator: Accelerator) -> Tensor:
+        """Descend on `loss` by one step of `optimizer`. Returns the gradient's L2 norm before clipping."""
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        grad_norm = accelerator.clip_grad_norm_(network.parameters(), max_norm)
+        optimizer.step()
+        # A loss scaler skips the steps that overflowed: they say nothing about the run's health.
+        return torch.zeros_like(grad_norm) if accelerator.optimizer_step_was_skipped else grad_norm.detach()
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Scores `[B]` of each example, to be averaged over a data set."""
+        return {"bits_per_dim": -model.log_prob(batch.images, batch.labels) / nats_per_bit_per_dim(batch.images)}
+
+    def sample(self, model: nn.Module, n: int, generator: Generator) -> Tensor:
+        """`n` images `[n, C, H, W]` of integer levels; the classes, where there are any, take turns."""
+        classes = num_classes(model)
+        labels = None if classes is None else torch.arange(n, device=next(model.parameters()).device) % classes
+        return model.sample(n, labels=labels, generator=generator)
+
+
+def nats_per_bit_per_dim(images: Tensor) -> float:
+    """What nats per image are divided by to give bits per dimension: `C H W ln 2`."""
+    return images[0].numel() * math.log(2)

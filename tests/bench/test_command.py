@@ -1,0 +1,95 @@
+"""`fastgen bench` as people call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastgen.bench.suites import SUITES
+from fastgen.ops._registry import REGISTRY
+
+
+def test_a_run_restarts_itself_with_its_memory_settings(tmp_path):
+    file, chart = tmp_path / "rows.json", tmp_path / "bars.png"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "TRITON_"))}
+    argv = ["gated_activation", "--quick", "--pass", "forward", "--threads", "1", "--against", "eager"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastgen.bench", *argv, "--json", str(file), "--plot", str(chart)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(file.read_text())
+    assert row["malloc"] == {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "MALLOC_MMAP_THRESHOLD_": "4294967296",
+        "MALLOC_TRIM_THRESHOLD_": "4294967296",
+        "transparent_hugepage": row["malloc"]["transparent_hugepage"],
+    }
+    assert (row["op"], row["threads"], list(row["baselines"])) == ("gated_activation", 1, ["eager"])
+    table = done.stdout.splitlines()
+    assert table[0].startswith(row["machine"]) and "huge pages" in table[0]
+    assert [line.index("forward") == table[2].index("pass") for line in table[3:]] == [True]
+    assert f"{row['ratios']['eager']:.2f}x" in table[3] and f"{row['limit_fraction']:.0%} copy" in table[3]
+    assert chart.read_bytes().startswith(b"\x89PNG") and len(list(tmp_path.iterdir())) == 2
+
+
+def test_list_names_every_op_case_and_suite(bench):
+    status, out, _ = bench("--list")
+    assert status == 0
+    for name in [*REGISTRY, *SUITES]:
+        assert f"  {name}" in out
+    assert "64x128x28x28, conditioned" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["gated_activatoin"], "did you mean gated_activation?"),
+        (["nothing_like_it_at_all"], "there are "),
+        (["--against", "friends"], "--against: expected some of eager,compile,peers, got 'friends'"),
+        (["--backend", "openmp"], "--backend: expected some of auto,cuda"),
+        (["--dtype", "float8"], "--dtype: expected some of float32"),
+        (["--pass", "sideways"], "--pass: expected some of "),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
+        (["--threads", "none"], "invalid int value: 'none'"),
+        (["--json", "/dev/null/rows.json"], "its folder does not exist"),
+        (["--plot", "chart.txt"], "expected a .png, .svg or .pdf"),
+        (["--unknown"], "unrecognized arguments: --unknown"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_one_line_and_exit_2(bench, argv, words):
+    status, out, err = bench(*argv)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("fastgen bench: ") and words in err
+
+
+def test_threads_below_one(capsys):
+    from fastgen.bench.cli import main
+
+    assert main(["--threads", "0"]) == 2
+    assert "--threads: expected at least 1, got 0" in capsys.readouterr().err
+
+
+def test_a_backend_that_cannot_run_is_skipped_by_name(bench):
+    status, out, err = bench("gated_activation", "--backend", "cuda", "--quick", "--pass", "forward")
+    assert status == 0
+    assert "skipped, gated_activation: cuda was asked for" in err and "time" not in out
+
+
+def test_overhead_of_every_differentiable_op(bench, make_op, tmp_path):
+    make_op()
+    file = tmp_path / "rows.json"
+    status, out, _ = bench("overhead", "--quick", "--json", str(file))
+    rows = json.loads(file.read_text())
+    assert status == 0
+    assert {r["op"] for r in rows} == {f"overhead/{name}" for name, op in REGISTRY.items() if op.grad_order}
+    for r in rows:
+        difference = (r["median_s"] - r["baselines"]["eager"]) * 1e6
+        assert r["metrics"]["overhead_us"] == pytest.approx(difference) and f"overhead_us {difference:.4g}" in out

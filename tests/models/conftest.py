@@ -1,0 +1,40 @@
+"""Small models of every kind, in float64 and in eval mode, with random images and labels to go with them."""
+
+import pytest
+import torch
+
+from fastgen.models import GatedPixelCNN, PixelCNN, PixelCNNPP
+
+SMALL = {
+    "pixelcnn": (PixelCNN, {"image_size": 8, "levels": 5, "channels": 8, "layers": 2}),
+    "pixelcnn-rgb": (PixelCNN, {"image_size": (4, 5), "image_channels": 3, "levels": 3, "channels": 12, "layers": 2}),
+    "gated": (GatedPixelCNN, {"image_size": 8, "levels": 5, "channels": 8, "layers": 3, "skip_connections": True}),
+    "gated-rgb": (
+        GatedPixelCNN,
+        {"image_size": (4, 5), "image_channels": 3, "levels": 3, "channels": 6, "layers": 3, "num_classes": 2},
+    ),
+    "pixelcnnpp": (
+        PixelCNNPP,
+        {"image_size": 8, "image_channels": 1, "levels": 9, "channels": 6, "resnets": 1, "num_classes": 3},
+    ),
+    "pixelcnnpp-rgb": (
+        PixelCNNPP,
+        {"image_size": (4, 6), "channels": 6, "resnets": 1, "scales": 2, "num_mixtures": 3, "weight_norm": False},
+    ),
+}
+
+
+@pytest.fixture(params=SMALL)
+def model(request):
+    kind, config = SMALL[request.param]
+    return kind(**config).double().eval()
+
+
+@pytest.fixture
+def images(model):
+    return torch.randint(model.levels, (3, *model.shape))
+
+
+@pytest.fixture
+def labels(model):
+    return None if model.num_classes is None else torch.randint(model.num_classes, (3,))

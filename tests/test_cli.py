@@ -1,0 +1,376 @@
+"""The command line as a person meets it: what it prints, what it writes, how it fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastgen import cli
+from fastgen.cli import main
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--channels", "8", "--layers", "1", "--set", "first_kernel_size=3", "--device", "cpu", "--quiet"]
+
+
+def rising_images(n=60):
+    """4x4 images of 4 levels whose rows rise, with the level that the first row starts with as the label."""
+    images = np.random.default_rng(0).integers(0, 2, (n, 4, 4)).cumsum(2).clip(max=3)
+    return {"images": images, "labels": images[:, 0, 0], "levels": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "rising.npz"
+    np.savez(path, **rising_images())
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a finished run."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    assert (
+        main(["train", "pixelcnn", "--data", data, "--epochs", "3", "--batch-size", "8", "--out", str(out), *SMALL])
+        == 0
+    )
+    return out
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Runs a command in an empty folder; gives its status, its output and its errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def fails(result, *said):
+    """Whether a command failed as all commands do: status 2, one line on stderr, no traceback."""
+    status, _, errors = result
+    assert status == 2, errors
+    assert errors.count("\n") == 1 and errors.startswith("fastgen"), errors
+    for words in said:
+        assert words in errors
+    return True
+
+
+class TestTrain:
+    def test_writes_a_run(self, trained):
+        assert sorted(path.name for path in trained.iterdir()) == ["best", "last", "metrics.json", "samples.png"]
+        metrics = json.loads((trained / "metrics.json").read_text())
+        assert len(metrics["history"]) == 3
+        assert metrics["final"]["validation_bits_per_dim"] < 2
+        assert metrics["config"]["model"]["name"] == "pixelcnn"
+        assert metrics["config"]["model"]["config"]["levels"] == 4
+
+    def test_tells_what_it_did(self, run, data):
+        status, output, errors = run(
+            "train", "gated-pixelcnn", "--data", data, "--epochs", 2, "--class-conditional", *SMALL
+        )
+        assert status == 0
+        assert "validation_bits_per_dim" in output and "runs/gated-pixelcnn-rising/samples.png" in output
+        assert errors.count("validation_bits_per_dim") == 2, "a line for each epoch"
+        assert Image.open("runs/gated-pixelcnn-rising/samples.png")
+
+    def test_pixelcnnpp(self, run, data):
+        small = ["--channels", 4, "--set", "resnets=1", "--set", "scales=2", "--set", "num_mixtures=2", "--quiet"]
+        status, output, errors = run("train", "pixelcnnpp", "--data", data, "--epochs", 1, "--device", "cpu", *small)
+        assert status == 0, errors
+        assert "runs/pixelcnnpp-rising/best" in output
+
+    def test_same_command_same_numbers(self, run, data, trained):
+        command = ["train", "pixelcnn", "--data", data, "--epochs", 3, "--batch-size", 8, "--out", "again", *SMALL]
+        assert run(*command)[0] == 0
+        first, again = (json.loads((out / "metrics.json").read_text()) for out in (trained, Path("again")))
+        assert (first["history"], first["final"]) == (again["history"], again["final"])
+
+    def test_a_finished_run_may_get_more_epochs(self, run, data):
+        assert run("train", "pixelcnn", "--data", data, "--epochs", 1, "--out", "x", *SMALL)[0] == 0
+        assert run("train", "--resume", "x", "--epochs", 2, "--quiet")[0] == 0
+        assert len(json.loads(Path("x/metrics.json").read_text())["history"]) == 2
+
+    def test_does_not_overwrite_a_run_unasked(self, run, data):
+        command = ["train", "pixelcnn", "--data", data, "--epochs", 1, "--out", "x", *SMALL]
+        assert run(*command)[0] == 0
+        assert fails(run(*command), "x already holds a run", "--resume", "--overwrite")
+        assert run(*command, "--overwrite")[0] == 0
+        assert run(*command, "--resume")[0] == 0
+
+    def test_presets_suit_their_models_and_data(self):
+        from fastgen.data import DATASETS, load
+        from fastgen.train import Recipe, Settings
+        from fastgen.train.commands import build_model
+        from fastgen.train.presets import PRESETS
+
+        for (name, data), preset in PRESETS.items():
+            assert data in DATASETS
+            model = build_model(name, load(data), {"channels": 16}, preset["model"]["config"])
+            assert model.config["dropout"] == preset["model"]["config"]["dropout"] and model.config["channels"] == 16
+            assert Settings(**preset["settings"]) and Recipe(**preset["recipe"])
+
+
+class TestTrainErrors:
+    def test_unknown_model_lists_the_choices(self, run):
+        assert fails(run("train", "pixelrnn", "--data", "digits"), "'pixelrnn'", "pixelcnn, gated-pixelcnn, pixelcnnpp")
+
+    def test_unknown_data_lists_the_choices(self, run):
+        assert fails(run("train", "pixelcnn", "--data", "mnits"), "'mnits'", "digits")
+
+    def test_no_data(self, run):
+        assert fails(run("train", "pixelcnn"), "--data")
+
+    def test_no_model(self, run):
+        assert fails(run("train", "--data", "digits"), "pixelcnn, gated-pixelcnn, pixelcnnpp")
+
+    def test_data_that_is_not_one(self, run):
+        Path("x.npz").write_bytes(b"PK not an archive")
+        assert fails(run("train", "pixelcnn", "--data", "x.npz"), "x.npz is not a whole NumPy file")
+
+    def test_output_folder_that_cannot_be_written(self, run):
+        Path("file").touch()
+        assert fails(run("train", "pixelcnn", "--data", "digits", "--out", "file/run"), "cannot write", "file/run")
+
+    @pytest.mark.parametrize(
+        ("option", "value", "said"),
+        [
+            ("--epochs", "0", "epochs is 0, expected at least 1"),
+            ("--epochs", "many", "argument --epochs: invalid int value: 'many'"),
+            ("--batch-size", "-3", "batch_size is -3, expected at least 1"),
+            ("--lr", "nan", "lr is nan, expected a positive number"),
+            ("--lr", "-1", "lr is -1.0"),
+            ("--ema-decay", "1", "ema_decay is 1.0"),
+            ("--levels", "1", "levels is 1"),
+            ("--channels", "0", "channels"),
+            ("--channels", "7", "channels"),
+            ("--dropout", "2", "dropout"),
+            ("--validation-fraction", "1", "fraction is 1.0"),
+            ("--set", "kernel_size=4", "kernel_size"),
+            ("--set", "kernels=3", "no argument kernels, expected one of: image_size"),
+            ("--set", "kernel_size", "expected KEY=VALUE"),
+            ("--set", "kernel_size=wide", "kernel_size"),
+            ("--seed", "-1", "seed"),
+            ("--precision", "fp8", "invalid choice: 'fp8'"),
+            ("--image-size", "8", "for folders of pictures"),
+            ("--speed", "8", "unrecognized arguments: --speed"),
+        ],
+    )
+    def test_bad_values(self, run, data, option, value, said):
+        assert fails(run("train", "pixelcnn", "--data", data, option, value), said)
+        assert not list(Path("runs").glob("*/last"))
+
+    def test_classes_without_labels(self, run):
+        np.save("x.npy", rising_images()["images"].astype(np.uint8))
+        command = ["train", "gated-pixelcnn", "--data", "x.npy", "--class-conditional"]
+        assert fails(run(*command), "--class-conditional needs labels")
+
+    def test_resuming_another_model(self, run, trained):
+        assert fails(run("train", "gated-pixelcnn", "--resume", trained), "is a run of pixelcnn, not of gated-pixelcnn")
+
+    def test_resuming_with_other_values(self, run, trained):
+        assert fails(run("train", "--resume", trained, "--lr", 0.5), "recipe.lr is 0.001, this run's is 0.5")
+        assert fails(
+            run("train", "--resume", trained, "--channels", 16), "model.config.channels is 8, this run's is 16"
+        )
+
+    def test_resuming_nothing(self, run):
+        assert fails(run("train", "--resume", "nowhere"), "nowhere does not exist")
+
+    def test_resuming_a_truncated_checkpoint(self, run, trained, tmp_path):
+        copy = copied(trained, tmp_path)
+        truncate(copy / "last" / "optimizers.safetensors")
+        assert fails(run("train", "--resume", copy), "optimizers.safetensors is missing, truncated or damaged")
+
+    def test_debug_shows_where(self, run):
+        status, _, errors = run("train", "pixelrnn", "--data", "digits", "--debug")
+        assert status == 2
+        assert "Traceback" in errors and errors.splitlines()[-1].startswith("fastgen: error: no model 'pixelrnn'")
+
+    def test_divergence(self, run, data):
+        result = run(
+            "train", "pixelcnn", "--data", data, "--lr", 1e30, "--epochs", 3, "--warmup", 0, "--out", "x", *SMALL
+        )
+        status, _, errors = result
+        assert status == 2
+        assert "try a lower learning rate" in errors.splitlines()[-1] and "Traceback" not in errors
+        assert run("sample", "x", "-n", 1)[0] == 0
+
+
+def copied(run, folder):
+    import shutil
+
+    return Path(shutil.copytree(run, folder / "copy"))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+class TestSample:
+    def test_draws_a_picture(self, run, trained):
+        status, output, _ = run("sample", trained, "-n", 9, "--seed", 3)
+        assert status == 0 and "9 images in samples.png" in output
+        assert Image.open("samples.png").size == (3 * (48 + 6) + 6,) * 2
+
+    def test_draws_numbers(self, run, trained):
+        assert run("sample", trained, "-n", 5, "--out", "x.npy")[0] == 0
+        images = np.load("x.npy")
+        assert images.shape == (5, 1, 4, 4) and images.max() < 4
+        assert run("sample", trained, "-n", 5, "--out", "again.npy")[0] == 0
+        assert run("sample", trained, "-n", 5, "--out", "other.npy", "--seed", 1)[0] == 0
+        assert np.array_equal(images, np.load("again.npy"))
+        assert not np.array_equal(images, np.load("other.npy"))
+
+    def test_compare_times_both_methods(self, run, trained):
+        status, output, _ = run("sample", trained, "-n", 4, "--compare")
+        assert status == 0
+        assert "cached" in output and "naive" in output and "same images 4 of 4" in output
+
+    def test_errors(self, run, trained, tmp_path):
+        assert fails(run("sample", "nowhere"), "nowhere does not exist")
+        assert fails(run("sample", trained, "-n", 0), "-n is 0, expected at least 1")
+        assert fails(run("sample", trained, "--out", "x.jpg"), "expected a name ending in .png or .npy")
+        assert fails(run("sample", trained, "--labels", "1"), "not trained with --class-conditional")
+        assert fails(run("sample", trained, "--method", "slow"), "invalid choice: 'slow'")
+        Path("file").touch()
+        assert fails(run("sample", trained, "--out", "file/x.png"), "cannot write")
+
+    def test_damaged_checkpoints(self, run, trained, tmp_path):
+        copy = copied(trained, tmp_path)
+        truncate(copy / "best" / "ema.safetensors")
+        assert fails(run("sample", copy), "best/ema.safetensors is missing, truncated or damaged")
+        # A folder with another model's weights under this model's name.
+        config = json.loads((copy / "last" / "config.json").read_text())
+        config["model"]["config"]["channels"] = 16
+        (copy / "last" / "config.json").write_text(json.dumps(config))
+        assert fails(run("sample", copy / "last"), "is of another model than this PixelCNN")
+        for entry in ({"name": "pixelrnn", "config": {}}, "pixelcnn", None):
+            (copy / "last" / "config.json").write_text(json.dumps({**config, "model": entry}))
+            assert fails(run("sample", copy / "last"), "names no known model, expected one of: pixelcnn")
+        config["model"]["config"]["depth"] = 3
+        (copy / "last" / "config.json").write_text(json.dumps(config))
+        assert fails(run("sample", copy / "last"), "does not describe a pixelcnn", "depth")
+
+
+class TestEvaluate:
+    def test_gives_the_numbers_of_the_run(self, run, trained):
+        final = json.loads((trained / "metrics.json").read_text())["final"]
+        for part in ("train", "validation"):
+            status, output, _ = run("evaluate", trained, "--part", part, "--json", "--device", "cpu")
+            assert status == 0
+            assert json.loads(output)["bits_per_dim"] == pytest.approx(final[f"{part}_bits_per_dim"], rel=1e-6)
+
+    def test_other_data(self, run, trained):
+        np.savez("other.npz", **rising_images(30))
+        status, output, _ = run("evaluate", trained, "--data", "other.npz", "--part", "train")
+        assert status == 0 and "other.npz, 27 train images: bits_per_dim" in output
+
+    def test_errors(self, run, trained):
+        assert fails(run("evaluate", trained, "--part", "test"), "has no part 'test'")
+        assert fails(run("evaluate", trained, "--data", "digits"), "the model was trained on [1, 4, 4] of 4")
+        assert fails(run("evaluate", trained, "--batch-size", 0), "batch_size is 0")
+
+
+class TestOtherCommands:
+    def test_demo(self, run):
+        status, output, errors = run("demo", "--epochs", 1, "--quiet")
+        assert status == 0, errors
+        assert "independent pixels" in output and "runs/demo/samples.png" in output and "ratio" in output
+        assert run("train", "--resume", "runs/demo", "--quiet", "--epochs", 1)[0] == 0, "a demo is a run like any other"
+
+    @pytest.mark.parametrize("command", [[], ["train"], ["sample"], ["evaluate"], ["demo"]])
+    def test_help_teaches(self, run, command):
+        status, output, _ = run(*command, "--help")
+        assert status == 0
+        assert len(output.splitlines()) < 80
+        assert command == ["demo"] or "examples:" in output
+
+    def test_help_names_every_model(self, run):
+        from fastgen.models import MODELS
+
+        assert all(name in run("train", "--help")[1] for name in MODELS)
+
+    def test_unknown_command(self, run):
+        assert fails(run("trian"), "invalid choice: 'trian'", "train")
+        assert fails(run(), "COMMAND")
+
+    @pytest.mark.parametrize("command", ["info", "bench"])
+    def test_forwards_arguments(self, run, monkeypatch, command):
+        class Module:
+            @staticmethod
+            def main(argv):
+                print(argv)
+                return 3
+
+        monkeypatch.setattr(cli.importlib, "import_module", {cli.FORWARDED[command]: Module}.__getitem__)
+        assert run(command, "--json", "x") == (3, "['--json', 'x']\n", "")
+
+    def test_a_missing_package_is_named(self, run, monkeypatch):
+        def missing(_):
+            raise ModuleNotFoundError("No module named 'tqdm'", name="tqdm")
+
+        monkeypatch.setattr(cli.importlib, "import_module", missing)
+        assert fails(run("demo"), "the package tqdm is missing: pip install 'fastgen[train]'")
+
+
+class TestProcesses:
+    """What needs a process of its own."""
+
+    def start(self, *arguments):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "fastgen", *map(str, arguments)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def started(self, out, *arguments):
+        """A process that has written a checkpoint of the second epoch or later."""
+        running = self.start(*arguments)
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.json").exists() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return running
+
+    def test_stopped_and_killed_runs_go_on_as_if_nothing_had_happened(self, data, tmp_path):
+        command = ["train", "pixelcnn", "--data", data, "--epochs", 40, "--batch-size", 4, "--save-every", 5, *SMALL]
+        assert main([*map(str, command), "--out", str(tmp_path / "unbroken")]) == 0
+
+        out = tmp_path / "broken"
+        running = self.started(out, *command, "--out", out)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+        assert running.returncode == 130, errors
+        assert errors.splitlines()[-1].endswith(f"Go on with: fastgen train --resume {out}")
+        assert "Traceback" not in errors
+
+        before = (out / "metrics.json").stat().st_mtime_ns
+        running = self.start("train", "--resume", out, "--quiet")
+        while running.poll() is None and (out / "metrics.json").stat().st_mtime_ns == before:
+            time.sleep(0.005)
+        running.kill()
+        running.communicate(timeout=60)
+
+        running = self.start("train", "--resume", out, "--quiet")
+        _, errors = running.communicate(timeout=120)
+        assert running.returncode == 0, errors
+        unbroken, broken = (json.loads((path / "metrics.json").read_text()) for path in (tmp_path / "unbroken", out))
+        assert (unbroken["history"], unbroken["final"]) == (broken["history"], broken["final"])
+
+    def test_help_imports_no_training_packages(self):
+        code = "import sys, fastgen.cli as c; c.parser(); print([m in sys.modules for m in ('accelerate', 'sklearn')])"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        output = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert output.stdout == "[False, False]\n"

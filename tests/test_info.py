@@ -1,0 +1,70 @@
+"""`fastgen info` tells what runs here, and why the rest does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastgen import info
+from fastgen.ops import _library
+from fastgen.ops._registry import REGISTRY
+
+
+def test_every_op_and_backend_with_state_and_reason(capsys):
+    assert info.main([]) == 0
+    out = capsys.readouterr().out
+    for word in ("versions", "torch", "devices", "cpu: ", "build", "transparent huge pages"):
+        assert word in out
+    for name, op in REGISTRY.items():
+        block = out.split(f"\n{name} on cpu\n")[1].splitlines()[: len(op.backends)]
+        states = {line.split()[0]: line.strip().split(maxsplit=1)[1] for line in block}
+        assert list(states) == list(op.backends) and states["reference"] == "ready"
+
+
+def test_json_has_the_same_states(capsys):
+    assert info.main(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["ops"].keys() == REGISTRY.keys()
+    for name, op in REGISTRY.items():
+        assert list(found["ops"][name]["cpu"]) == list(op.backends)
+
+
+def test_a_ready_backend_really_ran_and_a_broken_one_says_so(monkeypatch):
+    op = REGISTRY["gated_activation"]
+    if _library.UNUSABLE["cpp"]:
+        pytest.skip(f"no CPU kernels here: {_library.UNUSABLE['cpp']}")
+    assert info.backends(op, "cpu")["cpp"] == "ready"
+
+    def broken(*args):
+        raise RuntimeError("illegal instruction\nat line 3")
+
+    monkeypatch.setitem(op.call["cpp"], "gated_activation", broken)
+    assert info.backends(op, "cpu")["cpp"] == "fails: illegal instruction"
+
+
+def test_an_unusable_library_gives_its_reason(monkeypatch):
+    monkeypatch.setitem(_library.UNUSABLE, "cpp", "_C.so was not built: no compiler")
+    assert info.backends(REGISTRY["gated_activation"], "cpu")["cpp"] == "_C.so was not built: no compiler"
+
+
+@pytest.mark.parametrize("build", [{}, {"isas": ["avx2"], "skipped": {"_C": "torch is not importable here"}}])
+def test_an_install_without_kernels_says_how_to_get_them(monkeypatch, build):
+    monkeypatch.setattr(info, "build_report", lambda: build)
+    out = info.text(info.report())
+    assert "--no-build-isolation" in out and ("nothing was built" in out or "not built: _C (torch is not" in out)
+
+
+def test_unknown_argument_is_one_line_and_exit_2(capsys):
+    assert info.main(["--everything"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "fastgen info: unknown argument '--everything'\n")
+
+
+def test_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "fastgen.info", "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and json.loads(done.stdout)["ops"].keys() == REGISTRY.keys()
