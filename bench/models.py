@@ -44,9 +44,9 @@ SAMPLED = (
     Subject(PixelCNNPP, "2x2x160, 32x32", PLUS_PLUS, batches=(1, 8)),
 )
 TRAINED = (
-    Subject(GatedPixelCNN, "10x64, 28x28", GATED, batches=(8,)),
+    Subject(GatedPixelCNN, "10x64, 28x28", GATED, batches=(4,)),
     Subject(PixelCNN, "7x64, 28x28", PLAIN, batches=(16,)),
-    Subject(PixelCNNPP, "2x2x64, 32x32", {**PLUS_PLUS, "channels": 64}, batches=(4,)),
+    Subject(PixelCNNPP, "2x2x64, 32x32", {**PLUS_PLUS, "channels": 64}, batches=(2,)),
 )
 
 

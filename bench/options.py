@@ -32,4 +32,4 @@ class Options:
     @property
     def budget_s(self) -> float:
         """Seconds of timing per row."""
-        return 0.5 if self.quick else 2.0
+        return 0.5 if self.quick else 1.5

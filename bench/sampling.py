@@ -31,7 +31,7 @@ from fastgen.sampling.session import Session, why_unavailable
 # The largest relative error of teacher-forced outputs in float32; a cached sampler beyond it draws from another model.
 _LOGITS_BOUND = 5e-6
 
-_REAL = Subject(GatedPixelCNN, "naive run in full, 10x64, 14x14", {**GATED, "image_size": 14}, batches=(4,))
+_REAL = Subject(GatedPixelCNN, "naive run in full, 10x64, 8x8", {**GATED, "image_size": 8}, batches=(4,))
 
 
 def cases(options: Options) -> list[str]:
@@ -72,7 +72,7 @@ def _measure(subject: Subject, model: AutoregressiveModel, sampler: CachedSample
     timings = interleave(
         {**{m: [call] for m, call in methods.items()}, **limits},
         options.device,
-        budget_s=4 * options.budget_s,
+        budget_s=2 * options.budget_s,
         min_rounds=5,
     )
     ideal = limit(cost, options.device, timings)

@@ -50,7 +50,7 @@ def _measure(subject: Subject, size: int, options: Options) -> Row:
         losses["compile"] = lambda m: torch.compile(forced(m.loss, "reference"), dynamic=False)
     steps = {method: _step(copy.deepcopy(model), batch, loss) for method, loss in losses.items()}
     timings = interleave(
-        {m: [step] for m, step in steps.items()}, device, budget_s=4 * options.budget_s, min_rounds=5, graphs=False
+        {m: [step] for m, step in steps.items()}, device, budget_s=2 * options.budget_s, min_rounds=5, graphs=False
     )
     own = timings.pop("fastgen")
     return Row(

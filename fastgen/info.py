@@ -23,8 +23,8 @@ READY = "ready"
 
 _PACKAGES = ("torch", "triton", "numpy", "accelerate", "safetensors", "scikit-learn", "matplotlib", "pillow")
 
-_CHOICE = """A call takes the first backend of its op that is ready and pays for its shapes: fastgen.explain tells which and
-why; fastgen.use_backend, or FASTGEN_BACKEND in the environment, forces one."""
+_CHOICE = """A call takes the first backend of its op that is ready and pays for its shapes: fastgen.explain tells which
+and why; fastgen.use_backend, or FASTGEN_BACKEND in the environment, forces one."""
 
 _PLAIN_INSTALL = """A plain `pip install` builds in an environment of its own, without torch, and so without kernels:
 every op then runs its reference. For the kernels: pip install --no-build-isolation ."""

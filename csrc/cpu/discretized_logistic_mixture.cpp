@@ -1,5 +1,6 @@
-// One mixture after another over a block of 64 positions: each row of the parameters is read as a run of 64, where position after position
-// would have all channels of a 32x32 image fight for one set of the cache, and what the gradient keeps of a block stays in cache.
+// One mixture after another over a block of 64 positions: each row of the parameters is read as a run of 64, where
+// position after position would have all channels of a 32x32 image fight for one set of the cache, and what the
+// gradient keeps of a block stays in cache.
 #include "discretized_logistic_mixture.h"
 
 #include "../math/discretized_logistic_mixture.h"
@@ -80,7 +81,8 @@ static void evaluate(const MixtureRows<C, const S>& rows, int64_t j, const Row<T
   for (int64_t i = 0; i < count; ++i) ratio[i] /= denominator[i];
 }
 
-// Turns ratio[j] into the mixture's weight and exponent[j] into the weight of its logit, each relative to the largest, and adds them up.
+// Turns ratio[j] into the mixture's weight and exponent[j] into the weight of its logit, each relative to the largest,
+// and adds them up.
 template <int C, class S, class T>
 static void weigh(const MixtureRows<C, const S>& rows, int64_t mixtures, int64_t count, Probabilities<T>* p,
                   Totals<T>* totals) {
@@ -136,8 +138,8 @@ static void log_prob_block(const MixtureBlock& block, const S* x, const S* param
   }
 }
 
-// With w the mixture's posterior weight times the output's gradient, its parameters get w times the slopes. x moves against each
-// mean and, through the coefficients, along the means of later channels.
+// With w the mixture's posterior weight times the output's gradient, its parameters get w times the slopes. x moves
+// against each mean and, through the coefficients, along the means of later channels.
 template <int C, class S, class T>
 static void write_gradient(const MixtureRows<C, S>& grad_rows, int64_t j, const Row<T>* x, const Slopes<C, T>& slopes,
                            const T* __restrict weight, int64_t count, Row<T>* grad_x) {

@@ -9,14 +9,14 @@ namespace fastgen {
 constexpr int64_t kMixturePositions = 64;
 constexpr int64_t kMaxMixtures = 64;
 
-// `count` <= 64 neighbouring positions of one sample. Their x, parameters and gradients are rows that lie `stride` elements apart; the pointers
-// passed with a block point at its first position.
+// `count` <= 64 neighbouring positions of one sample. Their x, parameters and gradients are rows that lie `stride`
+// elements apart; the pointers passed with a block point at its first position.
 struct MixtureBlock {
   int64_t stride, count, mixtures, channels, levels;
 };
 
-// The rows of a block's parameters as PixelCNN++ lays them out: logits, then for each of the C channels means, log-scales and,
-// with three channels, coefficients; `mixtures` rows of each.
+// The rows of a block's parameters as PixelCNN++ lays them out: logits, then for each of the C channels means,
+// log-scales and, with three channels, coefficients; `mixtures` rows of each.
 template <int C, class S>
 struct MixtureRows {
   S* begin;
@@ -47,7 +47,8 @@ struct MixtureTable {
   MixtureFunctions<BFloat16> bf16;
 };
 
-// `first` is the index of the block's first position among all positions of the batch: what its random numbers depend on.
+// `first` is the index of the block's first position among all positions of the batch: what its random numbers depend
+// on.
 template <class S>
 using MixtureSample = void(const MixtureBlock& block, const S* parameters, int64_t first, int64_t seed, int64_t offset,
                            S* out);

@@ -82,10 +82,17 @@ static Tensor log_prob_cpu(const Tensor& x, const Tensor& parameters, int64_t le
   Tensor out = torch::stable::new_empty(x, {s.batch, s.height, s.width});
   const MixtureTable& table = FASTGEN_PICK(discretized_logistic_mixture);
   switch (x.scalar_type()) {
-    case ScalarType::Float: run_log_prob(table.f32, s, x, parameters, out); break;
-    case ScalarType::Double: run_log_prob(table.f64, s, x, parameters, out); break;
-    case ScalarType::BFloat16: run_log_prob(table.bf16, s, x, parameters, out); break;
-    default: STD_TORCH_CHECK(false, "discretized_logistic_mixture_log_prob: no CPU kernel for this dtype");
+    case ScalarType::Float:
+      run_log_prob(table.f32, s, x, parameters, out);
+      break;
+    case ScalarType::Double:
+      run_log_prob(table.f64, s, x, parameters, out);
+      break;
+    case ScalarType::BFloat16:
+      run_log_prob(table.bf16, s, x, parameters, out);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "discretized_logistic_mixture_log_prob: no CPU kernel for this dtype");
   }
   return out;
 }
@@ -108,12 +115,17 @@ static std::tuple<Tensor, Tensor> log_prob_backward_cpu(const Tensor& grad, cons
   Tensor grad_x = torch::stable::empty_like(x), grad_parameters = torch::stable::empty_like(parameters);
   const MixtureTable& table = FASTGEN_PICK(discretized_logistic_mixture);
   switch (x.scalar_type()) {
-    case ScalarType::Float: run_log_prob_backward(table.f32, s, grad, x, parameters, grad_x, grad_parameters); break;
-    case ScalarType::Double: run_log_prob_backward(table.f64, s, grad, x, parameters, grad_x, grad_parameters); break;
+    case ScalarType::Float:
+      run_log_prob_backward(table.f32, s, grad, x, parameters, grad_x, grad_parameters);
+      break;
+    case ScalarType::Double:
+      run_log_prob_backward(table.f64, s, grad, x, parameters, grad_x, grad_parameters);
+      break;
     case ScalarType::BFloat16:
       run_log_prob_backward(table.bf16, s, grad, x, parameters, grad_x, grad_parameters);
       break;
-    default: STD_TORCH_CHECK(false, "discretized_logistic_mixture_log_prob_backward: no CPU kernel for this dtype");
+    default:
+      STD_TORCH_CHECK(false, "discretized_logistic_mixture_log_prob_backward: no CPU kernel for this dtype");
   }
   return {grad_x, grad_parameters};
 }
@@ -131,10 +143,17 @@ static Tensor sample_cpu(const Tensor& parameters, int64_t channels, int64_t lev
   Tensor out = torch::stable::new_empty(parameters, {s.batch, channels, s.height, s.width});
   const MixtureSampleTable& table = FASTGEN_PICK(discretized_logistic_mixture_sample);
   switch (parameters.scalar_type()) {
-    case ScalarType::Float: run_sample(table.f32, s, parameters, seed, offset, out); break;
-    case ScalarType::Double: run_sample(table.f64, s, parameters, seed, offset, out); break;
-    case ScalarType::BFloat16: run_sample(table.bf16, s, parameters, seed, offset, out); break;
-    default: STD_TORCH_CHECK(false, "discretized_logistic_mixture_sample: no CPU kernel for this dtype");
+    case ScalarType::Float:
+      run_sample(table.f32, s, parameters, seed, offset, out);
+      break;
+    case ScalarType::Double:
+      run_sample(table.f64, s, parameters, seed, offset, out);
+      break;
+    case ScalarType::BFloat16:
+      run_sample(table.bf16, s, parameters, seed, offset, out);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "discretized_logistic_mixture_sample: no CPU kernel for this dtype");
   }
   return out;
 }

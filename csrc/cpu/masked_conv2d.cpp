@@ -149,15 +149,25 @@ static void pack_weight(const T* weight, int64_t out_stride, int64_t in_stride, 
   }
 }
 
+template <class T>
+static inline void copy_line(const T* from, int64_t n, T* to) {
+  for (int64_t i = 0; i < n; i += kLanes<T>) store_left(to + i, n - i, load_left(from + i, n - i));
+}
+
+template <class T>
+static inline void zero_line(int64_t n, T* to) {
+  for (int64_t i = 0; i < n; i += kLanes<T>) store_left(to + i, n - i, Vector<T>{});
+}
+
 // `length` elements of a line of `n` from position `from` on, zero outside it.
 template <class T>
 static void copy_stretch(const T* line, int64_t n, int64_t from, int64_t length, T* out) {
   int64_t begin = from < 0 ? smaller(-from, length) : 0;
   int64_t end = n - from < length ? n - from : length;
   if (end < begin) end = begin;
-  for (int64_t i = 0; i < begin; ++i) out[i] = T(0);
-  for (int64_t i = begin; i < end; i += kLanes<T>) store_left(out + i, end - i, load_left(line + from + i, end - i));
-  for (int64_t i = end; i < length; ++i) out[i] = T(0);
+  zero_line(begin, out);
+  copy_line(line + from + begin, end - begin, out + begin);
+  zero_line(length - end, out + end);
 }
 
 template <class T>
@@ -243,26 +253,50 @@ static void store_transposed(const T* buffer, int64_t width, int64_t count, int6
   }
 }
 
+// Results [2 vectors of channels, kRun positions] on their way to y: written in whole cache lines, which tiles of a few
+// positions in planes whose size is a power of two would evict half-written.
+static constexpr int64_t kRun = 128;
+
+// Positions [row, row + rows) x [column, column + columns) of one block of channels, into `run` [channels, kRun].
+template <class T>
+static void forward_run(const T* patch, const Patch& shape, const int64_t* offsets, int64_t taps, int64_t in,
+                        const T* packed, const T* bias, int64_t channels, int64_t rows, int64_t columns, T* run) {
+  constexpr int lanes = kLanes<T>;
+  bool one = channels <= lanes;
+  // Tiles along a row differ by one at most.
+  int64_t tiles = (columns + kTile - 1) / kTile, count = columns / tiles, longer = columns % tiles;
+  alignas(64) T buffer[2 * lanes * 2 * lanes];
+  for (int64_t i = 0; i < rows; ++i, run += columns) {
+    for (int64_t tile = 0, j = 0; tile < tiles; ++tile) {
+      int64_t positions = count + (tile < longer);
+      Multiply<T> multiply = one ? pick_multiply<T, 1>(positions) : pick_multiply<T, 2>(positions);
+      multiply(patch + i * shape.columns.size() + j, shape.size(), offsets, taps, in, packed, bias, buffer);
+      store_transposed(buffer, one ? lanes : 2 * lanes, positions, channels, run + j, kRun);
+      j += positions;
+    }
+  }
+}
+
 template <class T>
 static void forward(const T* patch, const Patch& shape, const int64_t* offsets, int64_t taps, int64_t in,
                     const T* packed, const T* bias, int64_t out, T* y, int64_t channel_stride, int64_t row_stride) {
-  constexpr int lanes = kLanes<T>;
-  int64_t columns = shape.columns.n, width = shape.columns.size(), plane = shape.size();
-  // Tiles along a row differ by one at most.
-  int64_t tiles = (columns + kTile - 1) / kTile, count = columns / tiles, longer = columns % tiles;
-  alignas(64) T buffer[2 * lanes * 2 * lanes] = {};
-  for (int64_t i = 0; i < shape.rows.n; ++i) {
-    for (int64_t tile = 0, j = 0; tile < tiles; ++tile) {
-      int64_t positions = count + (tile < longer);
-      for (int64_t first = 0; first < out; first += 2 * lanes) {
-        int64_t channels = smaller(2 * lanes, out - first);
-        bool one = channels <= lanes;
-        Multiply<T> multiply = one ? pick_multiply<T, 1>(positions) : pick_multiply<T, 2>(positions);
-        multiply(patch + i * width + j, plane, offsets, taps, in, packed + first * taps * in, bias + first, buffer);
-        store_transposed(buffer, one ? lanes : 2 * lanes, positions, channels,
-                         y + first * channel_stride + i * row_stride + j, channel_stride);
+  constexpr int64_t block = 2 * kLanes<T>;
+  alignas(64) T run[block * kRun];
+  int64_t width = smaller(shape.columns.n, kRun), height = kRun / width;
+  for (int64_t i = 0; i < shape.rows.n; i += height) {
+    for (int64_t j = 0; j < shape.columns.n; j += width) {
+      int64_t rows = smaller(height, shape.rows.n - i), columns = smaller(width, shape.columns.n - j);
+      for (int64_t first = 0; first < out; first += block) {
+        int64_t channels = smaller(block, out - first);
+        forward_run(patch + i * shape.columns.size() + j, shape, offsets, taps, in, packed + first * taps * in,
+                    bias + first, channels, rows, columns, run);
+        for (int64_t n = 0; n < channels; ++n) {
+          T* line = y + (first + n) * channel_stride + i * row_stride + j;
+          // Whole rows of the image lie side by side.
+          int64_t lines = columns == row_stride ? 1 : rows, length = columns == row_stride ? rows * columns : columns;
+          for (int64_t l = 0; l < lines; ++l) copy_line(run + n * kRun + l * length, length, line + l * row_stride);
+        }
       }
-      j += positions;
     }
   }
 }

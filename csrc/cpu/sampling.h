@@ -146,8 +146,8 @@ struct Team {
   // Written by the first member: how often it waited long for another, and from which step on it goes on alone.
   int64_t long_waits;
   int64_t parts_at;
-  // How many barriers each member has reached, one cache line apart.
-  struct alignas(64) Reached {
+  // How many barriers each member has reached; two cache lines apart, since prefetchers fetch them in pairs.
+  struct alignas(128) Reached {
     int64_t barriers;
   } reached[kMaxTeam];
 };

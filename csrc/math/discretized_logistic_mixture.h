@@ -1,13 +1,14 @@
-// The probability that a logistic distribution gives to one bin of width 2 / (levels - 1), exact at every scale, and its gradient.
+// The probability that a logistic distribution gives to one bin of width 2 / (levels - 1), exact at every scale, and
+// its gradient.
 //
 // With s = max(log_scale, -7), h = e^-s / (levels - 1), u = (x - mean) e^-s + h and l = (x - mean) e^-s - h:
 //
 //     sigmoid(u) - sigmoid(l) = (1 - e^-2h) sigmoid(u) sigmoid(-l),
 //
-// in which nothing cancels. The lowest bin reaches to minus infinity and has sigmoid(u), the highest has sigmoid(-l): the same
-// product without the factors that are not theirs. Each factor is kept as a number and an exponent, sigmoid(u) =
-// e^min(u, 0) / (1 + e^-|u|), so that nothing under- or overflows and a whole mixture needs one logarithm. There are no branches: a
-// plain loop over these functions vectorises. NaN in, NaN out.
+// in which nothing cancels. The lowest bin reaches to minus infinity and has sigmoid(u), the highest has sigmoid(-l):
+// the same product without the factors that are not theirs. Each factor is kept as a number and an exponent, sigmoid(u)
+// = e^min(u, 0) / (1 + e^-|u|), so that nothing under- or overflows and a whole mixture needs one logarithm. There are
+// no branches: a plain loop over these functions vectorises. NaN in, NaN out.
 #pragma once
 
 #include <float.h>
@@ -19,8 +20,8 @@
 
 namespace fastgen {
 
-// Below this h, 1 - e^-2h is 2h to the last bit: h stops there and log(h) goes to the exponent, so that the product of three such
-// factors is still a normal number.
+// Below this h, 1 - e^-2h is 2h to the last bit: h stops there and log(h) goes to the exponent, so that the product of
+// three such factors is still a normal number.
 template <class T>
 struct NarrowestBin;
 template <>
@@ -32,7 +33,8 @@ struct NarrowestBin<double> {
   static constexpr double value = 1e-17;
 };
 
-// e^x for x <= 88, and zero below -87: one comparison less than `exp`, and a mixture that far below another one has no weight at all.
+// e^x for x <= 88, and zero below -87: one comparison less than `exp`, and a mixture that far below another one has no
+// weight at all.
 FASTGEN_HD float exp_or_zero(float x) {
 #if defined(__CUDA_ARCH__)
   return x < -87.0f ? 0.0f : expf(x);
@@ -49,8 +51,8 @@ FASTGEN_HD double exp_or_zero(double x) { return ::exp(x); }
 // The grid of values from -1 to 1.
 template <class T>
 struct Levels {
-  T half_width;       // of a bin, 1 / (levels - 1)
-  T widest_log_scale; // where h reaches the narrowest bin
+  T half_width;        // of a bin, 1 / (levels - 1)
+  T widest_log_scale;  // where h reaches the narrowest bin
 };
 
 template <class T>
@@ -59,7 +61,8 @@ FASTGEN_HD Levels<T> make_levels(int64_t levels) {
   return {half_width, log(half_width / NarrowestBin<T>::value)};
 }
 
-// p = numerator / denominator * e^exponent; the numerator is at least 2e-8 (2e-17 in double), the denominator between 1 and 4.
+// p = numerator / denominator * e^exponent; the numerator is at least 2e-8 (2e-17 in double), the denominator between 1
+// and 4.
 template <class T>
 struct Bin {
   T numerator, denominator, exponent;
@@ -87,7 +90,7 @@ struct BinTerms {
 
 template <class T>
 FASTGEN_HD BinTerms<T> bin_terms(T x, T mean, T log_scale, Levels<T> levels) {
-  bool lowest = x < levels.half_width - T(1), highest = x > T(1) - levels.half_width;
+  bool lowest = x<levels.half_width - T(1), highest = x> T(1) - levels.half_width;
   BinTerms<T> b;
   T s = clamped_log_scale(log_scale);
   b.scale = exp_or_zero(-s);
@@ -123,8 +126,8 @@ FASTGEN_HD BinGradient<T> bin_gradient(const BinTerms<T>& b, T log_scale) {
   return {(dl - du) * b.scale, log_scale < T(-7) ? T(0) : slope};
 }
 
-// The weight of mixture j in a sum, relative to the largest exponent; 2^87 too large, so that the smallest ratio times the smallest
-// exponential is still a normal number. Where every exponent is -inf, so is the sum's logarithm.
+// The weight of mixture j in a sum, relative to the largest exponent; 2^87 too large, so that the smallest ratio times
+// the smallest exponential is still a normal number. Where every exponent is -inf, so is the sum's logarithm.
 template <class T>
 FASTGEN_HD T mixture_weight(T ratio, T exponent, T largest_exponent) {
   T shift = largest_exponent < T(-FLT_MAX) ? T(0) : largest_exponent;
@@ -142,8 +145,8 @@ FASTGEN_HD T larger(T a, T b) {
   return b > a ? b : a;
 }
 
-// A draw: mean + e^s log(u / (1 - u)), cut to [-1, 1] and rounded to the nearest level; NaN where that sum is not finite. In double, so that
-// every backend rounds to the same level.
+// A draw: mean + e^s log(u / (1 - u)), cut to [-1, 1] and rounded to the nearest level; NaN where that sum is not
+// finite. In double, so that every backend rounds to the same level.
 FASTGEN_HD double draw_level(double mean, double log_scale, double u, int64_t levels) {
   u = u < 1e-5 ? 1e-5 : u;
   u = u > 1 - 1e-5 ? 1 - 1e-5 : u;

@@ -1,5 +1,5 @@
-// exp and log in double without branches, so that a plain loop over them vectorises; within 2 ulp. For what every backend must decide
-// alike, whatever its library; exp.h and log.h have libm's. NaN in, NaN out.
+// exp and log in double without branches, so that a plain loop over them vectorises; within 2 ulp. For what every
+// backend must decide alike, whatever its library; exp.h and log.h have libm's. NaN in, NaN out.
 #pragma once
 
 #include <stdint.h>
@@ -12,7 +12,8 @@
 
 namespace fastgen {
 
-// Zero below -708 and infinite above 709. Taylor's series on [-ln 2 / 2, ln 2 / 2], of which the first term left out is 4e-18.
+// Zero below -708 and infinite above 709. Taylor's series on [-ln 2 / 2, ln 2 / 2], of which the first term left out is
+// 4e-18.
 FASTGEN_HD double exp_double(double x) {
 #if defined(__CUDA_ARCH__)
   return ::exp(x);
@@ -44,7 +45,8 @@ FASTGEN_HD double exp_double(double x) {
 #endif
 }
 
-// Of a positive, normal number. With m in [sqrt(1/2), sqrt(2)) and s = (m - 1) / (m + 1), log m = 2 atanh s (fdlibm's polynomial).
+// Of a positive, normal number. With m in [sqrt(1/2), sqrt(2)) and s = (m - 1) / (m + 1), log m = 2 atanh s (fdlibm's
+// polynomial).
 FASTGEN_HD double log_double(double x) {
 #if defined(__CUDA_ARCH__)
   return ::log(x);
@@ -54,7 +56,8 @@ FASTGEN_HD double log_double(double x) {
     int64_t bits;
   } in, mantissa, exponent;
   in.value = x;
-  // The exponent, moved to the low bits of 1.5 * 2^52 and back to a number: there is no 64-bit conversion to vectorise below AVX-512.
+  // The exponent, moved to the low bits of 1.5 * 2^52 and back to a number: there is no 64-bit conversion to vectorise
+  // below AVX-512.
   uint64_t above = (uint64_t)in.bits - 0x3FE6A09E667F3BCD + (0x3FFull << 52);
   exponent.bits = (int64_t)(above >> 52) + 0x4338000000000000;
   double k = exponent.value - (0x1.8p52 + 1023.0);

@@ -1,5 +1,5 @@
-// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): four random words that depend on nothing but a
-// counter and a key, so that every backend draws the same numbers in whatever order its threads run.
+// Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): four random words that depend on
+// nothing but a counter and a key, so that every backend draws the same numbers in whatever order its threads run.
 #pragma once
 
 #include <stdint.h>

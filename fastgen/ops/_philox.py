@@ -11,7 +11,9 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _LOW_32 = 0xFFFFFFFF
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four random 32-bit words for every 128-bit counter under a 64-bit key; all words are int64 in [0, 2^32).
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011), section 3.3.

@@ -283,7 +283,9 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     def sample(name: str, x: Tensor, parameters: Tensor, **kwargs: int) -> Sample:
         return Sample(name, (x.to(device, dtype), parameters.to(device, dtype)), kwargs)
 
-    def usual(batch: int, channels: int, mixtures: int, height: int, width: int, levels: int = 256) -> tuple[Tensor, Tensor]:
+    def usual(
+        batch: int, channels: int, mixtures: int, height: int, width: int, levels: int = 256
+    ) -> tuple[Tensor, Tensor]:
         return (
             _pixels(batch, channels, height, width, levels),
             _network_output(batch, channels, mixtures, height, width),

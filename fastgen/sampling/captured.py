@@ -1,15 +1,17 @@
 """The executor of a `Program` for GPUs: one captured CUDA graph per kind of step, replayed for every pixel.
 
-On a GPU a step is bound by launches, not by arithmetic, so the whole step (every event, the draw, the write into the image) is one
-graph. Positions cannot be baked into a graph that is replayed at every pixel; they are data instead. For each step the executor
-precomputes where every operand of every event lies in its ring, with one slot of zeros standing for whatever is outside, and a
-device counter selects the row of that table. Steps that run the same nodes over as many columns with the same taps share a graph.
+On a GPU a step is bound by launches, not by arithmetic, so the whole step (every event, the draw, the write into the
+image) is one graph. Positions cannot be baked into a graph that is replayed at every pixel; they are data instead. For
+each step the executor precomputes where every operand of every event lies in its ring, with one slot of zeros standing
+for whatever is outside, and a device counter selects the row of that table. Steps that run the same nodes over as many
+columns with the same taps share a graph.
 
 Where there is no CUDA the same operations run without being captured, on any device: that is how they are proved.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -58,6 +60,8 @@ class CapturedSession:
         self._tables = [torch.from_numpy(table).to(self.device) for table in self._plan.tables]
         self._ordinals = torch.from_numpy(self._plan.ordinals).to(self.device)
         self._instructions = [self._compile(kind) for kind in self._plan.kinds]
+        # What the network sees for each level: a graph cannot copy it from the host.
+        self._table = None if draw is None else draw.table.to(self.device, dtype)
         self._step = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._buffers: dict[str, Tensor] = {}
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
@@ -76,14 +80,14 @@ class CapturedSession:
             expected = (rows, cols, node.channels)
             if node.op != "constant" or data.shape[1:] != expected or data.shape[0] not in (1, self.batch):
                 raise ValueError(
-                    f"constants: node {index} ({node.op}) expects [1 or {self.batch}, {rows}, {cols}, {node.channels}], "
-                    f"got shape {tuple(data.shape)}"
+                    f"constants: node {index} ({node.op}) expects [1 or {self.batch}, {rows}, {cols}, "
+                    f"{node.channels}], got shape {tuple(data.shape)}"
                 )
             self._rings[index][:, :-1] = data.flatten(1, 2).to(self.device, self.dtype)
 
     @torch.no_grad()
     def run(self, noise: Tensor, given: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Draws the images: levels int64 [batch, channels, height, width] on the CPU. Arguments as `ReferenceSession.run`."""
+        """Draws the images: levels int64 [batch, channels, height, width] on the CPU, as `ReferenceSession.run`."""
         program, draw = self.program, self.draw
         if draw is None:
             raise ValueError("draw: this session was made without one")
@@ -103,7 +107,7 @@ class CapturedSession:
 
     @torch.no_grad()
     def teacher_force(self, x: Tensor) -> Tensor:
-        """The network's output for the known image `x` [batch, channels, height, width], as `ReferenceSession.teacher_force`."""
+        """The network's output for the known image `x` [batch, channels, height, width], as the reference has it."""
         program = self.program
         expected = (self.batch, program.channels, program.height, program.width)
         if x.shape != expected:
@@ -177,7 +181,7 @@ class CapturedSession:
 
     def _draw_step(self, kind: int) -> None:
         """Everything one step does, in operations that never wait for the device."""
-        indices = self._run_events(kind, advance=False)
+        indices = self._run_events(kind)
         parameters = self._output(kind, indices)
         noise, known, levels = (
             self._buffers[name].index_select(0, self._step)[0] for name in ("noise", "known", "levels")
@@ -186,9 +190,9 @@ class CapturedSession:
         self._buffers["undrawable"].logical_or_(~(drawable | known[:, 0]).all())
         drawn = torch.where(known, levels, drawn)
         self._buffers["levels"].index_copy_(0, self._step, drawn[None])
-        self._feed(kind, indices, self.draw.table.to(self.device)[drawn])
+        self._feed(kind, indices, self._table[drawn])
 
-    def _run_events(self, kind: int, advance: bool = False) -> Tensor:
+    def _run_events(self, kind: int) -> Tensor:
         """Runs the events of the current step; returns its row of the table of positions."""
         ordinal = self._ordinals.index_select(0, self._step)
         indices = self._tables[kind].index_select(0, ordinal)[0]
@@ -202,7 +206,7 @@ class CapturedSession:
 
     def _feed(self, kind: int, indices: Tensor, values: Tensor) -> None:
         ring = self._rings[self.program.inputs[self._plan.kinds[kind].color]]
-        ring.index_copy_(1, indices[-1:], values.to(self.dtype)[:, None])
+        ring.index_copy_(1, indices[-1:], values[:, None])
         self._step.add_(1)
 
     def _read(self, view: View, slots: Tensor) -> Tensor:
@@ -240,7 +244,7 @@ class CapturedSession:
         return compute
 
     def _convolution(self, node: Node, event: _KindOfEvent) -> Callable[[Tensor], Tensor]:
-        """One matrix product per operand over all its taps: gathering them side by side is a view of the ring's layout."""
+        """One matrix product per operand, over all its taps: the ring's layout gathers them side by side."""
         products = []
         for operand, taps, where in zip(event.operands, event.taps, event.reads, strict=False):
             weight = torch.cat([node.taps[t].weight for t in taps]).to(self.device, self.dtype)
@@ -262,7 +266,7 @@ class CapturedSession:
 
 
 class _KindOfEvent:
-    """An event without its position: the node, how many positions, which taps; and where in a row of the table it reads."""
+    """An event without its position: the node, how many positions, which taps, and where in the table it reads."""
 
     def __init__(self, program: Program, node: int, positions: int, phase: tuple[int, ...], begin: int):
         self.node, self.positions, self.phase = node, positions, phase
@@ -274,7 +278,7 @@ class _KindOfEvent:
         plain = len(described.operands) - described.num_tap_operands
         lengths = [positions * len(taps) for taps in self.taps] + [positions] * plain
         ends = begin + np.cumsum([0, *lengths, positions])
-        slices = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        slices = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
         self.reads, self.write, self.end = slices[:-1], slices[-1], int(ends[-1])
 
 
@@ -293,8 +297,10 @@ class _Plan:
     """Sorts the steps of a program into kinds and tabulates, for every step, which slots its events read and write.
 
     Attributes:
-        kinds: the kinds of step; `kind_of_step` [steps] and `ordinals` [steps] say which one a step is, and the how manieth.
-        tables: per kind, int64 [steps of that kind, slots]: for each event its reads, then its writes; last, the slot of the
+        kinds: the kinds of step; `kind_of_step` [steps] and `ordinals` [steps] say which one a step is, and the how
+            manieth.
+        tables: per kind, int64 [steps of that kind, slots]: for each event its reads, then its writes; last, the slot
+            of the
             output and the slot of the input that the draw fills.
     """
 

@@ -1,5 +1,4 @@
-"""Splits the nodes of a network that orders its colours (red before green before blue), so that a step computes one
-colour.
+"""Splits the nodes of a network that orders its colours, red before green before blue: a step computes one colour.
 
 Channels of one node may be ready at different steps: with masks over colours some see the red of their own pixel,
 others nothing of it. Channels that are ready at the same times become a node of their own, usually one per colour,

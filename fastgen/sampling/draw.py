@@ -130,7 +130,7 @@ class LogisticMixture:
                 mean = mean + chosen[:, 1, 2].tanh() * values[0] + chosen[:, 2, 2].tanh() * values[1]
             x = (mean + noise[:, channel]).clamp(-1, 1).nan_to_num(0)
             levels.append(torch.floor((x + 1) * ((self.num_levels - 1) / 2) + 0.5).long())
-            values.append(levels[-1] * (2 / (self.num_levels - 1)) - 1)
+            values.append(levels[-1].double() * (2 / (self.num_levels - 1)) - 1)
         return torch.stack(levels, 1), drawable
 
 

@@ -28,5 +28,4 @@ class NotCausalError(ValueError):
 
 
 class VerificationError(ValueError):
-    """The program does not compute what the network computes, for instance because its Python code branches on
-    values."""
+    """The program does not compute what the network computes: its Python code may branch on values, or be random."""

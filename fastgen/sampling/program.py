@@ -12,8 +12,8 @@ image without ever running the network. `trace.py` makes the nodes, `causality.p
   label's bias) is stored once per image and never spread over the grid.
 - `POINTWISE` below is the whole list of functions. Each operand has as many channels as the node, except that of
   `concat_elu`, which has half of them.
-- The taps of one convolution may read operands with different numbers of channels: `weight` is [that operand's
-channels, out].
+- The taps of one convolution may read operands with different numbers of channels: `weight` is [channels of that
+  operand, channels of the node].
 
 Time is counted in *steps*: one per pixel in raster order, or one per colour of a pixel where the network orders the
 colours (`Program.colors` > 1). Before step `t` exactly the values of steps `0 .. t-1` are known; at step `t` the
@@ -116,10 +116,10 @@ class Node:
     op:
         `input`      the image itself; `color` says which colour (all channels at once where `Program.colors` is 1)
         `constant`   `data` [1 or batch, 1 or height, 1 or width, channels], float64; a batch axis where labels decide
-        it `conv`       `taps` over `operands[:k]`, plus `bias`, plus every operand in `operands[k:]` added as it is
-        (k =
-                     `num_tap_operands`); reads at `(r * stride + tap.row) / inverse_stride` and skips where it does
-                     not divide, so that strides, dilations and transposed convolutions are one formula
+        `conv`       `taps` over `operands[:k]`, plus `bias`, plus every operand in `operands[k:]` added as it is (k =
+                     `num_tap_operands`); reads at `(r * stride + tap.row) / inverse_stride` and skips where that does
+                     not divide, so strides, dilations and transposed convolutions are one formula. Small groups
+                     (depthwise) are dense blocks with zeros
         `pointwise`  `function` (of `POINTWISE`) of the operands, elementwise; `scalars` are its constants
         `concat`     the operands one after another along the channels
         `norm`       layer normalisation over the channels: `scale`, `shift`, `eps`

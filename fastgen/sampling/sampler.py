@@ -16,7 +16,7 @@ from fastgen.sampling.reference import ReferenceSession, check_draw
 from fastgen.sampling.schedule import schedule
 from fastgen.sampling.simplify import simplify
 from fastgen.sampling.tape import Condition, condition_tensors, example_condition
-from fastgen.sampling.trace import trace
+from fastgen.sampling.trace import Traced, trace
 
 __all__ = ["CachedSampler"]
 
@@ -65,14 +65,16 @@ class CachedSampler:
         method: str = "auto",
         dtype: torch.dtype | None = None,
     ):
-        self._traced = trace(model, shape, colors=colors, condition=condition, forward=forward)
-        self._make_session = _session_maker(method, self._traced.device)
-        self.dtype = self._traced.dtype if dtype is None else dtype
-        self.program: Program = schedule(simplify(split_colors(self._traced.graph)))
+        traced = trace(model, shape, colors=colors, condition=condition, forward=forward)
+        self.program: Program = schedule(simplify(split_colors(traced.graph)))
         check_draw(self.program, draw)
         self.draw = draw
+        self.dtype = traced.dtype if dtype is None else dtype
+        self._conditional = condition is not None
+        self._tape = traced.tape
+        self._make_session = _session_maker(method, traced.device)
         self._session = None
-        self._verify(condition)
+        self._verify(traced, condition)
 
     @property
     def steps(self) -> int:
@@ -100,11 +102,9 @@ class CachedSampler:
         """
         if n < 1:
             raise ValueError(f"n: expected at least 1, got {n}")
-        if (labels is None) != (not self._traced.conditional):
-            expected = "the condition that the network was traced with" if self._traced.conditional else "none"
-            raise ValueError(f"labels: expected {expected}")
+        self._check_labels(labels, n)
         session = self._session_for(n)
-        session.set_constants(self._traced.constants(self.program, labels, n))
+        session.set_constants(self._tape.constants(self.program, labels))
         if noise is None:
             noise = uniform_noise(self.steps, n, self.draw, generator)
         return session.run(noise, given, mask)
@@ -119,18 +119,25 @@ class CachedSampler:
             self._session = self._make_session(self.program, batch, self.dtype, self.draw)
         return self._session
 
-    def _verify(self, condition: Condition) -> None:
+    def _check_labels(self, labels: Condition, n: int) -> None:
+        if (labels is not None) != self._conditional:
+            expected = "the condition that the network was traced with" if self._conditional else "none"
+            raise ValueError(f"labels: expected {expected}")
+        for tensor in condition_tensors(labels):
+            if tensor.dim() == 0 or len(tensor) != n:
+                raise ValueError(f"labels: expected {n} rows, one per image, got shape {tuple(tensor.shape)}")
+
+    def _verify(self, traced: Traced, condition: Condition) -> None:
         """Compares the program, in float64 and fed a random image, with the network itself."""
         rows = example_condition(condition)
         # Other conditions than the traced ones, where the example has more than one row.
         rows = None if rows is None else [tensor.flip(0) for tensor in condition_tensors(rows)]
-        x, expected = self._traced.run(rows, self.draw.table)
-        batch = len(x)
-        session = self._make_session(self.program, batch, torch.float64)
-        session.set_constants(self._traced.constants(self.program, rows, batch))
+        x, expected = traced.run(rows, self.draw.table)
+        session = self._make_session(self.program, len(x), torch.float64)
+        session.set_constants(self._tape.constants(self.program, rows))
         got = session.teacher_force(x.to("cpu", torch.float64))
         error = (got - expected).abs().amax()
-        limit = VERIFICATION_TOLERANCE[self._traced.dtype] * expected.abs().amax().clamp(min=1e-30)
+        limit = VERIFICATION_TOLERANCE[traced.dtype] * expected.abs().amax().clamp(min=1e-30)
         if not error <= limit:
             raise VerificationError(
                 f"the program differs from the network by {error:.3g} on a random image (largest output "

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from fastgen.sampling.builder import whole
 from fastgen.sampling.causality import (
@@ -136,6 +137,7 @@ class _Plan:
 
     def program(self) -> Program:
         """Drops what nobody reads, numbers the nodes anew, and finds rings and events."""
+        self._keep_as_zeros()
         number = {old: new for new, old in enumerate(self.order)}
         nodes = [
             replace(self.nodes[old], operands=[_renumber(view, number) for view in self.nodes[old].operands])
@@ -152,6 +154,16 @@ class _Plan:
         last_read = _last_reads(graph, steps)
         rings = [_ring(*item) for item in zip(nodes, grain, steps, last_read, strict=True)]
         return Program(**vars(graph), events=_events(grain, steps, last_read), rings=rings, grain=grain)
+
+    def _keep_as_zeros(self) -> None:
+        """What is read in positions that nobody needs, and elsewhere only beyond its border, is as good as zeros."""
+        named = {view.node for index in self.order for view in self.nodes[index].operands}
+        for index in sorted(named - set(self.order)):
+            node = self.nodes[index]
+            data = torch.zeros(1, 1, 1, node.channels, dtype=torch.float64)
+            self.nodes[index] = Node("constant", node.channels, node.height, node.width, module=node.module, data=data)
+            self.step[index], self.grain[index] = np.zeros((node.height, node.width), np.int64), "constant"
+            self.order.insert(0, index)
 
 
 def _coarsest(ready: np.ndarray, deadline: np.ndarray) -> tuple[str, np.ndarray]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgen.sampling.builder import compose, is_whole, whole
+from fastgen.sampling.causality import Read, reads
 from fastgen.sampling.program import Graph, Node, Tap, View
 
 __all__ = ["simplify"]
@@ -28,6 +29,7 @@ def simplify(graph: Graph) -> Graph:
         _push_through_concat,
         _read_through_concat,
         _crop_convs,
+        _drop_padding,
         _fold_affine,
         _merge_pairs,
         _remove_duplicates(),
@@ -267,6 +269,33 @@ def _cropped(conv: Node, view: View) -> Node:
     extras = [compose(replace(view, channels=v.channels), v) for v in conv.operands[conv.num_tap_operands :]]
     operands = [*conv.operands[: conv.num_tap_operands], *extras]
     return replace(conv, height=view.height, width=view.width, taps=taps, operands=operands)
+
+
+def _drop_padding(state: _Pass, node: Node) -> View:
+    """Taps that read only padding, as wide kernels on small images do, go; other such operands become zeros."""
+    outside = {(read.operand, read.tap) for read in reads(node) if not _reads_anything(read)}
+    if not outside:
+        return state.emit(node)
+    if node.op != "conv":
+        zeros = [
+            state.emit(_zeros(view.channels, node)) if (number, -1) in outside else view
+            for number, view in enumerate(node.operands)
+        ]
+        return state.emit(replace(node, operands=zeros))
+    taps = [tap for number, tap in enumerate(node.taps) if (tap.operand, number) not in outside]
+    plain = range(node.num_tap_operands, len(node.operands))
+    extras = [node.operands[number] for number in plain if (number, -1) not in outside]
+    conv = _with_taps(node, node.operands, taps, extras)
+    return state.emit(conv if conv.operands else _constant(conv))
+
+
+def _reads_anything(read: Read) -> bool:
+    return bool((read.rows >= 0).any() and (read.cols >= 0).any())
+
+
+def _zeros(channels: int, reader: Node) -> Node:
+    data = torch.zeros(1, 1, 1, channels, dtype=torch.float64)
+    return Node("constant", channels, reader.height, reader.width, module=reader.module, data=data)
 
 
 def _fold_affine(state: _Pass, node: Node) -> View:

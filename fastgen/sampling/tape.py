@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from fastgen.sampling.align import constant_data
+from fastgen.sampling.program import Graph
 from fastgen.sampling.value import BATCH
 
 __all__ = ["Condition", "Tape", "condition_tensors", "example_condition"]
@@ -73,6 +75,7 @@ class Tape:
         self._calls.append((function, slots, spec, keys))
         return results
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def replay(self, inputs: Sequence[Tensor]) -> dict[int, Tensor]:
         """All tensors of the tape for another condition of the traced batch size."""
@@ -86,3 +89,26 @@ class Tape:
             outputs = [leaf for leaf in tree_flatten(results)[0] if isinstance(leaf, Tensor)]
             tensors.update(zip(keys, outputs, strict=True))
         return tensors
+
+    def constants(self, program: Graph, condition: Condition) -> dict[int, Tensor]:
+        """Data of the conditioned constants of a program, {node: [batch, rows, cols, channels]}.
+
+        Raises:
+            ValueError: the condition does not have the tensors of the one that was traced, or they differ in rows.
+        """
+        tensors = condition_tensors(condition)
+        if len(tensors) != len(self._inputs):
+            raise ValueError(f"condition: the network was traced with {len(self._inputs)} tensors, got {len(tensors)}")
+        nodes = program.conditioned
+        if not nodes:
+            return {}
+        batch = len(tensors[0])
+        chunks: dict[int, list[Tensor]] = {node: [] for node in nodes}
+        for start in range(0, batch, BATCH):
+            rows = torch.arange(start, start + BATCH).clamp(max=batch - 1)
+            replayed = self.replay([tensor[rows] for tensor in tensors])
+            for node in nodes:
+                recipe = program.nodes[node].recipe
+                data = constant_data(replayed[recipe.key], recipe.dims)
+                chunks[node].append(data.expand(BATCH, *data.shape[1:]))
+        return {node: torch.cat(pieces)[:batch] for node, pieces in chunks.items()}

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.sampling.align import constant_data
 from fastgen.sampling.builder import Builder
 from fastgen.sampling.errors import UnsupportedModelError
 from fastgen.sampling.program import Graph, View
@@ -40,7 +39,6 @@ class Traced:
     model: Any
     dtype: torch.dtype
     device: torch.device
-    conditional: bool
 
     def run(self, condition: Condition, table: Tensor) -> tuple[Tensor, Tensor]:
         """A random image of entries of `table`, and what the network makes of it.
@@ -58,25 +56,6 @@ class Traced:
         if output.dim() == 4:
             output = output.unflatten(1, (graph.colors, -1)).transpose(1, 2)
         return x, output.squeeze(2) if graph.colors == 1 else output
-
-    def constants(self, program: Graph, condition: Condition, batch: int) -> dict[int, Tensor]:
-        """Data of the conditioned constants of a program made from the graph, {node: [batch, rows, cols, channels]}."""
-        nodes = program.conditioned
-        if not nodes:
-            return {}
-        tensors = condition_tensors(condition)
-        for tensor in tensors:
-            if tensor.dim() == 0 or len(tensor) != batch:
-                raise ValueError(f"condition: expected {batch} rows, one per image, got shape {tuple(tensor.shape)}")
-        chunks: dict[int, list[Tensor]] = {node: [] for node in nodes}
-        for start in range(0, batch, BATCH):
-            rows = torch.arange(start, start + BATCH).clamp(max=batch - 1)
-            replayed = self.tape.replay([tensor[rows] for tensor in tensors])
-            for node in nodes:
-                recipe = program.nodes[node].recipe
-                data = constant_data(replayed[recipe.key], recipe.dims)
-                chunks[node].append(data.expand(BATCH, *data.shape[1:]).clone())
-        return {node: torch.cat(pieces)[:batch] for node, pieces in chunks.items()}
 
 
 @contextlib.contextmanager
@@ -149,7 +128,7 @@ def trace(
     graph = Graph(
         height=height, width=width, colors=colors, channels=channels, nodes=builder.nodes, outputs=outputs, inputs=[0]
     )
-    return Traced(graph, recorder.tape, forward or model, model, dtype, device, condition is not None)
+    return Traced(graph, recorder.tape, forward or model, model, dtype, device)
 
 
 def _outputs(builder: Builder, value: Value, colors: int, grid: tuple[int, int]) -> list[View]:

@@ -3,6 +3,7 @@
 from fastgen.train.checkpoint import Checkpoint
 from fastgen.train.evaluate import evaluate
 from fastgen.train.interruption import TrainingInterrupted
+from fastgen.train.load import load_model
 from fastgen.train.recipe import Batch, Network, Recipe
 from fastgen.train.settings import Settings
 from fastgen.train.trainer import Trainer, TrainingDiverged
@@ -17,4 +18,5 @@ __all__ = [
     "TrainingDiverged",
     "TrainingInterrupted",
     "evaluate",
+    "load_model",
 ]

@@ -60,6 +60,16 @@ def run_train(args: Namespace) -> int:
 
 def run_demo(args: Namespace) -> int:
     """`fastgen demo`: training, the mark it had to beat, and both ways of sampling."""
+    threads = torch.get_num_threads()
+    # Layers this small gain little from a second thread, and lose much where another program wants its core.
+    torch.set_num_threads(1)
+    try:
+        return _run_demo(args)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_demo(args: Namespace) -> int:
     trainer = build_trainer({"model": DEMO_MODEL, "data": "digits", "device": "cpu", "overwrite": True, **vars(args)})
     if status := finish_training(trainer):
         return status

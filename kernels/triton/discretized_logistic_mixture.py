@@ -342,9 +342,7 @@ def discretized_logistic_mixture_sample(
     out = parameters.new_empty((batch, channels, height, width))
     if out.numel():
         mixtures = _mixtures(parameters, channels)
-        sample_kernel[_grid(out)](
-            parameters, out, mixtures, height * width, levels, seed, offset, channels == 3, BLOCK
-        )
+        sample_kernel[_grid(out)](parameters, out, mixtures, height * width, levels, seed, offset, channels == 3, BLOCK)
     return out
 
 

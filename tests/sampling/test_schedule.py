@@ -131,6 +131,18 @@ def test_dead_positions_have_no_events():
     assert all(computed[i] == 5 * 7 for i in vertical)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (1, 3, 1), (1, 2, 2)])
+def test_images_smaller_than_the_kernels(shape):
+    for model in (TwoStacks(), *(RandomNetwork(seed) for seed in range(6))):
+        program = program_of(model, shape)
+        assert_same_outputs(program, model)
+        # Nothing is left that reads only padding.
+        for node in program.nodes:
+            assert node.op in ("input", "constant") or all(
+                (r.rows >= 0).any() and (r.cols >= 0).any() for r in reads(node)
+            )
+
+
 def test_schedules_are_small_and_quick():
     layers = [module for _ in range(5) for module in (nn.ReLU(), Masked("B", 16, 16, 3))]
     program = program_of(nn.Sequential(Masked("A", 1, 16, 7), *layers, nn.Conv2d(16, 5, 1).double()), (1, 28, 28))

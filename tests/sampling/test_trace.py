@@ -528,7 +528,7 @@ def test_labels_that_do_not_fit_are_refused():
     cached = sampler(Labelled(), SHAPE, condition=torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="labels: expected the condition"):
         cached.sample(2)
-    with pytest.raises(ValueError, match="condition: expected 3 rows"):
+    with pytest.raises(ValueError, match="labels: expected 3 rows"):
         cached.sample(3, labels=torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="labels: expected none"):
         sampler(DenseMasked(), SHAPE).sample(2, labels=torch.tensor([0, 1]))
