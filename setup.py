@@ -201,7 +201,12 @@ def cuda_extension(torch, torch_libraries: dict) -> list[Extension]:
 
 
 setup(
-    packages=[*find_packages(include=["fastgen", "fastgen.*"]), "fastgen._triton", "fastgen.bench"],
+    packages=[
+        *find_packages(include=["fastgen", "fastgen.*"]),
+        "fastgen._triton",
+        "fastgen.bench",
+        "fastgen.bench.baselines",
+    ],
     package_dir={"fastgen": "fastgen", "fastgen._triton": "kernels/triton", "fastgen.bench": "bench"},
     package_data={"fastgen": ["_build.json"]},
     ext_modules=extensions(),

@@ -1,7 +1,7 @@
-"""`make gpu`: builds the CUDA kernels, runs the suite on the GPU, then the benchmarks, and leaves the results in one JSON.
+"""`make gpu`: builds the CUDA kernels, runs the suite on the GPU, then the benchmarks, and leaves one JSON.
 
-Runs with the Python that calls it and the packages it has; nothing is downloaded. Exits non-zero where there is no GPU, where a
-test fails, or where a benchmark's correctness gate is red.
+Runs with the Python that calls it and the packages it has; nothing is downloaded. Exits non-zero where there is no GPU,
+where a test fails, or where a benchmark's correctness gate is red.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import torch
 from fastgen.bench.measure import Call, Timing, copies
 from fastgen.ops._registry import Cost
 
-# FLOPs per byte from which a matrix product is timed beside the copy. Machines balance at about ten; below four no
-# machine's arithmetic is the limit, and the FLOPs of elementwise functions are no matrix product's.
-_INTENSITY = 4.0
+# FLOPs per byte from which a matrix product is timed beside the copy. Machines balance at ten to twenty; convolutions
+# are above, elementwise functions, whose FLOPs are no matrix product's, below.
+_INTENSITY = 20.0
 
 
 class Limit(NamedTuple):

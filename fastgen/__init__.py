@@ -1,7 +1,7 @@
 """fastgen: the classic deep generative models, fast, in PyTorch.
 
-`fastgen.ops` and `fastgen.nn` are drop-in functions and layers, `fastgen.sampling` the exact cached sampler, `fastgen.models` the
-models; `fastgen --help` trains, samples, scores and benchmarks from the command line.
+`fastgen.ops` and `fastgen.nn` are drop-in functions and layers, `fastgen.sampling` the exact cached sampler,
+`fastgen.models` the models; `fastgen --help` trains, samples, scores and benchmarks from the command line.
 """
 
 import importlib

@@ -343,7 +343,7 @@ class TestProcesses:
         return running
 
     def test_stopped_and_killed_runs_go_on_as_if_nothing_had_happened(self, data, tmp_path):
-        command = ["train", "pixelcnn", "--data", data, "--epochs", 40, "--batch-size", 4, "--save-every", 5, *SMALL]
+        command = ["train", "pixelcnn", "--data", data, "--epochs", 25, "--batch-size", 4, "--save-every", 10, *SMALL]
         assert main([*map(str, command), "--out", str(tmp_path / "unbroken")]) == 0
 
         out = tmp_path / "broken"

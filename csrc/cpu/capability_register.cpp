@@ -1,4 +1,5 @@
-// Which instruction set the CPU kernels use. Python asks torch for the machine's capability and sets the level once, at load.
+// Which instruction set the CPU kernels use. Python asks torch for the machine's capability and sets the level once, at
+// load.
 #include <torch/csrc/stable/library.h>
 
 #include "kernel_table.h"

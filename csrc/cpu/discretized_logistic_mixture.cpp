@@ -35,11 +35,13 @@ FASTGEN_HD T shifted(T mean, const Row<T>* coefficient, const Row<T>* x, int64_t
   return mean;
 }
 
-// Multiplies one channel's probability into a mixture's, and writes its gradient where one is wanted.
+// Multiplies one channel's probability into a mixture's, and writes its slopes where they are wanted.
 template <int c, bool gradient, class S, class T>
 static void multiply_channel(const S* means, const S* log_scales, const Row<T>* coefficient, const Row<T>* x,
                              Levels<T> levels, int64_t count, T* __restrict exponent, T* __restrict numerator,
-                             T* __restrict denominator, T* __restrict slope_mean, T* __restrict slope_log_scale) {
+                             T* __restrict denominator, Row<T>* slope_mean, Row<T>* slope_log_scale) {
+  T* __restrict mean_out = gradient ? slope_mean[c] : nullptr;
+  T* __restrict log_scale_out = gradient ? slope_log_scale[c] : nullptr;
   for (int64_t i = 0; i < count; ++i) {
     T log_scale = load(log_scales + i);
     BinTerms<T> terms = bin_terms<T>(x[c][i], shifted<c, T>(load(means + i), coefficient, x, i), log_scale, levels);
@@ -49,13 +51,13 @@ static void multiply_channel(const S* means, const S* log_scales, const Row<T>* 
     denominator[i] *= bin.denominator;
     if (gradient) {
       BinGradient<T> slope = bin_gradient(terms, log_scale);
-      slope_mean[i] = slope.mean;
-      slope_log_scale[i] = slope.log_scale;
+      mean_out[i] = slope.mean;
+      log_scale_out[i] = slope.log_scale;
     }
   }
 }
 
-// Mixture j: exponent and ratio, and its slopes; without a gradient, `slope_mean` and `slope_log_scale` are null.
+// Exponent and ratio of mixture j, its squashed coefficients and, with a gradient, its slopes per channel.
 template <int C, bool gradient, class S, class T>
 static void evaluate(const MixtureRows<C, const S>& rows, int64_t j, const Row<T>* x, Levels<T> levels, int64_t count,
                      T* __restrict exponent, T* __restrict ratio, Row<T>* coefficient, Row<T>* slope_mean,
@@ -71,12 +73,12 @@ static void evaluate(const MixtureRows<C, const S>& rows, int64_t j, const Row<T
     for (int64_t i = 0; i < count; ++i) coefficient[k][i] = tanh(load(raw + i));
   }
   multiply_channel<0, gradient, S, T>(rows.mean(0, j), rows.log_scale(0, j), coefficient, x, levels, count, exponent,
-                                      ratio, denominator, slope_mean[0], slope_log_scale[0]);
+                                      ratio, denominator, slope_mean, slope_log_scale);
   if constexpr (C == 3) {
     multiply_channel<1, gradient, S, T>(rows.mean(1, j), rows.log_scale(1, j), coefficient, x, levels, count, exponent,
-                                        ratio, denominator, slope_mean[1], slope_log_scale[1]);
+                                        ratio, denominator, slope_mean, slope_log_scale);
     multiply_channel<2, gradient, S, T>(rows.mean(2, j), rows.log_scale(2, j), coefficient, x, levels, count, exponent,
-                                        ratio, denominator, slope_mean[2], slope_log_scale[2]);
+                                        ratio, denominator, slope_mean, slope_log_scale);
   }
   for (int64_t i = 0; i < count; ++i) ratio[i] /= denominator[i];
 }
@@ -128,8 +130,8 @@ static void log_prob_block(const MixtureBlock& block, const S* x, const S* param
   Totals<T> totals;
   load_x<C>(block, x, values);
   for (int64_t j = 0; j < block.mixtures; ++j) {
-    evaluate<C, false, S, T>(rows, j, values, levels, block.count, p.exponent[j], p.ratio[j], coefficient, values,
-                             values);
+    evaluate<C, false, S, T>(rows, j, values, levels, block.count, p.exponent[j], p.ratio[j], coefficient, nullptr,
+                             nullptr);
   }
   weigh<C, S, T>(rows, block.mixtures, block.count, &p, &totals);
   for (int64_t i = 0; i < block.count; ++i) {

@@ -5,8 +5,9 @@
 
 namespace fastgen {
 
-// `n` is the number of positions, x + channel * n. a and b are the two halves of one sample's channels, c and d of its condition
-// (null: none); `condition_stride` is n where the condition has every position and 0 where it is one number per channel.
+// `n` is the number of positions, x + channel * n. a and b are the two halves of one sample's channels, c and d of its
+// condition (null: none); `condition_stride` is n where the condition has every position and 0 where it is one number
+// per channel.
 template <class S>
 struct GatedActivationFunctions {
   void (*forward)(const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* y, int64_t channels,

@@ -1,5 +1,3 @@
-#include "gated_activation.h"
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -7,6 +5,8 @@
 
 #include <algorithm>
 #include <optional>
+
+#include "gated_activation.h"
 
 namespace fastgen {
 
@@ -35,7 +35,8 @@ static Sizes checked_sizes(const Tensor& x, const std::optional<Tensor>& conditi
   return s;
 }
 
-// Calls body(sample, first channel, number of channels) from several threads, over runs of channels that share a sample.
+// Calls body(sample, first channel, number of channels) from several threads, over runs of channels that share a
+// sample.
 template <class Body>
 static void for_each_run(const Sizes& s, const Body& body) {
   int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, s.positions));
@@ -89,10 +90,17 @@ static Tensor gated_activation_cpu(const Tensor& x, const std::optional<Tensor>&
   Tensor y = torch::stable::new_empty(x, shape);
   const GatedActivationTable& table = FASTGEN_PICK(gated_activation);
   switch (x.scalar_type()) {
-    case ScalarType::Float: run_forward(table.f32, x, condition, y); break;
-    case ScalarType::Double: run_forward(table.f64, x, condition, y); break;
-    case ScalarType::BFloat16: run_forward(table.bf16, x, condition, y); break;
-    default: STD_TORCH_CHECK(false, "gated_activation: no CPU kernel for this dtype");
+    case ScalarType::Float:
+      run_forward(table.f32, x, condition, y);
+      break;
+    case ScalarType::Double:
+      run_forward(table.f64, x, condition, y);
+      break;
+    case ScalarType::BFloat16:
+      run_forward(table.bf16, x, condition, y);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "gated_activation: no CPU kernel for this dtype");
   }
   return y;
 }
@@ -102,10 +110,17 @@ static Tensor gated_activation_backward_cpu(const Tensor& grad, const Tensor& x,
   Tensor grad_x = torch::stable::empty_like(x);
   const GatedActivationTable& table = FASTGEN_PICK(gated_activation);
   switch (x.scalar_type()) {
-    case ScalarType::Float: run_backward(table.f32, grad, x, condition, grad_x); break;
-    case ScalarType::Double: run_backward(table.f64, grad, x, condition, grad_x); break;
-    case ScalarType::BFloat16: run_backward(table.bf16, grad, x, condition, grad_x); break;
-    default: STD_TORCH_CHECK(false, "gated_activation_backward: no CPU kernel for this dtype");
+    case ScalarType::Float:
+      run_backward(table.f32, grad, x, condition, grad_x);
+      break;
+    case ScalarType::Double:
+      run_backward(table.f64, grad, x, condition, grad_x);
+      break;
+    case ScalarType::BFloat16:
+      run_backward(table.bf16, grad, x, condition, grad_x);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "gated_activation_backward: no CPU kernel for this dtype");
   }
   return grad_x;
 }

@@ -1,8 +1,8 @@
 // How a kernel file, compiled once per instruction set, hands its functions to the code that is compiled once.
 //
 // Each file defines one table of function pointers per instruction set: `FASTGEN_TABLE(gated_activation)` names it
-// gated_activation_avx2 or gated_activation_avx512. Everything else in such a file is static and uses no STL, so that no inline function
-// compiled for AVX-512 can be picked by the linker for a machine without it.
+// gated_activation_avx2 or gated_activation_avx512. Everything else in such a file is static and uses no STL, so that
+// no inline function compiled for AVX-512 can be picked by the linker for a machine without it.
 #pragma once
 
 #include <stdint.h>

@@ -29,7 +29,7 @@ struct Patch {
   int64_t size() const { return rows.size() * columns.size(); }
 };
 
-// An image [channels, height, width] and the first row and column of the tile whose taps `first` counts from.
+// An image [channels, height, width], contiguous.
 template <class T>
 struct Image {
   const T* data;

@@ -72,9 +72,9 @@ static Sizes checked_sizes(const Tensor& x, const std::optional<Tensor>& conditi
   if (condition) {
     s.condition = condition->dim() == x.dim() ? kPerPosition : kPerChannel;
     int64_t expected = s.condition == kPerPosition ? x.numel() : x.size(0) * x.size(1);
-    STD_TORCH_CHECK(condition->is_contiguous() && condition->scalar_type() == x.scalar_type() &&
-                        condition->numel() == expected,
-                    "gated_activation: condition does not match x");
+    STD_TORCH_CHECK(
+        condition->is_contiguous() && condition->scalar_type() == x.scalar_type() && condition->numel() == expected,
+        "gated_activation: condition does not match x");
   }
   return s;
 }
@@ -89,10 +89,14 @@ static void for_condition(Condition kind, const Body& body) {
 template <class Body>
 static void for_dtype(ScalarType dtype, const Body& body) {
   switch (dtype) {
-    case ScalarType::Float: return body(float{});
-    case ScalarType::Half: return body(__half{});
-    case ScalarType::BFloat16: return body(__nv_bfloat16{});
-    default: STD_TORCH_CHECK(false, "gated_activation: no CUDA kernel for this dtype");
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::Half:
+      return body(__half{});
+    case ScalarType::BFloat16:
+      return body(__nv_bfloat16{});
+    default:
+      STD_TORCH_CHECK(false, "gated_activation: no CUDA kernel for this dtype");
   }
 }
 

@@ -22,7 +22,8 @@ class Launch {
 
   cudaStream_t stream() const { return stream_; }
 
-  // An error of the launch itself (a grid too large, no kernel for this device) is reported here, not at some later call.
+  // An error of the launch itself (a grid too large, no kernel for this device) is reported here, not at some later
+  // call.
   void check() const {
     cudaError_t error = cudaGetLastError();
     STD_TORCH_CHECK(error == cudaSuccess, "fastgen: CUDA launch failed: ", cudaGetErrorString(error));

@@ -1,6 +1,7 @@
 // exp, expm1, sigmoid and tanh without branches, so that a plain loop over them vectorises. NaN in, NaN out.
 //
-// The float versions keep a few ulp of relative error over the whole range (Cody and Waite's reduction, then a polynomial on
+// The float versions keep a few ulp of relative error over the whole range (Cody and Waite's reduction, then a
+// polynomial on
 // [-ln 2 / 2, ln 2 / 2]); the double versions are libm's, since double is there to prove the kernels and not to race.
 // Every clamp is written `x < lo ? lo : x`, which keeps NaN where fmax and min intrinsics drop it.
 #pragma once
@@ -34,8 +35,8 @@ FASTGEN_HD float exp_polynomial(float r) {
   return p * r + 5.0000001201e-1f;
 }
 
-// Below -87.3 the result stays at exp(-87.3), about 1.2e-38, and above 88.3 at exp(88.3), about 2.2e38: a denormal or infinite
-// result would slow or poison what follows, and every formula here saturates long before.
+// Below -87.3 the result stays at exp(-87.3), about 1.2e-38, and above 88.3 at exp(88.3), about 2.2e38: a denormal or
+// infinite result would slow or poison what follows, and every formula here saturates long before.
 FASTGEN_HD float exp(float x) {
 #if defined(__CUDA_ARCH__)
   return expf(x);

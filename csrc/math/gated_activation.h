@@ -13,7 +13,8 @@ FASTGEN_HD T gated_activation(T a, T b) {
   return with_sign_of(-m / ((T(2) + m) * (T(1) + e)), a);
 }
 
-// d/da = g (1 - tanh^2 a) sigmoid b, d/db = g tanh a sigmoid b (1 - sigmoid b); 1 - tanh^2 a = 4 (1 + m) / (2 + m)^2 cancels nowhere.
+// d/da = g (1 - tanh^2 a) sigmoid b, d/db = g tanh a sigmoid b (1 - sigmoid b); 1 - tanh^2 a = 4 (1 + m) / (2 + m)^2
+// cancels nowhere.
 template <class T>
 FASTGEN_HD void gated_activation_gradient(T g, T a, T b, T* grad_a, T* grad_b) {
   T m = expm1_negative(T(-2) * absolute(a));

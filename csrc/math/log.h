@@ -1,4 +1,5 @@
-// log of a positive, normal number without branches, so that a plain loop over it vectorises (Cephes' polynomial). NaN in, NaN out.
+// log of a positive, normal number without branches, so that a plain loop over it vectorises (Cephes' polynomial). NaN
+// in, NaN out.
 #pragma once
 
 #include "host_device.h"

@@ -1,4 +1,4 @@
-"""Counter-based random numbers (Philox 4x32-10), the specification of what every kernel draws: plain PyTorch, integers in int64."""
+"""Counter-based random numbers (Philox 4x32-10): what every kernel draws, in plain PyTorch with integers in int64."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def philox(
 def philox_uniform(index: Tensor, *, seed: int, offset: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four uniform numbers for every index: float64, the middles `(word + 1/2) / 2^32` of 2^32 equal parts of (0, 1).
 
-    The counter is (index, offset) and the key is the seed, 64 bits each, low half first. So numbers depend on the index alone,
-    never on the shape, the device or the number of threads, and every (seed, offset) is a stream of its own.
+    The counter is (index, offset) and the key is the seed, 64 bits each, low half first. So numbers depend on the index
+    alone, never on the shape, the device or the number of threads, and every (seed, offset) is a stream of its own.
     """
     offset_words = (torch.full_like(index, offset & _LOW_32), torch.full_like(index, offset >> 32))
     words = philox((index & _LOW_32, index >> 32, *offset_words), (seed & _LOW_32, seed >> 32))
@@ -41,7 +41,7 @@ def philox_uniform(index: Tensor, *, seed: int, offset: int) -> tuple[Tensor, Te
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of the product of 32-bit numbers; int64 would overflow, so `b` is taken in halves of 16 bits."""
+    """High and low 32 bits of a product of 32-bit numbers, which int64 cannot hold: `b` is taken in halves of 16 bits."""
     low = a * (b & 0xFFFF)
     middle = a * (b >> 16) + (low >> 16)
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)

@@ -30,22 +30,24 @@ MAX_MIXTURES_CPP = 64
 
 
 def discretized_logistic_mixture_log_prob(x: Tensor, parameters: Tensor, *, levels: int = 256) -> Tensor:
-    """Log-probability of pixels under a mixture of logistics that is integrated over the bins of `levels` equal steps.
+    """Log-probability of pixels under a mixture of logistics that is integrated over bins, one for each of the levels.
 
-    With `half = 1 / (levels - 1)` and `s_j = exp(max(log_scale_j, -7))`, a pixel has, in nats,
+    With `half = 1 / (levels - 1)` and `s_jc = exp(max(log_scale_jc, -7))`, in nats,
 
-        log sum_j softmax(logits)_j prod_c [sigmoid((x_c + half - m_cj) / s_cj) - sigmoid((x_c - half - m_cj) / s_cj)]
+        log sum_j softmax(logits)_j prod_c [sigmoid((x_c + half - m_jc) / s_jc) - sigmoid((x_c - half - m_jc) / s_jc)]
 
-    where the lowest bin (`x_c < -1 + half`) reaches down to minus infinity and the highest (`x_c > 1 - half`) up to infinity. With
-    three channels, means depend on the channels before: `m_1 = mean_1 + a x_0` and `m_2 = mean_2 + b x_0 + c x_1`, where
-    `a, b, c = tanh(coefficients)`. Bins are evaluated without cancellation at every scale, where the paper's own code switches to an
-    approximation by the density below 1e-5; so this is more exact than that code, not bit-equal to it.
+    where the lowest bin (`x_c < -1 + half`) reaches down to minus infinity and the highest (`x_c > 1 - half`) up to
+    infinity. With three channels, means depend on the channels before: `m_1 = mean_1 + a x_0` and
+    `m_2 = mean_2 + b x_0 + c x_1`, where `a, b, c = tanh(coefficients)`. Bins are evaluated without cancellation at every
+    scale. The paper's code instead switches to the density where a bin has less than 1e-5: this is more exact than that
+    code, not bit-equal to it.
 
     Args:
-        x: [batch, channels, height, width], 1 or 3 channels, values in [-1, 1] as `2 * level / (levels - 1) - 1`. This is not
-            checked: a value beyond counts as one of the edge bin on its side, with its outer part cut off at `x`.
-        parameters: [batch, 3 * mixtures, height, width] for one channel: logits, means, log-scales, `mixtures` planes each;
-            [batch, 10 * mixtures, height, width] for three: logits, then means, log-scales and coefficients of red, of green, of blue.
+        x: [batch, channels, height, width], 1 or 3 channels, with values in [-1, 1], `2 * level / (levels - 1) - 1`.
+            This is not checked: a value beyond is taken for the edge bin on its side, with the inner end at `x -+ half`.
+        parameters: for one channel [batch, 3 * mixtures, height, width]: logits, means, log-scales, `mixtures` planes
+            each. For three [batch, 10 * mixtures, height, width]: logits, then means, log-scales, coefficients of red, then
+            of green, then of blue.
         levels: number of values a channel can take, 2 to 65536.
 
     Returns:
@@ -71,31 +73,32 @@ def discretized_logistic_mixture_log_prob(x: Tensor, parameters: Tensor, *, leve
 def discretized_logistic_mixture_sample(
     parameters: Tensor, *, channels: int, levels: int = 256, seed: int, offset: int = 0
 ) -> Tensor:
-    """Draw pixels from the mixture whose log-probability is `discretized_logistic_mixture_log_prob`.
+    """Draw pixels from the distribution whose log-probability is `discretized_logistic_mixture_log_prob`.
 
     One uniform number picks the mixture, by inversion of the running sum of softmax(logits). Then, channel after channel,
-    `x = m + s (log u - log(1 - u))` with `u` in [1e-5, 1 - 1e-5], cut to [-1, 1] and rounded to the nearest of the levels; later channels see the
-    rounded earlier ones. Decided in float64, whatever the dtype.
+    `x = m + s (log u - log(1 - u))` with `u` in [1e-5, 1 - 1e-5], cut to [-1, 1] and rounded to the nearest of the levels;
+    later channels see the rounded earlier ones. All is decided in float64, whatever the dtype.
 
-    The numbers are Philox's: those of the pixel at position `i = (sample * height + row) * width + column` depend on (seed, offset, i) alone,
-    so every backend draws the same, and calls with another offset draw independent numbers.
+    The uniform numbers are Philox's: those of the pixel at `i = (sample * height + row) * width + column` depend on
+    (seed, offset, i) alone. So every backend draws the same, and another offset draws independent numbers.
 
     Args:
         parameters: as for the log-probability.
         channels: 1 or 3.
         levels: number of values a channel can take, 2 to 65536.
         seed: 0 to 2^63 - 1.
-        offset: number of the stream under this seed, 0 to 2^63 - 1.
+        offset: which of the streams of this seed, 0 to 2^63 - 1.
 
     Returns:
-        [batch, channels, height, width] in the dtype of `parameters`; NaN where a pixel's logits or the means and scales drawn from are
-        not finite (a logit of minus infinity is: a mixture that is never drawn). It carries no gradient.
+        [batch, channels, height, width] in the dtype of `parameters`, without a gradient. NaN where a pixel's logits, or the
+        means and log-scales it draws from, are not finite; a logit of minus infinity is a mixture that is never drawn.
 
     Raises:
         ValueError: a shape that matches no number of mixtures, or an argument out of range.
         TypeError: a dtype that is not floating.
 
-    Source: Salimans et al., "PixelCNN++" (2017), section 2.1; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
+    Source: Salimans et al., "PixelCNN++" (2017), section 2.1; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+    (2011).
     """
     _check_parameters(parameters, channels, levels)
     for name, value in (("seed", seed), ("offset", offset)):
@@ -118,7 +121,7 @@ def discretized_logistic_mixture_log_prob_reference(x: Tensor, parameters: Tenso
     means = torch.stack([_mean(mixture, c, value.unbind(1)) for c in range(x.shape[1])], 1)
     scale, half = torch.exp(-mixture.log_scale), 1 / (levels - 1)
     upper, lower = (value - means + half) * scale, (value - means - half) * scale
-    # sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper)), in which nothing cancels.
+    # sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper)): nothing cancels.
     bins = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half * scale))
     bins = torch.where(value < half - 1, logsigmoid(upper), bins)
     bins = torch.where(value > 1 - half, logsigmoid(-lower), bins)
@@ -145,7 +148,10 @@ def discretized_logistic_mixture_sample_reference(
 
 
 class _Mixture(NamedTuple):
-    """Parameters by meaning: logits [B, M, H, W], the others [B, C, M, H, W], clamped and squashed; no coefficients for one channel."""
+    """Parameters by meaning: logits [B, M, H, W], the others [B, C, M, H, W]; one channel has no coefficients.
+
+    Log-scales are clamped, coefficients are in (-1, 1).
+    """
 
     logits: Tensor
     mean: Tensor
@@ -196,8 +202,8 @@ def _check_parameters(parameters: Tensor, channels: int, levels: int) -> None:
     planes = 1 + channels * _kinds(channels)
     if parameters.dim() != 4 or parameters.shape[1] == 0 or parameters.shape[1] % planes:
         raise ValueError(
-            f"parameters: expected [batch, {planes} * mixtures, height, width] for {channels} channel{'s'[: channels - 1]},"
-            f" got {tuple(parameters.shape)}"
+            f"parameters: expected [batch, {planes} * mixtures, height, width] for channels={channels}, "
+            f"got {tuple(parameters.shape)}"
         )
     if not 2 <= levels <= MAX_LEVELS:
         raise ValueError(f"levels: expected 2 to {MAX_LEVELS}, got {levels}")
@@ -336,14 +342,14 @@ def _cost(pass_: str, x: Tensor, parameters: Tensor, *, levels: int = 256) -> Co
     read, written = x.numel() + parameters.numel(), pixels
     # Backward reads the inputs and the output's gradient and writes the inputs' gradients.
     backward = 2 * read + pixels if pass_ == "forward_backward" else 0
-    flops = parameters.numel() * (100 if pass_ == "forward_backward" else 40)
+    flops = parameters.numel() * (160 if pass_ == "forward_backward" else 60)
     return Cost(bytes=(read + written + backward) * x.element_size(), flops=flops)
 
 
 def _draw_cost(pass_: str, parameters: Tensor, *, channels: int, **kwargs: int) -> Cost:
-    pixels = parameters.numel() // parameters.shape[1]
-    drawn = pixels * channels
-    return Cost(bytes=(parameters.numel() + drawn) * parameters.element_size(), flops=20 * parameters.numel())
+    drawn = parameters.numel() // parameters.shape[1] * channels
+    logits = parameters.numel() // (1 + channels * _kinds(channels))
+    return Cost(bytes=(parameters.numel() + drawn) * parameters.element_size(), flops=30 * logits + 150 * drawn)
 
 
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -374,7 +380,8 @@ DISCRETIZED_LOGISTIC_MIXTURE_LOG_PROB = Op(
 DISCRETIZED_LOGISTIC_MIXTURE_SAMPLE = Op(
     "discretized_logistic_mixture_sample",
     schema=(
-        "discretized_logistic_mixture_sample(Tensor parameters, int channels, int levels, int seed, int offset) -> Tensor",
+        "discretized_logistic_mixture_sample(Tensor parameters, int channels, int levels, int seed, int offset)"
+        " -> Tensor",
     ),
     fake=(_fake_sample,),
     reference=discretized_logistic_mixture_sample_reference,

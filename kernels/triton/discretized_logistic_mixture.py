@@ -1,12 +1,11 @@
 """The discretised mixture of logistics in one pass: log-probability, gradient and draw, by the formulas of `csrc/math`.
 
-A program has a block of positions of one sample and goes through the mixtures; neighbouring threads read neighbouring positions of each plane.
-The gradient goes through them twice, first for the weights, and keeps nothing in between.
+A program has a block of positions of one sample and goes through the mixtures; neighbouring threads read neighbouring
+positions of each plane. The gradient goes through them twice, first for the weights, and keeps nothing in between.
 """
 
 import math
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -53,7 +52,7 @@ def bin_terms(x, mean, log_scale, half_width, widest_log_scale):
 @triton.jit
 def bin_probability(x, mean, log_scale, half_width, widest_log_scale):
     """Numerator, denominator and exponent of a bin's probability."""
-    upper, lower, eu, el, h, mass, lost_exponent, scale = bin_terms(x, mean, log_scale, half_width, widest_log_scale)
+    upper, lower, eu, el, _, mass, lost_exponent, _ = bin_terms(x, mean, log_scale, half_width, widest_log_scale)
     exponent = tl.where(upper > 0, 0.0, upper) - tl.where(lower < 0, 0.0, lower) + lost_exponent
     return mass, (1.0 + eu) * (1.0 + el), exponent
 
@@ -61,7 +60,7 @@ def bin_probability(x, mean, log_scale, half_width, widest_log_scale):
 @triton.jit
 def bin_gradient(x, mean, log_scale, half_width, widest_log_scale):
     """The slopes of a bin's log-probability in the mean and in the log-scale."""
-    upper, lower, eu, el, h, mass, lost_exponent, scale = bin_terms(x, mean, log_scale, half_width, widest_log_scale)
+    upper, lower, eu, el, h, mass, _, scale = bin_terms(x, mean, log_scale, half_width, widest_log_scale)
     du = tl.where(upper > 0, eu, 1.0) / (1.0 + eu)
     dl = tl.where(lower > 0, 1.0, el) / (1.0 + el)
     dh = 2.0 * h * (1.0 - mass) / mass
@@ -83,13 +82,14 @@ def colour_means(parameters, first, mixtures, j, positions, offset, mask, x0, x1
 
 @triton.jit
 def mixture_log_prob(
-    parameters, first, mixtures, j, positions, offset, mask, x0, x1, x2, half_width, widest_log_scale, COLOUR: tl.constexpr
+    parameters, first, mixtures, j, positions, offset, mask, x0, x1, x2, half_width, widest_log_scale,
+    COLOUR: tl.constexpr,
 ):  # fmt: skip
     """logit + log p of mixture j."""
     logit = load_plane(parameters, first + j, positions, offset, mask)
     s0 = load_plane(parameters, first + mixtures * 2 + j, positions, offset, mask)
     if COLOUR:
-        m0, m1, m2, k0, k1, k2 = colour_means(parameters, first, mixtures, j, positions, offset, mask, x0, x1)
+        m0, m1, m2, _, _, _ = colour_means(parameters, first, mixtures, j, positions, offset, mask, x0, x1)
         s1 = load_plane(parameters, first + mixtures * 5 + j, positions, offset, mask)
         s2 = load_plane(parameters, first + mixtures * 8 + j, positions, offset, mask)
         n0, d0, e0 = bin_probability(x0, m0, s0, half_width, widest_log_scale)
@@ -111,8 +111,8 @@ def add_exponential(largest, total, value):
 
 @triton.jit
 def normalisers(
-    parameters, first, mixtures, positions, offset, mask, x0, x1, x2, half_width, widest_log_scale, COLOUR: tl.constexpr,
-    BLOCK: tl.constexpr,
+    parameters, first, mixtures, positions, offset, mask, x0, x1, x2, half_width, widest_log_scale,
+    COLOUR: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """log of the sum of p over the mixtures, their logits included, and log of the sum of exp(logit)."""
     largest = tl.full((BLOCK,), LOWEST, tl.float32)
@@ -157,8 +157,8 @@ def log_prob_kernel(
 
 @triton.jit
 def log_prob_backward_kernel(
-    grad, x, parameters, grad_x, grad_parameters, mixtures, positions, half_width, widest_log_scale, COLOUR: tl.constexpr,
-    BLOCK: tl.constexpr,
+    grad, x, parameters, grad_x, grad_parameters, mixtures, positions, half_width, widest_log_scale,
+    COLOUR: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     sample = tl.program_id(1).to(tl.int64)
     offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops import conformance as c
 from torch import Tensor
 
 from fastgen.ops._registry import BackendError, Op, Sample
+from ops import conformance as c
 
 pytestmark = pytest.mark.gpu
 VARIANTS = c.variants("cuda")

@@ -30,6 +30,15 @@ def isa(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture
+def two_threads():
+    """A pool of two, whatever the environment asks for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 class Masked(nn.Conv2d):
     """A masked convolution whose mask also orders the colours at the centre."""
 
@@ -80,10 +89,10 @@ def assert_close(got, expected, tolerance):
 
 @pytest.fixture(scope="module")
 def small():
-    """A network, its program for 6 x 7 images of 5 levels, and its draw."""
+    """A network, its program for 5 x 6 images of 5 levels, and its draw."""
     torch.manual_seed(0)
     net, draw = Net(5), draw_of_levels()
-    return net, program_of(net, (1, 6, 7), draw), draw
+    return net, program_of(net, (1, 5, 6), draw), draw
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -103,8 +112,8 @@ def test_random_networks_draw_what_naive_sampling_draws(seed, monkeypatch):
         assert_close(Session(program, batch, torch.float32).teacher_force(x.float()), outputs, FLOAT32_TOLERANCE)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 13, 30])
-def test_every_batch_and_number_of_threads(small, isa, batch):
+@pytest.mark.parametrize("batch", [1, 2, 13, 30])
+def test_every_batch_and_number_of_threads(small, isa, batch, two_threads):
     _, program, draw = small
     noise, x = uniform_noise(program.steps, batch, draw), image(program, batch)
     reference = ReferenceSession(program, batch, torch.float64, draw)
@@ -118,7 +127,7 @@ def test_every_batch_and_number_of_threads(small, isa, batch):
         assert_close(single.teacher_force(x.float()), outputs, FLOAT32_TOLERANCE)
 
 
-def test_a_wide_network_shared_by_two_threads_and_in_many_chunks(isa):
+def test_a_wide_network_shared_by_two_threads_and_in_many_chunks(isa, two_threads):
     """Convolutions large enough to be shared, with more columns than one block, and rows that fill several chunks."""
     draw = draw_of_levels(40)
     net = Net(40, hidden=100)
@@ -131,19 +140,15 @@ def test_a_wide_network_shared_by_two_threads_and_in_many_chunks(isa):
         assert torch.equal(session.run(noise), reference.run(noise))
 
 
-def test_more_workers_than_the_pool_has_threads(small):
+def test_more_workers_than_the_pool_has_threads(small, two_threads):
     """Whoever is asked for more threads than torch gives still draws the same images."""
     _, program, draw = small
-    before = torch.get_num_threads()
     noise = uniform_noise(program.steps, 2, draw)
     expected = ReferenceSession(program, 2, torch.float64, draw).run(noise)
     session = Session(program, 2, torch.float64, draw, threads=8)
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            assert torch.equal(session.run(noise), expected)
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        assert torch.equal(session.run(noise), expected)
 
 
 def test_ordered_colors(isa):
@@ -186,8 +191,8 @@ def test_labels(small, isa):
 def test_partial_images(small, isa, threads):
     _, program, draw = small
     noise = uniform_noise(program.steps, 3, draw)
-    given = torch.randint(0, 5, (3, 1, 6, 7))
-    mask = torch.rand(3, 1, 6, 7) < 0.4
+    given = torch.randint(0, 5, (3, 1, 5, 6))
+    mask = torch.rand(3, 1, 5, 6) < 0.4
     # Levels that are not given are not looked at.
     given[~mask] = -7
     session = Session(program, 3, torch.float64, draw, threads=threads)
@@ -369,7 +374,7 @@ def test_bad_arguments_of_run(small, case):
     _, program, draw = small
     make, message = BAD_RUNS[case]
     noise, given, mask = make(
-        uniform_noise(program.steps, 2, draw), torch.zeros(2, 1, 6, 7).long(), torch.ones(2, 1, 6, 7).bool()
+        uniform_noise(program.steps, 2, draw), torch.zeros(2, 1, 5, 6).long(), torch.ones(2, 1, 5, 6).bool()
     )
     with pytest.raises(ValueError, match=message):
         Session(program, 2, torch.float64, draw).run(noise, given, mask)
@@ -388,13 +393,13 @@ def test_bad_arguments(small):
     session = Session(program, 2)
     with pytest.raises(ValueError, match="draw: this session was made without one"):
         session.run(uniform_noise(program.steps, 2, draw))
-    with pytest.raises(ValueError, match=r"x: expected \[2, 1, 6, 7\], got shape \(2, 6, 7\)"):
-        session.teacher_force(torch.zeros(2, 6, 7))
-    with pytest.raises(ValueError, match="step: expected 0 of 42, got 1"):
+    with pytest.raises(ValueError, match=r"x: expected \[2, 1, 5, 6\], got shape \(2, 5, 6\)"):
+        session.teacher_force(torch.zeros(2, 5, 6))
+    with pytest.raises(ValueError, match="step: expected 0 of 30, got 1"):
         session.step(1)
     with pytest.raises(ValueError, match=r"values: expected \[2, 1\], got shape \(2,\)"):
         session.feed(0, torch.zeros(2))
-    with pytest.raises(ValueError, match="step: expected 0 of 42, got 3"):
+    with pytest.raises(ValueError, match="step: expected 0 of 30, got 3"):
         session.feed(3, torch.zeros(2, 1))
     with pytest.raises(ValueError, match="constants: node 0 "):
         session.set_constants({0: torch.zeros(1, 1, 1, 1)})
@@ -421,9 +426,9 @@ def test_a_program_that_reads_or_writes_out_of_bounds_is_refused(small):
             Session(broken(program, events=events), 1)
     output = program.outputs[0]
     for view, message in (
-        (View(99, 0, 0, output.rect, 0, 5, 6, 7), "outputs: reads a node that is not there"),
-        (View(output.node, 1, 0, output.rect, 0, 5, 6, 7), "outputs: reads positions"),
-        (View(output.node, 0, 0, output.rect, 1, 5, 6, 7), "outputs: reads channels"),
+        (View(99, 0, 0, output.rect, 0, 5, 5, 6), "outputs: reads a node that is not there"),
+        (View(output.node, 1, 0, output.rect, 0, 5, 5, 6), "outputs: reads positions"),
+        (View(output.node, 0, 0, output.rect, 1, 5, 5, 6), "outputs: reads channels"),
     ):
         with pytest.raises(ValueError, match=message):
             Session(broken(program, outputs=[view]), 1)

@@ -117,7 +117,7 @@ def test_signal_handlers_are_put_back(tmp_path):
 
 
 def test_killed_at_random_moments_and_resumed_equals_unbroken(tmp_path):
-    length = {"epochs": 40, "batch_size": 4, "save_every": 7}
+    length = {"epochs": 25, "batch_size": 4, "save_every": 13}
     toy_trainer(tmp_path / "unbroken", **length).fit()
     wait = random.Random(0)
     kills = 0

@@ -1,0 +1,31 @@
+"""What the README says is what the files say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fastgen.bench.readme import README, RESULTS, SHOWN, updated
+from fastgen.bench.results import read
+
+TEXT = README.read_text()
+
+
+def test_the_table_of_speeds_is_that_of_the_results():
+    rows = read(RESULTS)
+    assert {(row["op"], row["case"], row["pass"]) for row in rows} >= set(SHOWN)
+    assert updated(TEXT, rows) == TEXT
+
+
+def test_every_file_that_the_readme_names_exists():
+    named = [path for path in re.findall(r"\]\(([^)#]+)\)", TEXT) if not path.startswith("http")]
+    assert named
+    for path in named:
+        assert (README.parent / Path(path)).exists(), path
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", TEXT, re.S), ids=lambda b: b.splitlines()[0][:40])
+def test_the_examples_run(block: str):
+    exec(compile(block, "README.md", "exec"), {})
