@@ -1,7 +1,7 @@
 """What people run for PixelCNN++'s likelihood and for drawing from it: its code, rewritten with static shapes.
 
-Of the ways to write the likelihood (all channels stacked, one after another, channels last, with logsigmoid), one channel
-after another was the fastest under torch.compile on a CPU.
+Of the ways to write the likelihood (all channels stacked, one after another, channels last, with logsigmoid), one
+channel after another was the fastest under torch.compile on a CPU.
 """
 
 from __future__ import annotations

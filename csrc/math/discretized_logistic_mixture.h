@@ -90,7 +90,8 @@ struct BinTerms {
 
 template <class T>
 FASTGEN_HD BinTerms<T> bin_terms(T x, T mean, T log_scale, Levels<T> levels) {
-  bool lowest = x<levels.half_width - T(1), highest = x> T(1) - levels.half_width;
+  bool lowest = x < levels.half_width - T(1);
+  bool highest = x > T(1) - levels.half_width;
   BinTerms<T> b;
   T s = clamped_log_scale(log_scale);
   b.scale = exp_or_zero(-s);

@@ -41,7 +41,7 @@ def philox_uniform(index: Tensor, *, seed: int, offset: int) -> tuple[Tensor, Te
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a product of 32-bit numbers, which int64 cannot hold: `b` is taken in halves of 16 bits."""
+    """High and low 32 bits of a product of 32-bit numbers; int64 cannot hold it, so `b` comes in halves of 16 bits."""
     low = a * (b & 0xFFFF)
     middle = a * (b >> 16) + (low >> 16)
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)

@@ -38,16 +38,16 @@ def discretized_logistic_mixture_log_prob(x: Tensor, parameters: Tensor, *, leve
 
     where the lowest bin (`x_c < -1 + half`) reaches down to minus infinity and the highest (`x_c > 1 - half`) up to
     infinity. With three channels, means depend on the channels before: `m_1 = mean_1 + a x_0` and
-    `m_2 = mean_2 + b x_0 + c x_1`, where `a, b, c = tanh(coefficients)`. Bins are evaluated without cancellation at every
-    scale. The paper's code instead switches to the density where a bin has less than 1e-5: this is more exact than that
-    code, not bit-equal to it.
+    `m_2 = mean_2 + b x_0 + c x_1`, where `a, b, c = tanh(coefficients)`. Bins are evaluated without cancellation at
+    every scale. The paper's code instead switches to the density where a bin has less than 1e-5: this is more exact
+    than that code, not bit-equal to it.
 
     Args:
         x: [batch, channels, height, width], 1 or 3 channels, with values in [-1, 1], `2 * level / (levels - 1) - 1`.
-            This is not checked: a value beyond is taken for the edge bin on its side, with the inner end at `x -+ half`.
+            This is not checked: a value beyond counts as the edge bin on its side, with the inner end half a bin off.
         parameters: for one channel [batch, 3 * mixtures, height, width]: logits, means, log-scales, `mixtures` planes
-            each. For three [batch, 10 * mixtures, height, width]: logits, then means, log-scales, coefficients of red, then
-            of green, then of blue.
+            each. For three [batch, 10 * mixtures, height, width]: logits, then means, log-scales, coefficients of red,
+            then of green, then of blue.
         levels: number of values a channel can take, 2 to 65536.
 
     Returns:
@@ -75,9 +75,9 @@ def discretized_logistic_mixture_sample(
 ) -> Tensor:
     """Draw pixels from the distribution whose log-probability is `discretized_logistic_mixture_log_prob`.
 
-    One uniform number picks the mixture, by inversion of the running sum of softmax(logits). Then, channel after channel,
-    `x = m + s (log u - log(1 - u))` with `u` in [1e-5, 1 - 1e-5], cut to [-1, 1] and rounded to the nearest of the levels;
-    later channels see the rounded earlier ones. All is decided in float64, whatever the dtype.
+    One uniform number picks the mixture, by inversion of the running sum of softmax(logits). Then, channel after
+    channel, `x = m + s (log u - log(1 - u))` with `u` in [1e-5, 1 - 1e-5], cut to [-1, 1] and rounded to the nearest of
+    the levels; later channels see the rounded earlier ones. All is decided in float64, whatever the dtype.
 
     The uniform numbers are Philox's: those of the pixel at `i = (sample * height + row) * width + column` depend on
     (seed, offset, i) alone. So every backend draws the same, and another offset draws independent numbers.
@@ -90,15 +90,15 @@ def discretized_logistic_mixture_sample(
         offset: which of the streams of this seed, 0 to 2^63 - 1.
 
     Returns:
-        [batch, channels, height, width] in the dtype of `parameters`, without a gradient. NaN where a pixel's logits, or the
-        means and log-scales it draws from, are not finite; a logit of minus infinity is a mixture that is never drawn.
+        [batch, channels, height, width] in the dtype of `parameters`, without gradient. NaN where a pixel's logits, or
+        the means and log-scales it draws from, are not finite; a logit of minus infinity is a mixture never drawn.
 
     Raises:
         ValueError: a shape that matches no number of mixtures, or an argument out of range.
         TypeError: a dtype that is not floating.
 
-    Source: Salimans et al., "PixelCNN++" (2017), section 2.1; Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
-    (2011).
+    Source: Salimans et al., "PixelCNN++" (2017), section 2.1; Salmon et al., "Parallel random numbers: as easy as 1, 2,
+    3" (2011).
     """
     _check_parameters(parameters, channels, levels)
     for name, value in (("seed", seed), ("offset", offset)):
