@@ -1,4 +1,4 @@
-// One mixture after another over a block of 64 positions: each row of the parameters is read as a run of 64, where
+// One mixture after another over a block of 128 positions: each row of the parameters is read as a run of 128, where
 // position after position would have all channels of a 32x32 image fight for one set of the cache, and what the
 // gradient keeps of a block stays in cache.
 #include "discretized_logistic_mixture.h"

@@ -6,10 +6,10 @@
 namespace fastgen {
 
 // What a thread works on at a time, and the most mixtures whose terms it keeps beside it.
-constexpr int64_t kMixturePositions = 64;
+constexpr int64_t kMixturePositions = 128;
 constexpr int64_t kMaxMixtures = 64;
 
-// `count` <= 64 neighbouring positions of one sample. Their x, parameters and gradients are rows that lie `stride`
+// `count` <= 128 neighbouring positions of one sample. Their x, parameters and gradients are rows that lie `stride`
 // elements apart; the pointers passed with a block point at its first position.
 struct MixtureBlock {
   int64_t stride, count, mixtures, channels, levels;

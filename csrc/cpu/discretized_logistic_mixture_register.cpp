@@ -13,8 +13,8 @@ namespace fastgen {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Blocks of 64 positions that one thread should have at least, so that waking it costs little beside its work.
-static constexpr int64_t kGrain = 4;
+// Blocks of positions that one thread should have at least, so that waking it costs little beside its work.
+static constexpr int64_t kGrain = 2;
 
 struct MixtureSizes {
   int64_t batch, channels, mixtures, height, width, levels;

@@ -3,8 +3,6 @@
 // once.
 #pragma once
 
-#include <string.h>
-
 #include "sampling_team.h"
 #include "sampling_vector.h"
 

@@ -98,6 +98,8 @@ class Op:
             differentiable.
         passes: what to benchmark.
         random: the op draws random numbers, so tests compare what is drawn and not its gradient.
+        call: the operators of each compiled backend, by name.
+        backends: those this op has, in order of preference; `reference` is always the last.
     """
 
     name: str
@@ -114,10 +116,14 @@ class Op:
     passes: tuple[str, ...] = ("forward", "forward_backward")
     random: bool = False
     call: dict[str, dict[str, Callable]] = field(default_factory=dict, init=False)
+    backends: tuple[str, ...] = field(init=False)
+    _cpu_backends: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.name in REGISTRY:
             raise ValueError(f"op {self.name!r} is registered already")
+        self.backends = tuple(b for b in BACKENDS if b in self.supports or b == "reference")
+        self._cpu_backends = tuple(b for b in self.backends if b not in ("cuda", "triton"))
         for backend in self.compiled_backends:
             self.call[backend] = {}
             for schema, fake in zip(self.schema, self.fake, strict=True):
@@ -141,11 +147,6 @@ class Op:
         return getattr(sys.modules[self.reference.__module__], self.name)
 
     @property
-    def backends(self) -> tuple[str, ...]:
-        """The backends this op has, in order of preference; `reference` is always the last."""
-        return tuple(b for b in BACKENDS if b in self.supports or b == "reference")
-
-    @property
     def compiled_backends(self) -> tuple[str, ...]:
         return tuple(b for b in self.backends if b in ("cuda", "triton", "cpp"))
 
@@ -155,7 +156,8 @@ class Op:
         """
         if _STATE.log is not None:
             return self._choose_and_log(tensors, args)
-        for backend in _STATE.forced or self.backends:
+        # On a CPU the GPU's backends are not even asked: tiny calls would feel it.
+        for backend in _STATE.forced or (self._cpu_backends if tensors[0].is_cpu else self.backends):
             if not self.refusal(backend, tensors, args):
                 return backend
         raise self._refused_by_all(tensors, args)
@@ -191,12 +193,12 @@ def _general_refusal(backend: str, dtypes: tuple[torch.dtype, ...], tensors: tup
     first = tensors[0]
     if backend == "cpp":
         if not first.is_cpu:
-            return f"the tensors are on {first.device}"
+            return _on_another_device(first)
     elif backend == "cuda":
         if not first.is_cuda:
-            return f"the tensors are on {first.device}"
+            return _on_another_device(first)
     elif backend == "triton" and not first.is_cuda and not (first.is_cpu and _STATE.forced and triton_interprets()):
-        return f"the tensors are on {first.device}"
+        return _on_another_device(first)
     if backend != "library" and UNUSABLE[backend]:
         return UNUSABLE[backend]
     if first.dtype not in dtypes:
@@ -211,6 +213,11 @@ def _general_refusal(backend: str, dtypes: tuple[torch.dtype, ...], tensors: tup
     return ""
 
 
+def _on_another_device(tensor: Tensor) -> str:
+    # Every call on a CPU asks the GPU backends first: naming the device would cost more than the rest of the choice.
+    return "the tensors are on cpu" if tensor.is_cpu else f"the tensors are on {tensor.device}"
+
+
 def _lazy_launcher(family: str, name: str) -> Callable:
     """The launcher `name` of `fastgen._triton.<family>`, imported at its first call: importing fastgen never imports
     triton.
@@ -220,6 +227,11 @@ def _lazy_launcher(family: str, name: str) -> Callable:
         return getattr(importlib.import_module(f"fastgen._triton.{family}"), name)(*args)
 
     return launch
+
+
+def is_forced(backend: str) -> bool:
+    """Whether `use_backend` or the environment names this backend: then an op takes it also where it does not pay."""
+    return backend in _STATE.forced
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:

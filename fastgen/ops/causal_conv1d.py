@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops._registry import (
-    _STATE,
     Cost,
     Op,
     Sample,
     Tolerance,
     differentiates_again,
+    is_forced,
     needs_gradient,
     reference_gradient,
 )
@@ -168,13 +168,13 @@ def _fake_weight_gradient(grad: Tensor, x: Tensor, kernel_size: int, dilation: i
 
 
 def _supports_cpp(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> str:
-    if "cpp" not in _STATE.forced and weight.shape[1] * weight.shape[2] < _FEWEST_PRODUCTS:
+    if not is_forced("cpp") and weight.shape[1] * weight.shape[2] < _FEWEST_PRODUCTS:
         return "too few products per output: oneDNN is faster where writing the output is what costs"
     return ""
 
 
 def _supports_triton(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> str:
-    if "triton" not in _STATE.forced:
+    if not is_forced("triton"):
         return "cuDNN on the padded sequence is the default until it is measured against this kernel"
     return ""
 

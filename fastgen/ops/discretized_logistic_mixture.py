@@ -303,7 +303,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield sample("grey, one pixel, one mixture", *usual(1, 1, 1, 1, 1))
     yield sample("17 levels", *usual(1, 1, 3, 4, 4, 17), levels=17)
     yield sample("2 levels", *usual(1, 3, 1, 3, 3, 2), levels=2)
-    yield sample("odd length, three blocks", *usual(1, 3, 1, 7, 19))
+    yield sample("odd length, two blocks", *usual(1, 3, 1, 7, 19))
     yield sample("empty batch", *usual(0, 3, 2, 4, 4))
     yield sample("empty space", *usual(2, 1, 2, 0, 4))
     x, parameters = usual(2, 3, 2, 6, 5)

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops._registry import (
-    _STATE,
     Cost,
     Op,
     Sample,
     Tolerance,
     differentiates_again,
+    is_forced,
     needs_gradient,
     reference_gradient,
 )
@@ -172,13 +172,11 @@ class _Conv(NamedTuple):
         width = self.weight[3]
         return -(-self.taps // width), min(self.taps, width)
 
-    def output_size(self, x: Tensor) -> tuple[int, int]:
-        """Height and width of the result."""
+    def output_size(self, x: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the result, for an input of shape `x`."""
         return tuple(
             (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, k, s, p, d in zip(
-                x.shape[2:], self.weight[2:], self.stride, self.padding, self.dilation, strict=True
-            )
+            for size, k, s, p, d in zip(x[2:], self.weight[2:], self.stride, self.padding, self.dilation, strict=True)
         )
 
 
@@ -231,20 +229,40 @@ def _checked(
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
             raise TypeError(f"{name}: expected {x.dtype} on {x.device}, got {tensor.dtype} on {tensor.device}")
-    if weight.dim() != 4:
-        raise ValueError(f"weight: expected [out_channels, in_channels, height, width], got {tuple(weight.shape)}")
-    _check_mask(weight.shape[0], weight.shape[1], weight.shape[2:], mask_type, color_groups)
-    if x.dim() != 4 or x.shape[1] != weight.shape[1]:
-        raise ValueError(f"x: expected [batch, {weight.shape[1]}, height, width], got {tuple(x.shape)}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias: expected ({weight.shape[0]},), got {tuple(bias.shape)}")
+    # Shapes and options are checked once: the next call with the same ones finds its answer in the cache, which
+    # torch.compile, asking only while it traces, does without.
+    geometry = _geometry.__wrapped__ if torch.compiler.is_compiling() else _geometry
+    options = (v if isinstance(v, (int, str)) else tuple(v) for v in (stride, padding, dilation))
+    bias_shape = None if bias is None else tuple(bias.shape)
+    return geometry(tuple(x.shape), tuple(weight.shape), bias_shape, mask_type, *options, color_groups)
+
+
+@functools.lru_cache(maxsize=1024)
+def _geometry(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    mask_type: str,
+    stride: int | tuple[int, ...],
+    padding: str | int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    color_groups: int,
+) -> _Conv:
+    """The static facts of a call from the shapes of its arguments; raises where they do not fit."""
+    if len(weight) != 4:
+        raise ValueError(f"weight: expected [out_channels, in_channels, height, width], got {weight}")
+    _check_mask(weight[0], weight[1], weight[2:], mask_type, color_groups)
+    if len(x) != 4 or x[1] != weight[1]:
+        raise ValueError(f"x: expected [batch, {weight[1]}, height, width], got {x}")
+    if bias is not None and bias != weight[:1]:
+        raise ValueError(f"bias: expected ({weight[0]},), got {bias}")
     stride, dilation = _checked_pair("stride", stride, 1), _checked_pair("dilation", dilation, 1)
     if padding == "same":
-        padding = tuple(d * (k // 2) for d, k in zip(dilation, weight.shape[2:], strict=True))
+        padding = tuple(d * (k // 2) for d, k in zip(dilation, weight[2:], strict=True))
     padding = _checked_pair("padding", padding, 0)
-    conv = _Conv(tuple(weight.shape), mask_type, color_groups, stride, padding, dilation)
+    conv = _Conv(weight, mask_type, color_groups, stride, padding, dilation)
     if min(conv.output_size(x)) < 1:
-        raise ValueError(f"x: too small for a kernel of {tuple(weight.shape[2:])}, got {tuple(x.shape)}")
+        raise ValueError(f"x: too small for a kernel of {weight[2:]}, got {x}")
     return conv
 
 
@@ -291,7 +309,7 @@ def _margins(x: Tensor, conv: _Conv) -> tuple[list[int], list[int]]:
     for i in (1, 0):
         size, kernel, live = x.shape[2 + i], conv.weight[2 + i], conv.live[i]
         p, s, d = conv.padding[i], conv.stride[i], conv.dilation[i]
-        last = (conv.output_size(x)[i] - 1) * s + (live - 1) * d
+        last = (conv.output_size(x.shape)[i] - 1) * s + (live - 1) * d
         margins += (0, 0) if live == kernel else (p, last + 1 - size - p)
         symmetric.insert(0, p if live == kernel else 0)
     return margins, symmetric
@@ -349,7 +367,7 @@ def _kernel_forward(x: Tensor, weight: Tensor, bias: Tensor | None, conv: _Conv,
         None if bias is None else bias.contiguous(),
         conv.taps,
         conv.weight[3],
-        *conv.output_size(x),
+        *conv.output_size(x.shape),
         -conv.padding[0],
         -conv.padding[1],
         *conv.dilation,
@@ -400,7 +418,13 @@ def _fake_weight_gradient(grad: Tensor, x: Tensor, taps: int, kernel_width: int,
     return grad.new_empty((grad.shape[1], x.shape[1], taps))
 
 
+def _is_small(x: Tensor, weight: Tensor) -> bool:
+    return x.numel() * weight.numel() < _SMALL
+
+
 def _supports_library(x: Tensor, weight: Tensor, bias: Tensor | None, conv: _Conv) -> str:
+    if _is_small(x, weight) and not is_forced("library"):
+        return "so small that calling the library this way costs more than the dead taps"
     return "" if conv.taps else "no tap of this kernel is live"
 
 
@@ -411,16 +435,16 @@ def _supports_kernel(x: Tensor, weight: Tensor, bias: Tensor | None, conv: _Conv
 
 
 def _supports_cpp(x: Tensor, weight: Tensor, bias: Tensor | None, conv: _Conv) -> str:
-    if "cpp" not in _STATE.forced:
+    if not is_forced("cpp"):
         if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
             return "x is channels-last, which oneDNN takes without a copy"
-        if conv.weight[1] * conv.taps < _FEWEST_PRODUCTS:
+        if conv.weight[1] * conv.taps < _FEWEST_PRODUCTS and not _is_small(x, weight):
             return "too few products per output: oneDNN is faster where writing the output is what costs"
     return _supports_kernel(x, weight, bias, conv)
 
 
 def _supports_triton(x: Tensor, weight: Tensor, bias: Tensor | None, conv: _Conv) -> str:
-    if "triton" not in _STATE.forced:
+    if not is_forced("triton"):
         return "cuDNN on the live rows is the default until it is measured against this kernel"
     return _supports_kernel(x, weight, bias, conv)
 
@@ -473,7 +497,7 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 def _cost(pass_: str, x: Tensor, weight: Tensor, bias: Tensor | None = None, **options) -> Cost:
     conv = _checked(x, weight, bias, **{**_DEFAULTS, **options})
-    height, width = conv.output_size(x)
+    height, width = conv.output_size(x.shape)
     positions = x.shape[0] * height * width
     # The weight counts whole: what is dead lies between what is live.
     parameters = weight.numel() + (0 if bias is None else bias.numel())
@@ -485,6 +509,8 @@ def _cost(pass_: str, x: Tensor, weight: Tensor, bias: Tensor | None = None, **o
 
 _DEFAULTS = {"stride": 1, "padding": "same", "dilation": 1, "color_groups": 1}
 _FEWEST_PRODUCTS = 128
+# Elements of x times those of the weight: where the calls around the arithmetic are most of the time.
+_SMALL = 2**26
 _GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 MASKED_CONV2D = Op(
