@@ -32,8 +32,9 @@ $(BIN)/python:
 demo: .venv/installed
 	$(BIN)/fastgen demo
 
+# One process per core, one thread each: on a small machine two threads of one process mostly wait for each other.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: .venv/requirements
 	$(BIN)/ruff check .

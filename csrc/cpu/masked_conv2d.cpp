@@ -189,32 +189,42 @@ static void fill_patch(const Image<T>& image, const Patch& patch, T* out) {
   }
 }
 
+// Products that are summed one after the other; the sums of such runs are then added up, which rounds less than one
+// long sum.
+static constexpr int64_t kSummands = 128;
+
 // `count` results, of as many neighbouring positions, for the channels of `vectors` vectors; buffer is [count, vectors
 // * lanes].
 template <class T, int count, int vectors>
 static void multiply(const T* x, int64_t plane, const int64_t* offsets, int64_t taps, int64_t in, const T* w,
                      const T* bias, T* buffer) {
   constexpr int lanes = kLanes<T>;
-  Vector<T> sums[count][vectors];
   for (int m = 0; m < count; ++m) {
-    for (int v = 0; v < vectors; ++v) sums[m][v] = load_vector(bias + v * lanes);
+    for (int v = 0; v < vectors; ++v) store_vector(buffer + (m * vectors + v) * lanes, load_vector(bias + v * lanes));
   }
-  // One loop over taps and channels: two nested ones would spill the sums at every tap.
   const T* from = x + offsets[0];
-  for (int64_t left = taps * in, k = 0; left > 0; --left, w += 2 * lanes) {
-    Vector<T> b[vectors];
-    for (int v = 0; v < vectors; ++v) b[v] = load_vector(w + v * lanes);
+  int64_t k = 0;
+  for (int64_t left = taps * in; left > 0;) {
+    Vector<T> sums[count][vectors] = {};
+    // One loop over taps and channels: two nested ones would spill the sums at every tap.
+    for (int64_t last = left > kSummands ? left - kSummands : 0; left > last; --left, w += 2 * lanes) {
+      Vector<T> b[vectors];
+      for (int v = 0; v < vectors; ++v) b[v] = load_vector(w + v * lanes);
+      for (int m = 0; m < count; ++m) {
+        for (int v = 0; v < vectors; ++v) sums[m][v] += from[m] * b[v];
+      }
+      from += plane;
+      if (++k == in && left > 1) {
+        k = 0;
+        from = x + *++offsets;
+      }
+    }
     for (int m = 0; m < count; ++m) {
-      for (int v = 0; v < vectors; ++v) sums[m][v] += from[m] * b[v];
+      for (int v = 0; v < vectors; ++v) {
+        T* total = buffer + (m * vectors + v) * lanes;
+        store_vector(total, load_vector(total) + sums[m][v]);
+      }
     }
-    from += plane;
-    if (++k == in && left > 1) {
-      k = 0;
-      from = x + *++offsets;
-    }
-  }
-  for (int m = 0; m < count; ++m) {
-    for (int v = 0; v < vectors; ++v) store_vector(buffer + (m * vectors + v) * lanes, sums[m][v]);
   }
 }
 

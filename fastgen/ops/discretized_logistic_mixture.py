@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -122,10 +123,17 @@ def discretized_logistic_mixture_log_prob_reference(x: Tensor, parameters: Tenso
     scale, half = torch.exp(-mixture.log_scale), 1 / (levels - 1)
     upper, lower = (value - means + half) * scale, (value - means - half) * scale
     # sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper)): nothing cancels.
-    bins = logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half * scale))
+    bins = logsigmoid(upper) + logsigmoid(-lower) + _log_one_minus_exp(math.log(2 * half) - mixture.log_scale)
     bins = torch.where(value < half - 1, logsigmoid(upper), bins)
     bins = torch.where(value > 1 - half, logsigmoid(-lower), bins)
     return torch.logsumexp(torch.log_softmax(mixture.logits, 1) + bins.sum(1), 1).to(x.dtype)
+
+
+def _log_one_minus_exp(log_width: Tensor) -> Tensor:
+    """`log(1 - exp(-width))`, which is `log_width` to the last digit where the width is tiny, or underflows."""
+    tiny = log_width < -40
+    # Both branches have gradients: the width that is not used must not make an infinite one.
+    return torch.where(tiny, log_width, torch.log(-torch.expm1(-log_width.masked_fill(tiny, 0).exp())))
 
 
 def discretized_logistic_mixture_sample_reference(

@@ -128,6 +128,20 @@ def test_gradients_of_first_and_second_order(channels: int):
         assert torch.autograd.gradgradcheck(log_prob, (x, parameters), fast_mode=True)
 
 
+@pytest.mark.parametrize("log_scale", [50.0, 90.0, 110.0, 200.0])
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_a_width_that_underflows_has_a_probability_and_a_gradient(backend: str, log_scale: float):
+    parameters = torch.zeros(1, 3, 1, 1)
+    parameters[:, 2] = log_scale
+    parameters.requires_grad_()
+    with fastgen.use_backend(backend):
+        log_prob = discretized_logistic_mixture_log_prob(torch.full((1, 1, 1, 1), 0.1), parameters)
+    log_prob.sum().backward()
+    # Far below its scale the logistic density is flat: scale^-1 / 4 over a bin of 2 / 255.
+    torch.testing.assert_close(log_prob.flatten()[0].item(), math.log(0.5 / 255) - log_scale, rtol=1e-6, atol=0)
+    torch.testing.assert_close(parameters.grad.flatten(), torch.tensor([0.0, 0.0, -1.0]))
+
+
 def test_log_scale_below_the_clamp_has_no_gradient():
     x, parameters = torch.zeros(1, 1, 1, 1), torch.tensor([0.0, 0.001, -8.0]).view(1, 3, 1, 1).requires_grad_()
     discretized_logistic_mixture_log_prob(x, parameters).sum().backward()

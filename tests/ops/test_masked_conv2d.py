@@ -187,12 +187,14 @@ def test_what_runs_where():
     def chosen(x, weight):
         return fastgen.explain(masked_conv2d, x, weight, mask_type="B")[0].backend
 
-    many = torch.randn(1, 64, 8, 8)
+    many, weight = torch.randn(32, 64, 8, 8), torch.randn(64, 64, 3, 3)
     if not UNUSABLE["cpp"]:
-        assert chosen(many, torch.randn(64, 64, 3, 3)) == "cpp"
-    assert chosen(many.to(memory_format=torch.channels_last), torch.randn(64, 64, 3, 3)) == "library"
-    assert chosen(many.bfloat16(), torch.randn(64, 64, 3, 3).bfloat16()) == "library"
-    assert chosen(torch.randn(1, 1, 8, 8), torch.randn(64, 1, 7, 7)) == "library"
+        assert chosen(many, weight) == "cpp"
+        assert chosen(torch.randn(1, 1, 8, 8), torch.randn(64, 1, 7, 7)) == "cpp"
+    assert chosen(many.to(memory_format=torch.channels_last), weight) == "library"
+    assert chosen(many.bfloat16(), weight.bfloat16()) == "library"
+    assert chosen(torch.randn(64, 1, 28, 28), torch.randn(64, 1, 7, 7)) == "library"
+    assert chosen(many[:1, :, :2, :2].bfloat16(), weight.bfloat16()) == "reference"
 
 
 @pytest.mark.parametrize(
