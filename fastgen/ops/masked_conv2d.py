@@ -324,6 +324,25 @@ def _library_forward(x: Tensor, live_weight: Tensor, bias: Tensor | None, conv: 
     return F.conv2d(_pad(x, margins), live_weight, bias, conv.stride, padding, conv.dilation)
 
 
+def _folds_input_gradient(grad: Tensor, conv: _Conv) -> bool:
+    # oneDNN's input gradient works on whole vectors of input channels, and a first layer has a few. In the narrow
+    # dtypes the products would be rounded before they are added up.
+    return (
+        grad.device.type == "cpu"
+        and grad.dtype in (torch.float32, torch.float64)
+        and conv.weight[1] <= _MOST_FOLDED_CHANNELS
+        and grad.numel() > 0
+    )
+
+
+def _folded_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, conv: _Conv) -> Tensor:
+    """The gradient in the padded input: one matrix product for all taps, whose results are added where they read."""
+    margins, padding = _margins(x, conv)
+    size = (x.shape[2] + margins[2] + margins[3], x.shape[3] + margins[0] + margins[1])
+    products = _live_weight(weight, conv).flatten(1).t() @ grad.flatten(2)
+    return F.fold(products, size, conv.live, conv.dilation, padding, conv.stride)
+
+
 class _LibraryConv(torch.autograd.Function):
     """oneDNN or cuDNN on the live rows. The backward is made of differentiable operators, so it has every order."""
 
@@ -338,20 +357,28 @@ class _LibraryConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         conv = ctx.conv
         margins, padding = _margins(x, conv)
-        # Padding x again is cheaper than keeping a second copy of it alive until here.
-        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad,
-            _pad(x, margins),
-            _live_weight(weight, conv),
-            [conv.weight[0]],
-            conv.stride,
-            padding,
-            conv.dilation,
-            False,
-            [0, 0],
-            1,
-            ctx.needs_input_grad[:3],
-        )
+        needed = list(ctx.needs_input_grad[:3])
+        folds = needed[0] and _folds_input_gradient(grad, conv)
+        if folds:
+            needed[0] = False
+        grad_x = grad_weight = grad_bias = None
+        if any(needed):
+            # Padding x again is cheaper than keeping a second copy of it alive until here.
+            grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+                grad,
+                _pad(x, margins),
+                _live_weight(weight, conv),
+                [conv.weight[0]],
+                conv.stride,
+                padding,
+                conv.dilation,
+                False,
+                [0, 0],
+                1,
+                needed,
+            )
+        if folds:
+            grad_x = _folded_input_gradient(grad, x, weight, conv)
         if grad_x is not None:
             grad_x = _pad(grad_x, [-margin for margin in margins])
         if grad_weight is not None:
@@ -509,6 +536,7 @@ def _cost(pass_: str, x: Tensor, weight: Tensor, bias: Tensor | None = None, **o
 
 _DEFAULTS = {"stride": 1, "padding": "same", "dilation": 1, "color_groups": 1}
 _FEWEST_PRODUCTS = 128
+_MOST_FOLDED_CHANNELS = 4
 # Elements of x times those of the weight: where the calls around the arithmetic are most of the time.
 _SMALL = 2**26
 _GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)

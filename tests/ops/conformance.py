@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fastgen
 from fastgen.ops._library import UNUSABLE, use_cpu_capability
-from fastgen.ops._registry import REGISTRY, Op, Sample
+from fastgen.ops._registry import REGISTRY, BackendError, Op, Sample
 
 EVERY_OP = list(REGISTRY.values())
 
@@ -39,6 +39,22 @@ def running_on(variant: str) -> Iterator[None]:
         raise RuntimeError(f"{backend}: {UNUSABLE[backend]}")
     with use_cpu_capability(capability) if capability else contextlib.nullcontext(), fastgen.use_backend(backend):
         yield
+
+
+def ids(value) -> str:
+    """What a parameter is called in a test's name."""
+    return value.name if isinstance(value, Op) else str(value).removeprefix("torch.")
+
+
+def samples(op: Op, variant: str, dtype: torch.dtype, device: str = "cpu") -> list[Sample]:
+    """The op's samples that this kernel takes; one that takes none of them is a defect."""
+    taken = []
+    for sample in op.samples(device, dtype):
+        with contextlib.suppress(BackendError), running_on(variant), torch.no_grad():
+            op.public(*sample.args, **sample.kwargs)
+            taken.append(sample)
+    assert taken, f"{op.name}: {variant} takes none of its samples"
+    return taken
 
 
 def dtypes(op: Op, variant: str) -> list[torch.dtype]:

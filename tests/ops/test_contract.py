@@ -15,38 +15,20 @@ COMPILED = [(op, v) for op, v in VARIANTS if v != "library"]
 SMALL = 400
 
 
-def ids(value) -> str:
-    return value.name if isinstance(value, Op) else str(value).removeprefix("torch.")
-
-
 def with_dtypes(pairs: list) -> list:
     return [(op, v, dtype) for op, v in pairs for dtype in c.dtypes(op, v)]
 
 
-def samples(op: Op, variant: str, dtype: torch.dtype) -> list[Sample]:
-    """The op's samples that this kernel takes; one that takes none of them is a defect."""
-    taken = []
-    for sample in op.samples("cpu", dtype):
-        try:
-            with c.running_on(variant), torch.no_grad():
-                op.public(*sample.args, **sample.kwargs)
-        except BackendError:
-            continue
-        taken.append(sample)
-    assert taken, f"{op.name}: {variant} takes none of its samples"
-    return taken
-
-
 def smallest(op: Op, variant: str, dtype: torch.dtype) -> Sample:
     """The smallest sample that has elements."""
-    found = [s for s in samples(op, variant, dtype) if all(t.numel() for t in c.floating(s.args))]
+    found = [s for s in c.samples(op, variant, dtype) if all(t.numel() for t in c.floating(s.args))]
     return min(found, key=lambda s: sum(t.numel() for t in c.floating(s.args)))
 
 
-@pytest.mark.parametrize(("op", "variant", "dtype"), with_dtypes(VARIANTS), ids=ids)
+@pytest.mark.parametrize(("op", "variant", "dtype"), with_dtypes(VARIANTS), ids=c.ids)
 def test_values_and_gradients(op: Op, variant: str, dtype: torch.dtype, poisoned_memory):
     tolerance, gradient = op.tolerance[dtype], op.grad_order > 0
-    for sample in samples(op, variant, dtype):
+    for sample in c.samples(op, variant, dtype):
         with c.running_on(variant):
             found = c.values_and_gradients(op.public, sample, dtype, gradient=gradient)
         truth = c.values_and_gradients(op.reference, sample, torch.float64, gradient=gradient)
@@ -62,11 +44,11 @@ def test_values_and_gradients(op: Op, variant: str, dtype: torch.dtype, poisoned
 
 
 @pytest.mark.parametrize(
-    ("op", "variant"), [p for p in VARIANTS if p[0].grad_order and torch.float64 in c.dtypes(*p)], ids=ids
+    ("op", "variant"), [p for p in VARIANTS if p[0].grad_order and torch.float64 in c.dtypes(*p)], ids=c.ids
 )
 def test_gradcheck(op: Op, variant: str):
     checked = 0
-    for sample in samples(op, variant, torch.float64):
+    for sample in c.samples(op, variant, torch.float64):
         if (
             not 0 < sum(t.numel() for t in c.floating(sample.args)) <= SMALL
             or "extreme" in sample.name
@@ -81,7 +63,7 @@ def test_gradcheck(op: Op, variant: str):
     assert checked, f"{op.name}: no sample of at most {SMALL} elements"
 
 
-@pytest.mark.parametrize("op", [op for op in c.EVERY_OP if op.grad_order], ids=ids)
+@pytest.mark.parametrize("op", [op for op in c.EVERY_OP if op.grad_order], ids=c.ids)
 def test_second_order_gradient(op: Op):
     sample = min(
         (s for s in op.samples("cpu", torch.float64) if all(t.numel() for t in c.floating(s.args))),
@@ -91,7 +73,7 @@ def test_second_order_gradient(op: Op):
     assert torch.autograd.gradgradcheck(lambda *a: op.public(*a, **sample.kwargs), args, fast_mode=True)
 
 
-@pytest.mark.parametrize(("op", "variant"), [p for p in VARIANTS if not p[0].random], ids=ids)
+@pytest.mark.parametrize(("op", "variant"), [p for p in VARIANTS if not p[0].random], ids=c.ids)
 def test_nan_goes_where_the_reference_sends_it(op: Op, variant: str):
     sample = smallest(op, variant, torch.float32)
     for i, argument in enumerate(sample.args):
@@ -105,7 +87,7 @@ def test_nan_goes_where_the_reference_sends_it(op: Op, variant: str):
         assert torch.equal(found.isnan(), op.reference(*args, **sample.kwargs).isnan()), f"argument {i}"
 
 
-@pytest.mark.parametrize(("op", "variant"), COMPILED, ids=ids)
+@pytest.mark.parametrize(("op", "variant"), COMPILED, ids=c.ids)
 def test_opcheck(op: Op, variant: str, monkeypatch):
     backend = variant.partition("/")[0]
     calls: list[tuple] = []
@@ -117,7 +99,7 @@ def test_opcheck(op: Op, variant: str, monkeypatch):
 
         monkeypatch.setitem(op.call[backend], name, record)
     dtype = torch.float32
-    chosen = samples(op, variant, dtype)
+    chosen = c.samples(op, variant, dtype)
     calls.clear()
     for sample in chosen[:4] if backend == "triton" else chosen:
         with c.running_on(variant):
@@ -133,11 +115,11 @@ def _operators(op: Op, backend: str) -> list:
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("op", "variant"), [p for p in VARIANTS if p[1] not in ("cpp/AVX2", "triton")], ids=ids)
+@pytest.mark.parametrize(("op", "variant"), [p for p in VARIANTS if p[1] not in ("cpp/AVX2", "triton")], ids=c.ids)
 def test_compiles_as_one_graph(op: Op, variant: str, compiler: str):
     torch._dynamo.reset()
     gradient = op.grad_order > 0
-    chosen = [s for s in samples(op, variant, torch.float32) if all(t.numel() > 1 for t in c.floating(s.args))]
+    chosen = [s for s in c.samples(op, variant, torch.float32) if all(t.numel() > 1 for t in c.floating(s.args))]
     for sample in chosen[:1] if compiler == "inductor" else chosen[:3]:
         with c.running_on(variant):
             compiled = torch.compile(op.public, fullgraph=True, backend=compiler)
@@ -147,7 +129,7 @@ def test_compiles_as_one_graph(op: Op, variant: str, compiler: str):
             torch.testing.assert_close(value, usual, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("op", [op for op in c.EVERY_OP if op.grad_order], ids=ids)
+@pytest.mark.parametrize("op", [op for op in c.EVERY_OP if op.grad_order], ids=c.ids)
 def test_torch_func_takes_the_reference(op: Op):
     sample = min(
         (s for s in op.samples("cpu", torch.float64) if all(t.numel() for t in c.floating(s.args))),
@@ -162,14 +144,14 @@ def test_torch_func_takes_the_reference(op: Op):
     torch.testing.assert_close(torch.func.grad(scalar)(sample.args[0]), leaf.grad)
 
 
-@pytest.mark.parametrize("op", c.EVERY_OP, ids=ids)
+@pytest.mark.parametrize("op", c.EVERY_OP, ids=c.ids)
 def test_a_backend_that_cannot_run_says_why(op: Op):
     sample = next(iter(op.samples("cpu", torch.float32)))
     with fastgen.use_backend("cuda"), pytest.raises(BackendError, match=rf"{op.name}.*cuda was asked for"):
         op.public(*sample.args, **sample.kwargs)
 
 
-@pytest.mark.parametrize("op", c.EVERY_OP, ids=ids)
+@pytest.mark.parametrize("op", c.EVERY_OP, ids=c.ids)
 def test_cost_counts_the_arguments(op: Op):
     for sample in op.cases("cpu", torch.float32):
         small = op.cost("forward", *sample.args, **sample.kwargs)
@@ -177,7 +159,7 @@ def test_cost_counts_the_arguments(op: Op):
         break
 
 
-@pytest.mark.parametrize("op", c.EVERY_OP, ids=ids)
+@pytest.mark.parametrize("op", c.EVERY_OP, ids=c.ids)
 def test_public_function_documents_itself(op: Op):
     text = op.public.__doc__ or ""
     assert "Args:" in text and "Raises:" in text and "Source:" in text, (
