@@ -34,6 +34,7 @@ SHOWN = {
     ("gated_activation", "64x128x28x28", "forward"): "`gated_activation`",
     ("gated_activation", "64x128x28x28", "forward_backward"): "`gated_activation`, with gradient",
     ("causal_conv1d", "4x64x4096 to 128, 2 taps, dilation 16", "forward_backward"): "`causal_conv1d`, with gradient",
+    ("training/GatedPixelCNN", "10x64, 28x28, batch 4", "step"): "a training step of that Gated PixelCNN",
 }
 
 
