@@ -520,6 +520,10 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         bias = torch.randn(out_channels, device=device, dtype=dtype)
         name = f"{batch}x{channels}x{size}x{size} to {out_channels}, {kernel}x{kernel} {mask_type}"
         yield Sample(name, (x, weight, bias), {"mask_type": mask_type})
+        if channels == 1:
+            # What a first layer does in a model: its input is the image, which needs no gradient.
+            parameters = (weight.clone().requires_grad_(), bias.clone().requires_grad_())
+            yield Sample(f"{name}, of the image", (x, *parameters), {"mask_type": mask_type})
 
 
 def _cost(pass_: str, x: Tensor, weight: Tensor, bias: Tensor | None = None, **options) -> Cost:
