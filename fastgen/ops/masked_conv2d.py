@@ -316,7 +316,13 @@ def _margins(x: Tensor, conv: _Conv) -> tuple[list[int], list[int]]:
 
 
 def _pad(x: Tensor, margins: list[int]) -> Tensor:
-    return F.pad(x, margins) if any(margins) else x
+    if not any(margins):
+        return x
+    if min(margins) < 0:
+        # F.pad cuts first, and a small image may have less to cut than it has after the zeros on its other side.
+        x = F.pad(x, [max(margin, 0) for margin in margins])
+        margins = [min(margin, 0) for margin in margins]
+    return F.pad(x, margins)
 
 
 def _library_forward(x: Tensor, live_weight: Tensor, bias: Tensor | None, conv: _Conv) -> Tensor:

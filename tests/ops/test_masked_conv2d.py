@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import zeros
 
@@ -40,6 +40,17 @@ def by_definition(x, weight, bias, *, mask_type, stride=1, padding="same", dilat
     dilation=st.integers(1, 3),
     stride=st.sampled_from([1, 1, 2]),
     extra_padding=st.sampled_from([None, 0, 3]),
+)
+# Narrower than the reach of the only live tap: more columns to cut on the right than the image has.
+@example(
+    mask_type="A",
+    colors=1,
+    channels=(1, 1),
+    kernel=(1, 3),
+    size=(1, 1),
+    dilation=2,
+    stride=1,
+    extra_padding=None,
 )
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_is_the_definition(backend, mask_type, colors, channels, kernel, size, dilation, stride, extra_padding):
