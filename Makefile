@@ -18,9 +18,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 # torch first and pinned: a range would pull the largest build there is. Triton only where torch did not bring its own.
-.venv/requirements: requirements.txt | $(BIN)/python
+.venv/requirements: requirements.txt requirements-peers.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint requirements.txt --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-peers.txt
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/python -m pip install --quiet triton==3.9.0
 	touch $@
 

@@ -60,6 +60,15 @@ def cuda_architectures() -> list[str]:
     return flags
 
 
+def up_to_date(obj: str) -> bool:
+    """Whether an object is newer than this file and all that the compiler read to make it, as it noted beside it."""
+    noted = Path(obj).with_suffix(".d")
+    if not (os.path.exists(obj) and noted.exists()):
+        return False
+    read = noted.read_text().split(":", 1)[1].replace("\\\n", " ").split()
+    return all(os.path.exists(path) and os.path.getmtime(path) < os.path.getmtime(obj) for path in (__file__, *read))
+
+
 class BuildKernels(build_ext):
     """Compiles kernel files once per instruction set, CUDA with nvcc, and survives whatever is missing."""
 
@@ -75,28 +84,40 @@ class BuildKernels(build_ext):
             if file == "_C_cuda":
                 self.link_cuda(ext)
             else:
-                ext.extra_objects = [*ext.extra_objects, *self.compile_per_isa(ext.kernels)]
+                # Linked again where one of these is newer than the library.
+                ext.extra_objects = ext.depends = self.compile_objects(ext)
+                ext.sources = []
                 super().build_extension(ext)
         except SystemExit:
             raise
         except Exception as error:
             skip(file, str(error).splitlines()[0], optional=file == "_C_cuda")
 
-    def compile_per_isa(self, kernels: list[str]) -> list[str]:
-        def compile_one(task: tuple[str, str]) -> list[str]:
-            isa, source = task
-            # distutils names an object after its source: each instruction set needs a folder of its own.
-            return self.compiler.compile(
-                [source],
-                output_dir=os.path.join(self.build_temp, isa),
-                macros=[("FASTGEN_ISA", isa)],
-                extra_postargs=KERNEL_FLAGS + ISA_FLAGS[isa],
-                depends=HEADERS,
-            )
+    def compile_objects(self, ext: Extension) -> list[str]:
+        """The extension's own sources, and its kernels once per instruction set, as many at a time as there are
+        cores.
+        """
 
-        tasks = [(isa, source) for isa in ISA_FLAGS for source in kernels]
+        def compile_one(task: tuple[str, str, list[str]]) -> str:
+            source, isa, flags = task
+            # distutils names an object after its source: each instruction set needs a folder of its own.
+            folder = os.path.join(self.build_temp, isa)
+            (obj,) = self.compiler.object_filenames([source], output_dir=folder)
+            if not up_to_date(obj):
+                macros = [("FASTGEN_ISA", isa)] if isa != "baseline" else []
+                self.compiler.compile(
+                    [source],
+                    output_dir=folder,
+                    macros=macros,
+                    include_dirs=ext.include_dirs,
+                    extra_postargs=[*flags, "-MMD"],
+                )
+            return obj
+
+        tasks = [(source, "baseline", ext.extra_compile_args) for source in ext.sources]
+        tasks += [(source, isa, KERNEL_FLAGS + flags) for isa, flags in ISA_FLAGS.items() for source in ext.kernels]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return [obj for objects in pool.map(compile_one, tasks) for obj in objects]
+            return list(pool.map(compile_one, tasks))
 
     def link_cuda(self, ext: Extension) -> None:
         folder = Path(self.build_temp, "cuda")
@@ -143,9 +164,6 @@ class BuildKernels(build_ext):
         return [path for path in super().get_outputs() if Path(path).exists()]
 
 
-HEADERS = sources("csrc/**/*.h")
-
-
 def extensions() -> list[Extension]:
     try:
         import torch
@@ -161,9 +179,7 @@ def extensions() -> list[Extension]:
     kernels = [s for s in sources("csrc/cpu/*.cpp") if not s.endswith("_register.cpp")]
     sampler = [s for s in kernels if Path(s).name.startswith("sampling")]
 
-    cpu = Extension(
-        "fastgen._C", sources("csrc/cpu/*_register.cpp"), language="c++", depends=HEADERS, **torch_libraries
-    )
+    cpu = Extension("fastgen._C", sources("csrc/cpu/*_register.cpp"), language="c++", **torch_libraries)
     cpu.extra_compile_args = HOST_FLAGS + STABLE_ABI
     cpu.kernels = [s for s in kernels if s not in sampler]
     return [cpu, *host_extension(sampler, torch_libraries), *cuda_extension(torch, torch_libraries)]
@@ -175,7 +191,7 @@ def host_extension(sampler: list[str], torch_libraries: dict) -> list[Extension]
     except ImportError:
         skip("_host", "pybind11 is not importable here")
         return []
-    host = Extension("fastgen._host", sources("csrc/host/*.cpp"), language="c++", depends=HEADERS, **torch_libraries)
+    host = Extension("fastgen._host", sources("csrc/host/*.cpp"), language="c++", **torch_libraries)
     host.include_dirs = [*host.include_dirs, pybind11.get_include()]
     isas = ",".join(ISA_FLAGS)
     host.extra_compile_args = HOST_FLAGS + STABLE_ABI + [f'-DFASTGEN_ISAS="{isas}"']
@@ -194,7 +210,7 @@ def cuda_extension(torch, torch_libraries: dict) -> list[Extension]:
     elif not shutil.which("nvcc"):
         skip("_C_cuda", "nvcc is not on PATH", optional=True)
     else:
-        cuda = Extension("fastgen._C_cuda", [], depends=HEADERS, **torch_libraries)
+        cuda = Extension("fastgen._C_cuda", [], **torch_libraries)
         cuda.kernels = sources("csrc/cuda/*.cu")
         return [cuda]
     return []

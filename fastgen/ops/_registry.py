@@ -247,12 +247,25 @@ def differentiates_again() -> bool:
 
 
 def reference_gradient(
-    reference: Callable[..., Tensor], inputs: Sequence[Any], needed: Sequence[bool], grad: Tensor
+    reference: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Any],
+    needed: Sequence[bool],
+    grad: Tensor | Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of `reference(*inputs)` in the inputs that need one, themselves differentiable to any order."""
+    """Gradients of `reference(*inputs)` in the inputs that need one, themselves differentiable to any order; `grad` is
+    the output's, or one for each output, None where that output was not used.
+    """
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
-    output = reference(*inputs)
-    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True, allow_unused=True))
+    outputs = reference(*inputs)
+    if isinstance(outputs, Tensor):
+        outputs, grad = (outputs,), (grad,)
+    used = [(o, g) for o, g in zip(outputs, grad, strict=True) if g is not None and o.requires_grad]
+    if not used:
+        return tuple(torch.zeros_like(t) if need else None for t, need in zip(inputs, needed, strict=True))
+    gradients = torch.autograd.grad(
+        [o for o, _ in used], wanted, [g for _, g in used], create_graph=True, allow_unused=True
+    )
+    found = iter(gradients)
     return tuple(next(found) if need else None for need in needed)
 
 

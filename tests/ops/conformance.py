@@ -71,16 +71,21 @@ def floating(args: tuple) -> list[Tensor]:
     return [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
 
 
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
 def values_and_gradients(fn, sample: Sample, dtype: torch.dtype, *, gradient: bool) -> list[Tensor]:
-    """The output of a call and the gradients in all its floating arguments, for a fixed gradient of the output."""
+    """The outputs of a call and the gradients in all its floating arguments, for fixed gradients of the outputs."""
     args = tuple(cast(a, dtype, gradient) for a in sample.args)
-    output = fn(*args, **sample.kwargs)
-    outputs = list(output) if isinstance(output, tuple) else [output]
+    outputs = as_tuple(fn(*args, **sample.kwargs))
     if not gradient:
         return [o.detach() for o in outputs]
     generator = torch.Generator().manual_seed(1)
     grads = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
-    found = torch.autograd.grad(outputs, floating(args), grads, allow_unused=True)
+    # An output may depend on none of them (the log-determinant of a shift).
+    used = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
+    found = torch.autograd.grad([o for o, _ in used], floating(args), [g for _, g in used], allow_unused=True)
     return [o.detach() for o in outputs] + [
         torch.zeros_like(a) if g is None else g for a, g in zip(floating(args), found, strict=True)
     ]

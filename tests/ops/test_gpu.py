@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from fastgen.ops._registry import Op, Sample
 from ops import conformance as c
@@ -53,7 +52,7 @@ def test_replays_from_a_captured_graph(op: Op, variant: str):
         sample.args[0].mul_(0.5)
         graph.replay()
         direct = op.public(*sample.args, **sample.kwargs)
-    for one, other in zip(_tensors(captured), _tensors(direct), strict=True):
+    for one, other in zip(c.as_tuple(captured), c.as_tuple(direct), strict=True):
         assert torch.equal(one, other)
 
 
@@ -84,7 +83,3 @@ def test_offsets_beyond_two_to_the_31(backend: str):
     expected = torch.tanh(torch.tensor(1.0)) * torch.sigmoid(torch.tensor(1.0))
     torch.testing.assert_close(y[1, 0, -1].float().cpu(), expected, rtol=1e-2, atol=0)
     assert not y[0, 0, -1]
-
-
-def _tensors(outputs) -> tuple[Tensor, ...]:
-    return outputs if isinstance(outputs, tuple) else (outputs,)
