@@ -16,10 +16,20 @@ from fastgen.bench.table import seconds, times
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results" / "amd-epyc-2c.json"
+_PEERS = ("nflows", "zuko")
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 
 # One row for each thing a reader may want to know, and what it is called there: (op, start of the case, pass).
+_NSF = "8 couplings, D=16, 2x128, K=8"
 SHOWN = {
+    ("rational_quadratic_spline", "4096x32, 8 bins", "forward"): "`rational_quadratic_spline`, 4096 x 32, 8 bins",
+    ("rational_quadratic_spline", "4096x32, 8 bins", "inverse"): "its inverse",
+    ("rational_quadratic_spline", "4096x32, 8 bins", "forward_backward"): "`rational_quadratic_spline`, with gradient",
+    ("flows/NeuralSplineFlow", f"{_NSF}, batch 1", "log_prob"): "density of 1 point, neural spline flow 8 x 16",
+    ("flows/NeuralSplineFlow", f"{_NSF}, batch 64", "sample"): "draw 64 points, the same flow",
+    ("flows/NeuralSplineFlow", f"{_NSF}, batch 4096", "log_prob"): "density of 4096 points, the same flow",
+    ("flows/NeuralSplineFlow", f"{_NSF}, batch 4096", "step"): "a training step of that flow, batch 4096",
+    ("flows/MAF", "3 MLPs, D=64, 2x128, batch 256", "sample"): "draw 256 points, masked autoregressive flow 3 x 64",
     ("sampling/GatedPixelCNN", "10x64, 28x28, batch 1", "sample"): "draw 1 image, Gated PixelCNN 10 x 64, 28x28",
     ("sampling/GatedPixelCNN", "10x64, 28x28, batch 64", "sample"): "draw 64 images, the same network",
     ("sampling/PixelCNNPP", "2x2x160, 32x32, batch 1", "sample"): "draw 1 image, PixelCNN++ 160 channels, 32x32",
@@ -39,15 +49,18 @@ SHOWN = {
 
 
 def render(rows: Sequence[Mapping]) -> str:
-    """The table in Markdown: time, and how many times slower eager and compiled PyTorch are at the same job."""
+    """The table in Markdown: time, and how many times slower others are at the same job: eager and compiled PyTorch,
+    and the library that people use for it.
+    """
     found = {(row["op"], row["case"], row["pass"]): row for row in rows if row["device"] == "cpu"}
-    lines = ["| what | fastgen | eager PyTorch | `torch.compile` |", "|---|---|---|---|"]
+    lines = ["| what | fastgen | eager PyTorch | `torch.compile` | library |", "|---|---|---|---|---|"]
     for key, name in SHOWN.items():
         if key in found:
             row = found[key]
             eager = row["ratios"].get("eager", row["ratios"].get("naive"))
             compiled = row["ratios"].get("compile", row["ratios"].get("naive_compiled"))
-            cells = [name, seconds(row["median_s"]), *(_slower(ratio) for ratio in (eager, compiled))]
+            library = next((f"{peer} {_slower(row['ratios'][peer])}" for peer in _PEERS if peer in row["ratios"]), "")
+            cells = [name, seconds(row["median_s"]), *(_slower(ratio) for ratio in (eager, compiled)), library]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -18,22 +18,30 @@ EXAMPLES = """examples:
   fastgen train pixelcnn --data digits             the same step by step: learn, ...
   fastgen sample runs/pixelcnn-digits --compare    ... draw, ...
   fastgen evaluate runs/pixelcnn-digits            ... and score
+  fastgen train nsf --data two-moons               a flow learns a density, in a minute, and paints it
   fastgen bench gated_activation --quick           time an operation against its rivals
   fastgen info                                     what was built, and which kernels can run here
 
 `fastgen COMMAND --help` explains a command."""
 
-TRAIN_EXAMPLES = """examples:
+TRAIN_EXAMPLES = """models of images:   pixelcnn, gated-pixelcnn, pixelcnnpp, realnvp, glow
+models of vectors:  nsf, realnvp, maf, iaf
+
+examples:
   fastgen train pixelcnn --data digits
   fastgen train gated-pixelcnn --data photos/ --image-size 32 --levels 16 --class-conditional
   fastgen train pixelcnnpp --data cifar.npz --channels 96 --set resnets=3 --set num_mixtures=5
-  fastgen train gated-pixelcnn --data mnist/ --levels 4 --layers 10 --precision bf16
+  fastgen train nsf --data two-moons
+  fastgen train maf --data table.csv --transforms 8 --epochs 100
+  fastgen train glow --data digits --class-conditional
   accelerate launch --num_processes 4 -m fastgen train pixelcnnpp --data cifar.npz
 
 data:
   digits           scikit-learn's 1,797 handwritten digits, 8x8 with 17 levels
+  points           two-moons, circles, s-curve, swiss-roll, checkerboard, eight-gaussians, spirals, pinwheel
   a folder         of pictures (its subfolders are classes), or with MNIST's IDX files
   a file           .npy, .npz (images, labels, levels), or IDX (train-images-idx3-ubyte[.gz])
+  a table          .csv, or .npy of floats [rows, columns]: standardised, but scored and sampled in its own units
 
 A run that was stopped, by Ctrl-C or by a kill, goes on where it was with
 
@@ -45,12 +53,16 @@ SAMPLE_EXAMPLES = """examples:
   fastgen sample runs/pixelcnn-digits -n 100 --seed 7 --out digits.png
   fastgen sample runs/pixelcnn-digits --compare             time the cached sampler against one pass for each pixel
   fastgen sample runs/gated-pixelcnn-mnist --labels 3,1,4   classes take turns
-  fastgen sample runs/pixelcnn-digits/last --out raw.npy    the last checkpoint instead of the best, as numbers"""
+  fastgen sample runs/pixelcnn-digits/last --out raw.npy    the last checkpoint instead of the best, as numbers
+  fastgen sample runs/nsf-two-moons                         data, samples and learned density in one picture
+  fastgen sample runs/nsf-table -n 10000 --out new.csv      rows of a table, in the units of the data
+  fastgen sample runs/glow-digits --temperature 0.7         likelier images that vary less"""
 
 EVALUATE_EXAMPLES = """examples:
   fastgen evaluate runs/pixelcnn-digits                  the validation images of the run itself
   fastgen evaluate runs/gated-pixelcnn-mnist --part test
-  fastgen evaluate runs/pixelcnn-digits --data more.npz --part train"""
+  fastgen evaluate runs/pixelcnn-digits --data more.npz --part train
+  fastgen evaluate runs/nsf-table --data other.csv --part train"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,30 +124,36 @@ def parser() -> Parser:
     return top
 
 
-def _add_command(commands: Any, name: str, description: str, epilog: str | None = None) -> Parser:
+def _add_command(
+    commands: Any, name: str, description: str, epilog: str | None = None, usage: str | None = None
+) -> Parser:
     command = commands.add_parser(
-        name, help=description, description=description, epilog=epilog, argument_default=argparse.SUPPRESS
+        name, help=description, description=description, epilog=epilog, usage=usage, argument_default=argparse.SUPPRESS
     )
     command.add_argument("--debug", action="store_true", default=False, help="show where an error came from")
     return command
 
 
 def _add_train(commands: Any) -> None:
-    train = _add_command(commands, "train", "train a model", TRAIN_EXAMPLES)
-    train.add_argument("model", metavar="MODEL", nargs="?", help="pixelcnn, gated-pixelcnn or pixelcnnpp")
+    train = _add_command(
+        commands, "train", "train a model", TRAIN_EXAMPLES, "fastgen train MODEL --data DATA [option ...]"
+    )
+    train.add_argument("model", metavar="MODEL", nargs="?", help="one of those below")
     data = _add_data(train)
     data.add_argument("--validation-fraction", type=float, metavar="F", help="share set aside (default: 0.1)")
 
-    model = train.add_argument_group("model (defaults: the paper's; for digits, what learns in two minutes)")
+    model = train.add_argument_group("model (defaults: the paper's; for named data, what learns in minutes)")
     model.add_argument("--channels", type=int, metavar="N", help="width of the network")
     model.add_argument("--layers", type=int, metavar="N", help="depth of the network")
+    model.add_argument("--transforms", type=int, metavar="N", help="layers of a flow of vectors")
+    model.add_argument("--hidden-features", type=int, metavar="N", help="width of a flow's networks")
     model.add_argument("--dropout", type=float, metavar="P", help="probability of dropping an activation")
     model.add_argument("--class-conditional", action="store_true", help="learn each class of the data apart")
     model.add_argument("--set", action="append", metavar="KEY=VALUE", help="any other argument of the model's class")
 
     learning = train.add_argument_group("learning")
     learning.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: 50)")
-    learning.add_argument("--batch-size", type=int, metavar="N", help="images in a step (default: 64)")
+    learning.add_argument("--batch-size", type=int, metavar="N", help="examples in a step (default: 64)")
     learning.add_argument("--lr", type=float, help="peak learning rate (default: 1e-3)")
     learning.add_argument("--warmup", type=int, metavar="N", help="steps of rising learning rate (default: 100)")
     learning.add_argument("--weight-decay", type=float, metavar="W", help="AdamW's (default: 0)")
@@ -159,25 +177,28 @@ def _add_train(commands: Any) -> None:
 
 
 def _add_sample(commands: Any) -> None:
-    sample = _add_command(commands, "sample", "draw images from a trained model", SAMPLE_EXAMPLES)
+    sample = _add_command(commands, "sample", "draw from a trained model", SAMPLE_EXAMPLES)
     sample.add_argument("checkpoint", metavar="CHECKPOINT", help="the folder of a run or of a checkpoint")
-    sample.add_argument("-n", type=int, default=64, metavar="N", help="how many images (default: 64)")
+    sample.add_argument("-n", type=int, default=None, metavar="N", help="how many (default: 64 images, 5000 vectors)")
     sample.add_argument("--labels", default=None, metavar="L,L,...", help="classes to draw, in turn (default: all)")
-    sample.add_argument("--method", choices=("cached", "naive"), default="cached", help="default: cached")
+    sample.add_argument("--method", choices=("cached", "naive"), default=None, help="of PixelCNNs (default: cached)")
     sample.add_argument("--compare", action="store_true", default=False, help="time both methods")
+    sample.add_argument("--temperature", type=float, default=None, metavar="T", help="of flows (default: 1)")
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    sample.add_argument("--out", default="samples.png", metavar="FILE", help=".png or .npy (default: samples.png)")
+    sample.add_argument(
+        "--out", default="samples.png", metavar="FILE", help="a .png, .npy or .csv (default: samples.png)"
+    )
     _add_device(sample)
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = _add_command(commands, "evaluate", "score a trained model in bits per dimension", EVALUATE_EXAMPLES)
+    evaluate = _add_command(commands, "evaluate", "score a trained model, in bits or nats", EVALUATE_EXAMPLES)
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="the folder of a run or of a checkpoint")
     _add_data(evaluate)
     evaluate.add_argument(
         "--part", choices=("train", "validation", "test"), default="validation", help="default: validation"
     )
-    evaluate.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
+    evaluate.add_argument("--batch-size", type=int, default=256, metavar="N", help="examples at a time (default: 256)")
     evaluate.add_argument("--json", action="store_true", default=False, help="print a JSON object")
     _add_device(evaluate)
 
@@ -191,8 +212,9 @@ def _add_demo(commands: Any) -> None:
 
 def _add_data(command: Parser) -> Any:
     data = command.add_argument_group("data")
-    data.add_argument("--data", metavar="DATA", help="digits, a folder, or a file")
-    data.add_argument("--levels", type=int, metavar="N", help="quantise to this many intensities")
+    data.add_argument("--data", metavar="DATA", help="a name, a folder, or a file")
+    data.add_argument("--levels", type=int, metavar="N", help="quantise images to this many intensities")
+    data.add_argument("--size", type=int, metavar="N", help="how many points of a named set (default: 20000)")
     data.add_argument("--image-size", type=int, metavar="N", help="scale and crop pictures to this square")
     data.add_argument("--color", choices=("grey", "rgb"), help="of pictures (default: as they are)")
     data.add_argument("--label-file", metavar="FILE", help="IDX labels for one IDX file of images")

@@ -112,15 +112,22 @@ class TestTrain:
 
     def test_presets_suit_their_models_and_data(self):
         from fastgen.data import DATASETS, load
-        from fastgen.train import Recipe, Settings
+        from fastgen.models import MODELS
+        from fastgen.train import Settings
         from fastgen.train.commands import build_model
         from fastgen.train.presets import PRESETS
+        from fastgen.train.recipes import recipe_class
 
         for (name, data), preset in PRESETS.items():
+            wanted = preset.get("model", {}).get("config", {})
+            if data is None:
+                assert name in MODELS
+                continue
             assert data in DATASETS
-            model = build_model(name, load(data), {"channels": 16}, preset["model"]["config"])
-            assert model.config["dropout"] == preset["model"]["config"]["dropout"] and model.config["channels"] == 16
-            assert Settings(**preset["settings"]) and Recipe(**preset["recipe"])
+            options = {"channels": 16} if "channels" in wanted else {"transforms": 3}
+            model = build_model(name, load(data), options, wanted)
+            assert (wanted | options).items() <= model.config.items()
+            assert Settings(**preset["settings"]) and recipe_class(model)(**preset["recipe"])
 
 
 class TestTrainErrors:
@@ -242,7 +249,7 @@ class TestSample:
     def test_errors(self, run, trained, tmp_path):
         assert fails(run("sample", "nowhere"), "nowhere does not exist")
         assert fails(run("sample", trained, "-n", 0), "-n is 0, expected at least 1")
-        assert fails(run("sample", trained, "--out", "x.jpg"), "expected a name ending in .png or .npy")
+        assert fails(run("sample", trained, "--out", "x.jpg"), "expected a name ending in .png, .npy or .csv")
         assert fails(run("sample", trained, "--labels", "1"), "not trained with --class-conditional")
         assert fails(run("sample", trained, "--method", "slow"), "invalid choice: 'slow'")
         Path("file").touch()
@@ -282,6 +289,113 @@ class TestEvaluate:
         assert fails(run("evaluate", trained, "--part", "test"), "has no part 'test'")
         assert fails(run("evaluate", trained, "--data", "digits"), "the model was trained on [1, 4, 4] of 4")
         assert fails(run("evaluate", trained, "--batch-size", 0), "batch_size is 0")
+
+
+TINY_FLOW = ["--transforms", "2", "--hidden-features", "8", "--epochs", "2", "--device", "cpu", "--quiet"]
+TABLE = np.random.default_rng(0).normal(size=(300, 3)) * [1000, 1, 0.01] + [3000, 0, 7]
+
+
+def write_table(path):
+    path.write_text("mass,charge,spin\n" + "\n".join(",".join(map(repr, map(float, row))) for row in TABLE))
+    return path
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """The folder of a finished run of a flow of the plane."""
+    out = tmp_path_factory.mktemp("runs") / "flow"
+    assert main(["train", "nsf", "--data", "two-moons", "--size", "600", "--out", str(out), *TINY_FLOW]) == 0
+    return out
+
+
+class TestFlows:
+    def test_of_the_plane(self, flow):
+        metrics = json.loads((flow / "metrics.json").read_text())
+        assert metrics["config"]["data"] == {"name_or_path": "two-moons", "size": 600}
+        assert metrics["config"]["model"]["config"]["transforms"] == 2
+        assert metrics["history"][-1]["validation_nats"] < metrics["history"][0]["validation_nats"]
+        width, height = Image.open(flow / "samples.png").size
+        assert width > 2.5 * height, "data, samples and density"
+
+    @pytest.mark.parametrize("model", ["realnvp", "maf", "iaf"])
+    def test_of_a_table(self, run, model):
+        write_table(Path("x.csv"))
+        status, output, errors = run("train", model, "--data", "x.csv", "--out", "x", *TINY_FLOW)
+        assert status == 0, errors
+        assert "validation_nats" in output
+        assert run("sample", "x", "-n", 400, "--out", "new.csv")[0] == 0
+        lines = Path("new.csv").read_text().splitlines()
+        assert lines[0] == "mass,charge,spin"
+        rows = np.array([[float(cell) for cell in line.split(",")] for line in lines[1:]])
+        assert rows.shape == (400, 3)
+        # Hardly trained, but in the units of each column.
+        assert (np.abs(np.median(rows, 0) - TABLE.mean(0)) < 2 * TABLE.std(0)).all()
+        Path("x.csv").unlink()
+        assert run("sample", "x", "-n", 50)[0] == 0, "without the data it draws what it has"
+        assert run("train", model, "--resume", "x", "--quiet")[0] == 2
+
+    @pytest.mark.parametrize("model", ["realnvp", "glow"])
+    def test_of_images(self, run, data, model):
+        small = ["--channels", 8, "--epochs", 1, "--set", "scales=2" if model == "realnvp" else "scales=1"]
+        small += ["--set", "num_blocks=1"] if model == "realnvp" else ["--set", "steps=2"]
+        command = ["train", model, "--data", data, "--class-conditional", "--out", "x", "--device", "cpu", "--quiet"]
+        status, output, errors = run(*command, *small)
+        assert status == 0, errors
+        final = json.loads(Path("x/metrics.json").read_text())["final"]
+        assert final["validation_bits_per_dim"] > 0
+        status, output, _ = run("evaluate", "x", "--json", "--device", "cpu")
+        assert json.loads(output)["bits_per_dim"] == pytest.approx(final["validation_bits_per_dim"], rel=1e-6)
+        assert run("sample", "x", "-n", 6, "--labels", "1,0", "--temperature", 0.7, "--out", "x.npy")[0] == 0
+        images = np.load("x.npy")
+        assert images.shape == (6, 1, 4, 4) and images.dtype == np.uint8 and images.max() < 4
+
+    def test_draws_pictures_and_numbers(self, run, flow):
+        status, output, _ = run("sample", flow)
+        assert status == 0 and "5000 vectors in samples.png" in output
+        assert run("sample", flow, "-n", 7, "--out", "x.npy")[0] == 0
+        assert run("sample", flow, "-n", 7, "--out", "again.npy")[0] == 0
+        assert np.load("x.npy").shape == (7, 2) and np.array_equal(np.load("x.npy"), np.load("again.npy"))
+
+    def test_temperature_zero_draws_one_point_alone(self, run, flow):
+        assert run("sample", flow, "-n", 9, "--temperature", 0, "--out", "x.npy")[0] == 0
+        assert np.ptp(np.load("x.npy"), axis=0).max() < 1e-5
+
+    def test_evaluate_gives_the_numbers_of_the_run(self, run, flow):
+        final = json.loads((flow / "metrics.json").read_text())["final"]
+        status, output, _ = run("evaluate", flow, "--json", "--device", "cpu")
+        assert status == 0
+        assert json.loads(output) == {
+            "data": "two-moons",
+            "part": "validation",
+            "vectors": 60,
+            "nats": pytest.approx(final["validation_nats"], rel=1e-6),
+        }
+        status, output, _ = run("evaluate", flow, "--data", "circles", "--size", 100, "--part", "train")
+        assert status == 0 and output.startswith("circles, 90 train vectors: nats ")
+
+    def test_errors_in_training(self, run):
+        Path("x.csv").write_text("a,b\n" + "1,2\n" * 20)
+        np.save("x.npy", np.full((20, 2), np.nan))
+        assert fails(run("train", "pixelcnn", "--data", "two-moons"), "pixelcnn learns images, two-moons holds vectors")
+        assert fails(run("train", "nsf", "--data", "digits"), "nsf learns vectors, digits holds images")
+        assert fails(run("train", "nsf", "--data", "x.csv"), "column 1 (a) is always 1, so it has no density")
+        assert fails(run("train", "nsf", "--data", "x.npy"), "x.npy: vectors holds nan in row 1, column 1")
+        assert fails(run("train", "nsf", "--data", "two-moons", "--size", 3), "size is 3, expected at least 10")
+        assert fails(run("train", "nsf", "--data", "two-moons", "--channels", 3), "nsf has no argument channels")
+        assert fails(run("train", "nsf", "--data", "two-moons", "--transforms", 0), "transforms")
+        assert fails(run("train", "nsf", "--data", "two-moons", "--class-conditional"), "needs labels")
+        Path("x.csv").write_text("a,b\n" + "1,2\n" * 20 + "3,four\n")
+        assert fails(run("train", "nsf", "--data", "x.csv"), "x.csv, line 22, column 2 (b): 'four' is no finite number")
+
+    def test_errors_in_sampling_and_evaluation(self, run, flow, trained):
+        assert fails(run("sample", flow, "--compare"), "this one is a flow")
+        assert fails(run("sample", flow, "--method", "naive"), "this one is a flow")
+        assert fails(run("sample", flow, "--temperature", -1), "temperature")
+        assert fails(run("sample", flow, "--temperature", "nan"), "temperature")
+        assert fails(run("sample", trained, "--temperature", 0.5), "--temperature is for flows")
+        assert fails(run("sample", trained, "--out", "x.csv"), "expected .png or .npy for images")
+        assert fails(run("evaluate", flow, "--data", "digits"), "digits has images [1, 8, 8] of 17 levels", "on [2]")
+        assert fails(run("evaluate", trained, "--data", "circles"), "circles has vectors [2]", "on [1, 4, 4] of 4")
 
 
 class TestOtherCommands:

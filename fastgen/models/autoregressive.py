@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from fastgen.models.evaluating import evaluating
 from fastgen.models.likelihood import Likelihood, normalize_levels
 from fastgen.models.partial import known_pixels
-from fastgen.nn.arguments import pair, positive
+from fastgen.nn.arguments import pair, positive, probability
 from fastgen.sampling import CachedSampler, naive_sample, uniform_noise
 
 _POSITIVE = ("channels", "layers", "resnets", "scales", "head_channels", "num_mixtures", "num_classes")
@@ -47,9 +47,7 @@ class AutoregressiveModel(nn.Module):
         if not isinstance(self.levels, int) or not 2 <= self.levels <= 256:
             raise ValueError(f"levels: expected an int from 2 to 256, got {self.levels!r}")
         positive(**{name: config[name] for name in _POSITIVE if config.get(name) is not None})
-        dropout = config["dropout"]
-        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout!r}")
+        probability(dropout=config["dropout"])
         self.config = config | {"image_size": _as_json(config["image_size"])}
         self.likelihood = likelihood(self.image_channels, self.levels)
         self._sampler = _SamplerSlot()
@@ -133,7 +131,7 @@ class AutoregressiveModel(nn.Module):
         steps = math.prod(self.image_size) * self.likelihood.colors
         noise = uniform_noise(steps, n, self.likelihood.draw, generator)
         report = progress or (lambda done, total: None)
-        with _evaluating(self):
+        with evaluating(self):
             if method == "cached":
                 images = self._cached_sampler(labels).sample(n, noise=noise, given=given, mask=mask, labels=labels)
                 report(steps, steps)
@@ -247,18 +245,6 @@ def _check_integer(name: str, value: Tensor) -> None:
 
 def _as_json(image_size: Any) -> Any:
     return image_size if isinstance(image_size, int) else list(image_size)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts every module in eval mode, and back to the mode that each had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _fingerprint(model: nn.Module) -> tuple:

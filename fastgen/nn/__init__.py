@@ -1,8 +1,21 @@
-"""Layers: drop-in modules over `fastgen.ops`, each with the state-dict keys of the `torch.nn` layer it stands for."""
+"""Layers: drop-in modules over `fastgen.ops`, each with the state-dict keys of the layer it stands for (`torch.nn`'s,
+or nflows').
+"""
 
+from fastgen.nn.actnorm import ActNorm
 from fastgen.nn.causal import CausalConv1d
+from fastgen.nn.compose import Compose
+from fastgen.nn.conditioner import MLP, ConvNet, ResidualNet
+from fastgen.nn.coupling import AdditiveCoupling, AffineCoupling, RationalQuadraticCoupling
 from fastgen.nn.gated import GatedPixelCNNLayer, HorizontalStackConv2d, VerticalStackConv2d
+from fastgen.nn.inverse import Inverse
+from fastgen.nn.linear import InvertibleConv1x1, LULinear
+from fastgen.nn.made import MADE, MaskedMLP
 from fastgen.nn.masked import MaskedConv2d
+from fastgen.nn.masked_autoregressive import MaskedAutoregressive
+from fastgen.nn.masked_coupling import MaskedAffineCoupling, checkerboard_mask
+from fastgen.nn.permutation import Permutation, RandomPermutation, ReversePermutation
+from fastgen.nn.planar import PlanarFlow, RadialFlow
 from fastgen.nn.resnet import GatedResnet, concat_elu
 from fastgen.nn.shifted import (
     DownRightShiftedConv2d,
@@ -12,10 +25,18 @@ from fastgen.nn.shifted import (
     down_shift,
     right_shift,
 )
+from fastgen.nn.squeeze import Split, Squeeze
 from fastgen.nn.weight_norm import data_dependent_init, weight_norm
 
 __all__ = [
+    "MADE",
+    "MLP",
+    "ActNorm",
+    "AdditiveCoupling",
+    "AffineCoupling",
     "CausalConv1d",
+    "Compose",
+    "ConvNet",
     "DownRightShiftedConv2d",
     "DownRightShiftedConvTranspose2d",
     "DownShiftedConv2d",
@@ -23,8 +44,24 @@ __all__ = [
     "GatedPixelCNNLayer",
     "GatedResnet",
     "HorizontalStackConv2d",
+    "Inverse",
+    "InvertibleConv1x1",
+    "LULinear",
+    "MaskedAffineCoupling",
+    "MaskedAutoregressive",
     "MaskedConv2d",
+    "MaskedMLP",
+    "Permutation",
+    "PlanarFlow",
+    "RadialFlow",
+    "RandomPermutation",
+    "RationalQuadraticCoupling",
+    "ResidualNet",
+    "ReversePermutation",
+    "Split",
+    "Squeeze",
     "VerticalStackConv2d",
+    "checkerboard_mask",
     "concat_elu",
     "data_dependent_init",
     "down_shift",

@@ -4,7 +4,10 @@ Every family is one file, `fastgen/ops/<family>.py`; each op `f` has `f_referenc
 """
 
 from fastgen.ops._registry import BackendError, explain, use_backend
+from fastgen.ops.actnorm import actnorm, actnorm_reference, actnorm_statistics
+from fastgen.ops.affine_coupling import additive_coupling, affine_coupling, affine_coupling_reference
 from fastgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_reference, causal_conv1d_step
+from fastgen.ops.coupling_flow import coupling_flow, coupling_flow_reference
 from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_log_prob,
     discretized_logistic_mixture_log_prob_reference,
@@ -12,18 +15,45 @@ from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_sample_reference,
 )
 from fastgen.ops.gated_activation import gated_activation, gated_activation_reference
+from fastgen.ops.invertible_conv1x1 import (
+    invertible_conv1x1,
+    invertible_conv1x1_factors,
+    invertible_conv1x1_reference,
+    invertible_conv1x1_weight,
+)
+from fastgen.ops.masked_autoregressive import masked_autoregressive_inverse, masked_autoregressive_inverse_reference
 from fastgen.ops.masked_conv2d import (
     masked_conv2d,
     masked_conv2d_live_weight,
     masked_conv2d_mask,
     masked_conv2d_reference,
 )
+from fastgen.ops.polynomial_spline import (
+    linear_spline,
+    linear_spline_reference,
+    quadratic_spline,
+    quadratic_spline_reference,
+)
+from fastgen.ops.spline import (
+    rational_quadratic_coupling,
+    rational_quadratic_coupling_reference,
+    rational_quadratic_spline,
+    rational_quadratic_spline_reference,
+)
 
 __all__ = [
     "BackendError",
+    "actnorm",
+    "actnorm_reference",
+    "actnorm_statistics",
+    "additive_coupling",
+    "affine_coupling",
+    "affine_coupling_reference",
     "causal_conv1d",
     "causal_conv1d_reference",
     "causal_conv1d_step",
+    "coupling_flow",
+    "coupling_flow_reference",
     "discretized_logistic_mixture_log_prob",
     "discretized_logistic_mixture_log_prob_reference",
     "discretized_logistic_mixture_sample",
@@ -31,9 +61,23 @@ __all__ = [
     "explain",
     "gated_activation",
     "gated_activation_reference",
+    "invertible_conv1x1",
+    "invertible_conv1x1_factors",
+    "invertible_conv1x1_reference",
+    "invertible_conv1x1_weight",
+    "linear_spline",
+    "linear_spline_reference",
+    "masked_autoregressive_inverse",
+    "masked_autoregressive_inverse_reference",
     "masked_conv2d",
     "masked_conv2d_live_weight",
     "masked_conv2d_mask",
     "masked_conv2d_reference",
+    "quadratic_spline",
+    "quadratic_spline_reference",
+    "rational_quadratic_coupling",
+    "rational_quadratic_coupling_reference",
+    "rational_quadratic_spline",
+    "rational_quadratic_spline_reference",
     "use_backend",
 ]

@@ -1,38 +1,37 @@
-"""What the command line's `train`, `sample`, `evaluate` and `demo` do with the arguments of `fastgen.cli`."""
+"""What the command line's `train`, `evaluate` and `demo` do with the arguments of `fastgen.cli`."""
 
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 
-from fastgen.data import Dataset, load
+from fastgen.data import Dataset, Vectors, load
 from fastgen.models import MODELS
 from fastgen.train.baseline import independent_pixels_bits_per_dim
 from fastgen.train.checkpoint import LAST, find, read_config
 from fastgen.train.comparison import compare_sampling
 from fastgen.train.evaluate import evaluate
-from fastgen.train.files import check_writable, settled, write_whole
+from fastgen.train.files import check_writable, settled
 from fastgen.train.interruption import TrainingInterrupted
-from fastgen.train.load import load_model, model_entry
-from fastgen.train.pictures import save_grid
-from fastgen.train.presets import PRESETS
-from fastgen.train.recipe import Recipe, num_classes
+from fastgen.train.load import device_of, load_model, model_entry
+from fastgen.train.presets import preset
+from fastgen.train.recipe import NUM_SAMPLES
+from fastgen.train.recipes import recipe_class
+from fastgen.train.sample import run_sample
 from fastgen.train.settings import Settings
-from fastgen.train.trainer import NUM_SAMPLES, Trainer
+from fastgen.train.trainer import Trainer
 
 DATA_OPTIONS = {
     "data": "name_or_path",
@@ -40,9 +39,10 @@ DATA_OPTIONS = {
     "image_size": "image_size",
     "color": "color",
     "label_file": "labels",
+    "size": "size",
     "validation_fraction": "validation_fraction",
 }
-MODEL_OPTIONS = ("channels", "layers", "dropout")
+MODEL_OPTIONS = ("channels", "layers", "dropout", "transforms", "hidden_features")
 DEMO_MODEL = "gated-pixelcnn"
 
 
@@ -90,18 +90,19 @@ def build_trainer(given: Mapping[str, Any]) -> Trainer:
     name = _model_name(given, recorded)
     data = {**recorded.get("data", {}), **_data_options(given)}
     if "name_or_path" not in data:
-        raise ValueError("no data: expected --data with digits, a folder or a file")
+        raise ValueError("no data: expected --data with a name, a folder or a file (fastgen train --help lists them)")
     out = run or Path(given.get("out", f"runs/{name}-{Path(data['name_or_path']).stem}"))
     check_writable(out)
     if settled(out / LAST).exists() and not ("resume" in given or "overwrite" in given):
         raise ValueError(f"{out} already holds a run: --resume goes on, --overwrite starts over, --out goes elsewhere")
 
-    start = recorded or PRESETS.get((name, data["name_or_path"]), {})
+    start = recorded or preset(name, data["name_or_path"])
     settings = Settings(**{**start.get("settings", {}), **_fields(Settings, given)})
-    recipe = Recipe(**{**start.get("recipe", {}), **_fields(Recipe, given)})
     dataset = load(**{"seed": settings.seed, **data})
     set_seed(settings.seed)
     model = build_model(name, dataset, given, start.get("model", {}).get("config", {}))
+    learning = recipe_class(model)
+    recipe = learning(**{**start.get("recipe", {}), **_fields(learning, given)})
     # None leaves the choice to `accelerate launch`.
     precision = given.get("precision", start.get("precision"))
     accelerator = Accelerator(cpu=given["device"] == "cpu", mixed_precision=precision)
@@ -141,37 +142,10 @@ def finish_training(trainer: Trainer, resume: bool = False) -> int:
     return 0
 
 
-def run_sample(args: Namespace) -> int:
-    """`fastgen sample`."""
-    if args.n < 1:
-        raise ValueError(f"-n is {args.n}, expected at least 1")
-    out = Path(args.out)
-    if out.suffix not in (".png", ".npy"):
-        raise ValueError(f"--out is {out}, expected a name ending in .png or .npy")
-    check_writable(out.parent)
-    model, _ = load_model(args.checkpoint, device=_device(args.device))
-    labels = _labels(model, args.labels, args.n)
-    if args.compare:
-        comparison = compare_sampling(model, args.n, labels, args.seed)
-        images = comparison.images
-        print(comparison)
-    else:
-        generator = torch.Generator().manual_seed(args.seed)
-        images = model.sample(args.n, labels=labels, generator=generator, method=args.method)
-    if out.suffix == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, images.cpu().numpy())
-        write_whole(out, buffer.getvalue())
-    else:
-        save_grid(out, images, model.levels)
-    print(f"{args.n} images in {out}")
-    return 0
-
-
 def run_evaluate(args: Namespace) -> int:
     """`fastgen evaluate`."""
     given = vars(args)
-    device = _device(args.device)
+    device = device_of(args.device)
     model, config = load_model(args.checkpoint, device=device)
     recorded = config.get("data", {})
     changed = _data_options(given)
@@ -182,14 +156,14 @@ def run_evaluate(args: Namespace) -> int:
     dataset = load(**{"seed": config.get("settings", {}).get("seed", 0), **data})
     _check_fits(model, dataset)
     accelerator = Accelerator(cpu=args.device == "cpu")
-    images = dataset.part(args.part)
-    scores = evaluate(model, images, batch_size=args.batch_size, accelerator=accelerator)
+    examples = dataset.part(args.part)
+    scores = evaluate(model, examples, batch_size=args.batch_size, accelerator=accelerator)
     if accelerator.is_main_process:
         if args.json:
-            print(json.dumps({"data": dataset.name, "part": args.part, "images": len(images), **scores}))
+            print(json.dumps({"data": dataset.name, "part": args.part, dataset.kind: len(examples), **scores}))
         else:
             numbers = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
-            print(f"{dataset.name}, {len(images)} {args.part} images: {numbers}")
+            print(f"{dataset.name}, {len(examples)} {args.part} {dataset.kind}: {numbers}")
     return 0
 
 
@@ -199,22 +173,29 @@ def build_model(name: str, dataset: Dataset, given: Mapping[str, Any], defaults:
     Raises:
         ValueError: an option the class does not have, or a value it refuses.
     """
-    config = {
-        **defaults,
-        "image_size": list(dataset.shape[1:]),
-        "image_channels": dataset.shape[0],
-        "levels": dataset.levels,
-    }
+    accepted = inspect.signature(MODELS[name]).parameters
+    needed = "features" if isinstance(dataset.train, Vectors) else "image_size"
+    if needed not in accepted:
+        what = "images" if needed == "features" else "vectors"
+        raise ValueError(f"{name} learns {what}, {dataset.name} holds {dataset.kind}")
+    config = {**defaults, **_shape_arguments(dataset)}
     config |= {option: given[option] for option in MODEL_OPTIONS if option in given}
     if "class_conditional" in given:
         if dataset.num_classes is None:
             raise ValueError(f"--class-conditional needs labels, which {dataset.name} does not have")
         config["num_classes"] = dataset.num_classes
     config |= dict(_assignment(text) for text in given.get("set", ()))
-    accepted = inspect.signature(MODELS[name]).parameters
     if unknown := [key for key in config if key not in accepted]:
         raise ValueError(f"{name} has no argument {unknown[0]}, expected one of: {', '.join(accepted)}")
     return MODELS[name].from_config(config)
+
+
+def _shape_arguments(dataset: Dataset) -> dict[str, Any]:
+    """What a model's class has to know of the data."""
+    if isinstance(dataset.train, Vectors):
+        mean, std = dataset.train.statistics()
+        return {"features": dataset.shape[0], "mean": mean.tolist(), "std": std.tolist()}
+    return {"image_size": list(dataset.shape[1:]), "image_channels": dataset.shape[0], "levels": dataset.levels}
 
 
 def _run_to_resume(path: str | bool | None) -> tuple[Path | None, dict[str, Any]]:
@@ -258,27 +239,10 @@ def _assignment(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _labels(model: nn.Module, text: str | None, n: int) -> Tensor | None:
-    classes = num_classes(model)
-    if classes is None:
-        if text is not None:
-            raise ValueError("--labels: this model was not trained with --class-conditional")
-        return None
-    try:
-        chosen: Iterable[int] = range(classes) if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--labels is {text}, expected whole numbers with commas between them") from None
-    labels = torch.tensor(list(chosen), device=next(model.parameters()).device)
-    return labels.repeat(-(-n // len(labels)))[:n]
-
-
 def _check_fits(model: nn.Module, dataset: Dataset) -> None:
     if (model.shape, model.levels) != (dataset.shape, dataset.levels):
+        of_levels, of_model_levels = (f" of {n} levels" if n else "" for n in (dataset.levels, model.levels))
         raise ValueError(
-            f"{dataset.name} has images {list(dataset.shape)} of {dataset.levels} levels, "
-            f"the model was trained on {list(model.shape)} of {model.levels}"
+            f"{dataset.name} has {dataset.kind} {list(dataset.shape)}{of_levels}, "
+            f"the model was trained on {list(model.shape)}{of_model_levels}"
         )
-
-
-def _device(choice: str) -> torch.device:
-    return torch.device("cuda" if choice == "auto" and torch.cuda.is_available() else "cpu")

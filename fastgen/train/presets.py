@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastgen.data import POINTS
+
 # Scikit-learn's digits are few and small: narrow networks, much dropout, two minutes on two cores.
 _DIGITS = {
     "recipe": {"lr": 3e-3, "weight_decay": 0.05},
     "settings": {"epochs": 28, "batch_size": 32, "ema_decay": 0.998},
 }
 
+# A plane takes a small network: a minute on two cores.
+_POINTS = {"recipe": {"lr": 3e-3}, "settings": {"epochs": 30, "batch_size": 256, "ema_decay": 0.995}}
+# Rows are many and small.
+_TABLE = {"settings": {"batch_size": 256}}
+_FLOWS_OF_POINTS = {
+    "nsf": {"transforms": 6, "hidden_features": 64},
+    "realnvp": {"transforms": 12, "hidden_features": 64},
+    "maf": {"transforms": 10, "hidden_features": 64},
+    "iaf": {"transforms": 6, "hidden_features": 64},
+}
+
 # As a run's configuration: what is missing is left to the classes' own defaults.
-PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+PRESETS: dict[tuple[str, str | None], dict[str, Any]] = {
     ("pixelcnn", "digits"): {
         "model": {"config": {"channels": 96, "layers": 5, "first_kernel_size": 5, "dropout": 0.4}},
         **_DIGITS,
@@ -24,4 +37,24 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "model": {"config": {"channels": 32, "resnets": 2, "scales": 2, "num_mixtures": 5, "dropout": 0.3}},
         **_DIGITS,
     },
+    ("realnvp", "digits"): {
+        "model": {"config": {"channels": 32, "num_blocks": 1}},
+        **_DIGITS,
+    },
+    ("glow", "digits"): {
+        "model": {"config": {"channels": 96, "scales": 2, "steps": 8}},
+        "recipe": {"lr": 2e-3},
+        "settings": {"epochs": 40, "batch_size": 32},
+    },
+    **{
+        (model, data): {"model": {"config": config}, **_POINTS}
+        for model, config in _FLOWS_OF_POINTS.items()
+        for data in POINTS
+    },
+    **{(model, None): _TABLE for model in ("nsf", "maf", "iaf")},
 }
+
+
+def preset(model: str, data: str) -> dict[str, Any]:
+    """The defaults for a model on a data set, by their names: those for all its data where these have none."""
+    return PRESETS.get((model, data)) or PRESETS.get((model, None), {})

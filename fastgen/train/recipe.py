@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,34 +13,40 @@ from accelerate import Accelerator
 from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from fastgen.data import Images
+from fastgen.data import Examples
+from fastgen.train.pictures import save_grid
+
+# In a picture.
+NUM_SAMPLES = 64
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images `[B, C, H, W]` of integer levels and their labels `[B]`, or None."""
+    """Examples `[B, ...]` as a model takes them, images as integer levels, and their labels `[B]`, or None."""
 
-    images: Tensor
+    x: Tensor
     labels: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.x)
 
     @classmethod
-    def of(cls, images: Images, model: nn.Module, device: torch.device) -> Batch:
-        """`images` on `device`, with their labels if `model` takes any.
+    def of(cls, examples: Examples, model: nn.Module, device: torch.device) -> Batch:
+        """`examples` on `device`, real ones in the dtype of `model`, with their labels if it takes any.
 
         Raises:
             ValueError: the model takes labels and there are none.
         """
         labels = None
         if num_classes(model) is not None:
-            if images.labels is None:
+            if examples.labels is None:
                 raise ValueError(
                     f"this {type(model).__name__} is class-conditional (num_classes), but the data has no labels"
                 )
-            labels = images.labels.to(device, non_blocking=True)
-        return cls(images.images.to(device, non_blocking=True), labels)
+            labels = examples.labels.to(device, non_blocking=True)
+        x = examples.values
+        dtype = next(model.parameters()).dtype if x.is_floating_point() else x.dtype
+        return cls(x.to(device, dtype, non_blocking=True), labels)
 
 
 def num_classes(model: nn.Module) -> int | None:
@@ -82,7 +89,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float | None = 1.0
 
-    # Key of `evaluate` that chooses the best checkpoint: the lower the better.
+    # What is reported, and chooses the best checkpoint: the lower the better.
     score = "bits_per_dim"
 
     def __post_init__(self) -> None:
@@ -96,7 +103,7 @@ class Recipe:
     def initialize(self, model: nn.Module, batch: Batch) -> None:
         """Set weights that depend on the data, once, before training."""
         if getattr(model, "config", {}).get("weight_norm"):
-            model.initialize(batch.images, batch.labels)
+            model.initialize(batch.x, batch.labels)
 
     def networks(self, model: nn.Module) -> dict[str, nn.Module]:
         """The parts of `model` whose gradients are synchronised separately."""
@@ -124,9 +131,9 @@ class Recipe:
         Returns:
             Scalars to be averaged over the epoch; any that is not finite stops the run.
         """
-        nats = networks["model"]("loss", batch.images, batch.labels)
+        nats = networks["model"]("loss", batch.x, batch.labels)
         grad_norm = self.update(nats, networks["model"], optimizers["model"], accelerator)
-        return {"bits_per_dim": nats.detach() / nats_per_bit_per_dim(batch.images), "grad_norm": grad_norm}
+        return {self.score: nats.detach() / self.nats_per_score(batch.x), "grad_norm": grad_norm}
 
     def update(self, loss: Tensor, network: Network, optimizer: Optimizer, accelerator: Accelerator) -> Tensor:
         """Descend on `loss` by one step of `optimizer`. Returns the gradient's L2 norm before clipping."""
@@ -138,17 +145,20 @@ class Recipe:
         # A loss scaler skips the steps that overflowed: they say nothing about the run's health.
         return torch.zeros_like(grad_norm) if accelerator.optimizer_step_was_skipped else grad_norm.detach()
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Scores `[B]` of each example, to be averaged over a data set."""
-        return {"bits_per_dim": -model.log_prob(batch.images, batch.labels) / nats_per_bit_per_dim(batch.images)}
+    def nats_per_score(self, x: Tensor) -> float:
+        """What nats per example are divided by to give the score; for bits per dimension, `C H W ln 2`."""
+        return x[0].numel() * math.log(2)
+
+    def evaluate(self, model: nn.Module, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        """Scores `[B]` of each example, to be averaged over a data set; what is random in them is `generator`'s."""
+        return {self.score: -model.log_prob(batch.x, batch.labels) / self.nats_per_score(batch.x)}
 
     def sample(self, model: nn.Module, n: int, generator: Generator) -> Tensor:
-        """`n` images `[n, C, H, W]` of integer levels; the classes, where there are any, take turns."""
+        """`n` examples `[n, ...]`, images as integer levels; the classes, where there are any, take turns."""
         classes = num_classes(model)
         labels = None if classes is None else torch.arange(n, device=next(model.parameters()).device) % classes
         return model.sample(n, labels=labels, generator=generator)
 
-
-def nats_per_bit_per_dim(images: Tensor) -> float:
-    """What nats per image are divided by to give bits per dimension: `C H W ln 2`."""
-    return images[0].numel() * math.log(2)
+    def draw(self, path: Path, model: nn.Module, generator: Generator, examples: Examples) -> None:
+        """Write a picture of samples; `examples` are those that the model learned from."""
+        save_grid(path, self.sample(model, NUM_SAMPLES, generator), examples.levels)

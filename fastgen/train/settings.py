@@ -11,11 +11,11 @@ class Settings:
     """How long and in what order a model learns.
 
     Args:
-        epochs: passes over the training images.
-        batch_size: images in one step, over all processes. What is left over at an epoch's end is not seen in it.
+        epochs: passes over the training examples.
+        batch_size: examples in one step, over all processes. What is left over at an epoch's end is not seen in it.
         warmup: steps over which the learning rate rises linearly, before half a cosine takes it to 0.
         ema_decay: of the averaged weights, see `ExponentialMovingAverage`.
-        seed: of the order of the images and of the model's own randomness.
+        seed: of the order of the examples and of the model's own randomness.
         save_every: steps between checkpoints; None saves at the end of each epoch only.
         sample_every: epochs between pictures of samples; None draws them at the end only.
 

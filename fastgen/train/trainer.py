@@ -21,15 +21,14 @@ from fastgen.train.evaluate import evaluate
 from fastgen.train.files import check_writable, remove_folder, settled, write_json
 from fastgen.train.interruption import Interruption, TrainingInterrupted
 from fastgen.train.order import epoch_order, seed_step
-from fastgen.train.pictures import save_grid
 from fastgen.train.progress import Progress
 from fastgen.train.recipe import Batch, Network, Recipe
+from fastgen.train.recipes import recipe_class
 from fastgen.train.schedule import warmup_cosine
 from fastgen.train.settings import Settings, State
 
 # Reading a scalar back from an accelerator stops its queue, so there it is done for this many steps at a time.
 STEPS_PER_READING = 50
-NUM_SAMPLES = 64
 # What may differ when a run is resumed. With other epochs, the learning rate follows the new schedule from there on.
 MAY_CHANGE = {"settings.epochs", "settings.save_every", "settings.sample_every"}
 
@@ -52,7 +51,7 @@ class Trainer:
         model: the model; `num_classes`, where it has one that is not None, says that it takes labels.
         dataset: what to learn.
         out: the run's folder.
-        recipe: the family's way of learning.
+        recipe: the way of learning; None takes that of the model's family.
         settings: how long and in what order.
         config: JSON-able facts about the run, kept in its checkpoints.
         accelerator: placement, precision and processes.
@@ -75,7 +74,7 @@ class Trainer:
         quiet: bool = False,
     ) -> None:
         self.model, self.dataset, self.out = model, dataset, Path(out)
-        self.recipe, self.settings = recipe or Recipe(), settings or Settings()
+        self.recipe, self.settings = recipe or recipe_class(model)(), settings or Settings()
         self.accelerator = accelerator or Accelerator()
         self.quiet = quiet
         if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
@@ -285,8 +284,8 @@ class Trainer:
             load_weights(self.ema.model, self.out / BEST)
         final: dict[str, Any] = {"epoch": self.state.best["epoch"] if self.state.best else self.settings.epochs}
         for part in ("train", "validation", "test"):
-            if (images := getattr(self.dataset, part)) is not None:
-                scores = evaluate(self.ema.model, images, self.recipe, accelerator=self.accelerator)
+            if (examples := getattr(self.dataset, part)) is not None:
+                scores = evaluate(self.ema.model, examples, self.recipe, accelerator=self.accelerator)
                 final |= {f"{part}_{name}": value for name, value in scores.items()}
         metrics = self._write_metrics(final)
         self._draw_samples()
@@ -307,11 +306,7 @@ class Trainer:
     def _draw_samples(self) -> None:
         if self.accelerator.is_main_process:
             generator = torch.Generator().manual_seed(self.settings.seed)
-            save_grid(
-                self.out / "samples.png",
-                self.recipe.sample(self.ema.model, NUM_SAMPLES, generator),
-                self.dataset.levels,
-            )
+            self.recipe.draw(self.out / "samples.png", self.ema.model, generator, self.dataset.train)
         self.accelerator.wait_for_everyone()
 
 

@@ -16,32 +16,12 @@ from PIL import Image
 from torch import nn
 from torch.optim import SGD
 from train import training
-from train.training import toy_dataset, toy_trainer
+from train.training import assert_same_numbers, numbers, toy_dataset, toy_trainer
 
 from fastgen.train import Batch, Recipe, Settings, Trainer, TrainingDiverged, TrainingInterrupted, evaluate
 from fastgen.train.checkpoint import Checkpoint
 
 TESTS = Path(__file__).parents[1]
-
-
-def numbers(out):
-    """What must not depend on kills: all of `metrics.json` but the time it took, and every tensor of `last`."""
-    metrics = json.loads((out / "metrics.json").read_text())
-    del metrics["seconds"]
-    checkpoint = Checkpoint.load(out / "last")
-    return metrics, {
-        **{f"model.{k}": v for k, v in checkpoint.model.items()},
-        **{f"ema.{k}": v for k, v in checkpoint.ema.items()},
-        **{f"adamw.{i}.{k}": v for i, s in checkpoint.optimizers["model"]["state"].items() for k, v in s.items()},
-    }
-
-
-def assert_same_numbers(first, second):
-    (metrics, tensors), (other_metrics, other_tensors) = numbers(first), numbers(second)
-    assert metrics == other_metrics
-    assert tensors.keys() == other_tensors.keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, other_tensors[name]), name
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +302,7 @@ class Adversarial(Recipe):
         return {name: SGD(part.parameters(), lr=self.lr, momentum=0.9) for name, part in self.networks(model).items()}
 
     def step(self, step, batch, networks, optimizers, accelerator):
-        real = batch.images.flatten(1) / 3
+        real = batch.x.flatten(1) / 3
         fake = networks["generator"]("forward", torch.randn(len(batch), 4))
         scores = networks["discriminator"]("forward", torch.cat((real, fake.detach()))).unflatten(0, (2, -1))
         critic = nn.functional.softplus(-scores[0]).mean() + nn.functional.softplus(scores[1]).mean()
@@ -331,7 +311,7 @@ class Adversarial(Recipe):
         self.update(generator, networks["generator"], optimizers["generator"], accelerator)
         return {"critic": critic.detach(), "generator": generator.detach()}
 
-    def evaluate(self, model, batch):
+    def evaluate(self, model, batch, generator):
         return {}
 
     def sample(self, model, n, generator):

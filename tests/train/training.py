@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from train.tiny_model import TinyModel
 
 from fastgen.data import Dataset, Images
-from fastgen.train import Recipe, Settings, Trainer
+from fastgen.train import Checkpoint, Recipe, Settings, Trainer
 
 
 def toy_dataset(n: int = 100) -> Dataset:
@@ -42,6 +42,26 @@ def toy_trainer(
         accelerator=accelerator or Accelerator(cpu=True),
         quiet=True,
     )
+
+
+def numbers(out):
+    """What must not depend on kills: all of `metrics.json` but the time it took, and every tensor of `last`."""
+    metrics = json.loads((out / "metrics.json").read_text())
+    del metrics["seconds"]
+    checkpoint = Checkpoint.load(out / "last")
+    return metrics, {
+        **{f"model.{k}": v for k, v in checkpoint.model.items()},
+        **{f"ema.{k}": v for k, v in checkpoint.ema.items()},
+        **{f"adamw.{i}.{k}": v for i, s in checkpoint.optimizers["model"]["state"].items() for k, v in s.items()},
+    }
+
+
+def assert_same_numbers(first, second):
+    (metrics, tensors), (other_metrics, other_tensors) = numbers(first), numbers(second)
+    assert metrics == other_metrics
+    assert tensors.keys() == other_tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, other_tensors[name]), name
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "../math/storage.h"
+#include "kernel_table.h"
+
+namespace fastgen {
+
+// y = factor x + shift, or factor (x - shift) in the inverse. A backward adds the sums over which the channel's
+// gradients are: of the output's gradient, and of its product with x (x - shift in the inverse).
+//
+// *_rows take `rows` rows of n elements that each have a shift, a factor and sums of their own; *_run take n elements
+// that share them.
+template <class S, class T = typename Compute<S>::type>
+struct ActNormFunctions {
+  void (*forward_rows)(const S* x, const T* shift, const T* factor, S* y, int64_t rows, int64_t n, bool inverse);
+  void (*forward_run)(const S* x, T shift, T factor, S* y, int64_t n, bool inverse);
+  void (*backward_rows)(const S* grad, const S* x, const T* shift, const T* factor, S* grad_x, T* sum, T* product_sum,
+                        int64_t rows, int64_t n, bool inverse);
+  void (*backward_run)(const S* grad, const S* x, T shift, T factor, S* grad_x, T* sum, T* product_sum, int64_t n,
+                       bool inverse);
+};
+
+struct ActNormTable {
+  ActNormFunctions<float> f32;
+  ActNormFunctions<double> f64;
+  ActNormFunctions<BFloat16> bf16;
+};
+
+}  // namespace fastgen
+
+FASTGEN_DECLARE_TABLES(fastgen::ActNormTable, actnorm);

@@ -1,0 +1,255 @@
+// Checks a program against its weights, so that no kernel reads outside them, and spreads the rows over threads.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "coupling_flow.h"
+
+namespace fastgen {
+namespace flow {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Multiply-adds that one thread should have at least, so that waking it costs little beside its work.
+static constexpr int64_t kGrain = 2000000;
+// Larger than any flow, and small enough that products of two sizes do not overflow.
+static constexpr int64_t kMaxSize = int64_t(1) << 30;
+
+#define FASTGEN_CHECK_PROGRAM(condition, what) STD_TORCH_CHECK(condition, "coupling_flow: program: ", what)
+
+// Reads a program from its first word to its last.
+struct Parser {
+  const int64_t* words;
+  int64_t count, num_weights;
+  std::vector<const int64_t*> steps;
+  int64_t stride[kNumBuffers] = {};
+  int64_t max_parameters = 0, multiplications = 0;
+
+  const Header& header() const { return *reinterpret_cast<const Header*>(words); }
+  const int64_t* order() const { return words + sizeof(Header) / sizeof(int64_t); }
+
+  void parse() {
+    FASTGEN_CHECK_PROGRAM(count >= int64_t(sizeof(Header) / sizeof(int64_t)), "it ends within its header");
+    const Header& h = header();
+    check_size(h.features, 1);
+    check_size(h.context_features, 0);
+    check_size(h.num_steps, 0);
+    const int64_t first = sizeof(Header) / sizeof(int64_t) + h.features;
+    FASTGEN_CHECK_PROGRAM(first <= count, "it ends within the order of its columns");
+    check_columns(order(), h.features);
+    stride[kOutput] = padded(h.features);
+    for (int64_t at = first, i = 0; i < h.num_steps; ++i) {
+      FASTGEN_CHECK_PROGRAM(at + 2 <= count, "it ends before its last step");
+      const Step& step = *reinterpret_cast<const Step*>(words + at);
+      FASTGEN_CHECK_PROGRAM(step.words >= 2 && step.words <= count - at, "a step is longer than the program");
+      steps.push_back(words + at);
+      parse_step(words + at, step);
+      at += step.words;
+    }
+  }
+
+  void parse_step(const int64_t* at, const Step& step) {
+    const int64_t features = header().features;
+    if (step.kind == kElementwise) {
+      const auto& s = overlay<ElementwiseStep>(at, step.words);
+      check_weights(s.scale, features);
+      check_weights(s.shift, features);
+      check_weights(s.logabsdet, 1);
+    } else if (step.kind == kLinear) {
+      const auto& s = overlay<LinearStep>(at, step.words);
+      for (int64_t weight : {s.weight, s.inverse_weight}) check_weights(weight, features * padded(features));
+      for (int64_t bias : {s.bias, s.inverse_bias}) check_weights(bias, padded(features));
+      check_weights(s.logabsdet, 1);
+      multiplications += features * padded(features);
+    } else {
+      FASTGEN_CHECK_PROGRAM(step.kind == kCoupling, "an unknown kind of step");
+      parse_coupling(at, overlay<CouplingStep>(at, step.words));
+    }
+  }
+
+  void parse_coupling(const int64_t* at, const CouplingStep& s) {
+    for (int64_t size : {s.num_identity, s.num_transformed}) check_size(size, 0);
+    check_size(s.num_transformed, 1);
+    check_size(s.num_layers, 1);
+    FASTGEN_CHECK_PROGRAM(s.transform >= kAdditive && s.transform <= kRationalQuadratic, "an unknown transform");
+    FASTGEN_CHECK_PROGRAM(s.transform != kRationalQuadratic || (s.num_bins >= 2 && s.num_bins <= 64),
+                          "expected 2 to 64 bins");
+    FASTGEN_CHECK_PROGRAM(s.tails >= kNone && s.tails <= kCircular, "unknown tails");
+    FASTGEN_CHECK_PROGRAM(s.activation >= kRelu && s.activation <= kIdentity, "an unknown activation");
+    FASTGEN_CHECK_PROGRAM(s.parameterization == 0 || s.parameterization == 1, "an unknown parameterization");
+    check_weights(s.constants, s.transform == kRationalQuadratic ? 4 : 1);
+    const int64_t fixed = sizeof(CouplingStep) / sizeof(int64_t), layer_words = sizeof(Layer) / sizeof(int64_t);
+    FASTGEN_CHECK_PROGRAM(fixed + s.num_identity + s.num_transformed + s.num_layers * layer_words == s.step.words,
+                          "a coupling's length does not match its parts");
+    const int64_t* identity = at + fixed;
+    const int64_t* transformed = identity + s.num_identity;
+    check_columns(identity, s.num_identity);
+    check_columns(transformed, s.num_transformed);
+    const int64_t outputs = s.num_transformed * parameters_of(s);
+    max_parameters = std::max(max_parameters, parameters_of(s));
+    widen(kInput, s.num_identity + header().context_features);
+    widen(kOutput, outputs);
+    const Layer* layers = reinterpret_cast<const Layer*>(transformed + s.num_transformed);
+    // How many features of each buffer hold something.
+    int64_t filled[kNumBuffers] = {s.num_identity + header().context_features};
+    for (int64_t i = 0; i < s.num_layers; ++i) parse_layer(layers[i], filled);
+    FASTGEN_CHECK_PROGRAM(filled[kOutput] == outputs, "a conditioner without the parameters of its transform");
+  }
+
+  void parse_layer(const Layer& l, int64_t (&filled)[kNumBuffers]) {
+    check_buffer(l.source);
+    check_buffer(l.target);
+    FASTGEN_CHECK_PROGRAM(l.copy >= -1 && l.copy < kNumBuffers, "an unknown buffer");
+    FASTGEN_CHECK_PROGRAM(l.target != l.source && (l.copy != l.source || l.kind == kGated),
+                          "a layer that writes where it reads");
+    check_size(l.in_features, 0);
+    check_size(l.out_features, 1);
+    FASTGEN_CHECK_PROGRAM(
+        l.source_offset >= 0 && l.source_offset <= kMaxSize && l.source_offset + l.in_features <= filled[l.source],
+        "a layer reads more than its source holds");
+    widen(l.target, l.out_features);
+    if (l.kind == kDense) {
+      check_weights(l.weight, l.in_features * padded(l.out_features));
+      check_weights(l.bias, padded(l.out_features));
+      FASTGEN_CHECK_PROGRAM(!l.add || filled[l.target] == l.out_features, "a layer adds to what is not there");
+      multiplications += l.in_features * padded(l.out_features);
+    } else {
+      FASTGEN_CHECK_PROGRAM(l.kind == kGated, "an unknown kind of layer");
+      FASTGEN_CHECK_PROGRAM(l.in_features == l.out_features && filled[l.target] == l.out_features &&
+                                filled[kGate] == l.out_features && l.source != kGate && l.target != kGate,
+                            "a gate of another width");
+    }
+    filled[l.target] = l.out_features;
+    if (l.copy >= 0) {
+      widen(l.copy, l.out_features);
+      filled[l.copy] = l.out_features;
+    }
+  }
+
+  template <class S>
+  const S& overlay(const int64_t* at, int64_t length) {
+    FASTGEN_CHECK_PROGRAM(length >= int64_t(sizeof(S) / sizeof(int64_t)), "a step is shorter than its kind");
+    return *reinterpret_cast<const S*>(at);
+  }
+  void widen(int64_t buffer, int64_t features) { stride[buffer] = std::max(stride[buffer], padded(features)); }
+  void check_size(int64_t size, int64_t least) {
+    FASTGEN_CHECK_PROGRAM(size >= least && size <= kMaxSize, "a size out of range");
+  }
+  void check_buffer(int64_t buffer) { FASTGEN_CHECK_PROGRAM(buffer >= 0 && buffer < kNumBuffers, "an unknown buffer"); }
+  void check_weights(int64_t offset, int64_t length) {
+    FASTGEN_CHECK_PROGRAM(offset >= 0 && offset <= num_weights && length <= num_weights - offset,
+                          "an offset outside the weights");
+  }
+  void check_columns(const int64_t* columns, int64_t length) {
+    for (int64_t i = 0; i < length; ++i) {
+      FASTGEN_CHECK_PROGRAM(columns[i] >= 0 && columns[i] < header().features, "a column outside the state");
+    }
+  }
+};
+
+// Scratch of this thread, kept between calls: fresh pages would cost more than a small flow.
+template <class T>
+static T* thread_scratch(int64_t size) {
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  static thread_local std::unique_ptr<void, Free> memory;
+  static thread_local int64_t held = 0;
+  const int64_t bytes = (size * int64_t(sizeof(T)) + 63) / 64 * 64;
+  if (bytes > held) {
+    memory.reset();
+    held = 0;
+    memory.reset(std::aligned_alloc(64, bytes));
+    STD_TORCH_CHECK(memory, "coupling_flow: out of memory");
+    held = bytes;
+  }
+  return static_cast<T*>(memory.get());
+}
+
+template <class T>
+static void run(const CouplingFlowFunctions<T>& f, const Parser& parser, const Tensor& x,
+                const std::optional<Tensor>& context, const Tensor& weights, bool inverse, Tensor& y,
+                Tensor& logabsdet) {
+  const Header& h = parser.header();
+  View<T> view{parser.steps.data(),
+               parser.order(),
+               int64_t(parser.steps.size()),
+               h.features,
+               h.context_features,
+               static_cast<const T*>(weights.const_data_ptr()),
+               {},
+               parser.max_parameters,
+               inverse};
+  std::copy(std::begin(parser.stride), std::end(parser.stride), view.stride);
+  const T* xs = static_cast<const T*>(x.const_data_ptr());
+  const T* cs = context ? static_cast<const T*>(context->const_data_ptr()) : nullptr;
+  T* ys = static_cast<T*>(y.mutable_data_ptr());
+  T* ls = static_cast<T*>(logabsdet.mutable_data_ptr());
+  auto rows = [&](int64_t begin, int64_t end) {
+    T* scratch = thread_scratch<T>(scratch_size(view, std::min(end - begin, kTileRows)));
+    f.run(view, xs + begin * h.features, cs ? cs + begin * h.context_features : nullptr, ys + begin * h.features,
+          ls + begin, end - begin, scratch);
+  };
+  const int64_t batch = x.size(0), grain = kGrain / std::max<int64_t>(1, parser.multiplications) + 1;
+  if (batch <= grain) {
+    rows(0, batch);
+  } else {
+    torch::stable::parallel_for(0, batch, grain, rows);
+  }
+}
+
+static Parser parse(const Tensor& x, const std::optional<Tensor>& context, const Tensor& weights,
+                    const Tensor& program) {
+  STD_TORCH_CHECK(
+      program.dim() == 1 && program.scalar_type() == ScalarType::Long && program.is_contiguous() && program.is_cpu(),
+      "coupling_flow: program must be a contiguous int64 vector on the CPU");
+  STD_TORCH_CHECK(weights.dim() == 1 && weights.is_contiguous() && weights.scalar_type() == x.scalar_type(),
+                  "coupling_flow: weights must be a contiguous vector of the dtype of x");
+  Parser parser{static_cast<const int64_t*>(program.const_data_ptr()), program.numel(), weights.numel(), {}};
+  parser.parse();
+  const Header& h = parser.header();
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == h.features && x.is_contiguous(),
+                  "coupling_flow: x must be contiguous [batch, features]");
+  STD_TORCH_CHECK(context.has_value() == (h.context_features > 0), "coupling_flow: context does not match the program");
+  STD_TORCH_CHECK(
+      !context || (context->dim() == 2 && context->size(0) == x.size(0) && context->size(1) == h.context_features &&
+                   context->is_contiguous() && context->scalar_type() == x.scalar_type()),
+      "coupling_flow: context must be contiguous [batch, context_features] and match x");
+  return parser;
+}
+
+static std::tuple<Tensor, Tensor> coupling_flow_cpu(const Tensor& x, const std::optional<Tensor>& context,
+                                                    const Tensor& weights, const Tensor& program, bool inverse) {
+  const Parser parser = parse(x, context, weights, program);
+  Tensor y = torch::stable::empty_like(x);
+  Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
+  if (x.size(0) == 0) return {y, logabsdet};
+  const CouplingFlowTable& table = FASTGEN_PICK(coupling_flow);
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      run(table.f32, parser, x, context, weights, inverse, y, logabsdet);
+      break;
+    case ScalarType::Double:
+      run(table.f64, parser, x, context, weights, inverse, y, logabsdet);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "coupling_flow: no CPU kernel for this dtype");
+  }
+  return {y, logabsdet};
+}
+
+}  // namespace flow
+}  // namespace fastgen
+
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("coupling_flow.cpp", TORCH_BOX(&fastgen::flow::coupling_flow_cpu));
+}

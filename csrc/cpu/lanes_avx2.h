@@ -1,0 +1,177 @@
+// The instructions behind lanes.h on AVX2 with FMA; lanes_avx512.h says what each function promises.
+#pragma once
+
+namespace fastgen {
+namespace {
+
+template <>
+struct Lanes<float> {
+  static constexpr int kCount = 8;
+  __m256 v;
+  FASTGEN_LANE Lanes() = default;
+  FASTGEN_LANE Lanes(__m256 v) : v(v) {}
+  FASTGEN_LANE Lanes(float x) : v(_mm256_set1_ps(x)) {}
+};
+template <>
+struct Mask<float> {
+  __m256 m;
+};
+template <>
+struct Lanes<double> {
+  static constexpr int kCount = 4;
+  __m256d v;
+  FASTGEN_LANE Lanes() = default;
+  FASTGEN_LANE Lanes(__m256d v) : v(v) {}
+  FASTGEN_LANE Lanes(double x) : v(_mm256_set1_pd(x)) {}
+};
+template <>
+struct Mask<double> {
+  __m256d m;
+};
+
+using Floats = Lanes<float>;
+using Doubles = Lanes<double>;
+
+FASTGEN_LANE __m256i first_lanes(int count, Floats*) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FASTGEN_LANE __m256i first_lanes(int count, Doubles*) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+
+// clang-format off
+FASTGEN_LANE Floats operator+(Floats a, Floats b) { return _mm256_add_ps(a.v, b.v); }
+FASTGEN_LANE Doubles operator+(Doubles a, Doubles b) { return _mm256_add_pd(a.v, b.v); }
+FASTGEN_LANE Floats operator-(Floats a, Floats b) { return _mm256_sub_ps(a.v, b.v); }
+FASTGEN_LANE Doubles operator-(Doubles a, Doubles b) { return _mm256_sub_pd(a.v, b.v); }
+FASTGEN_LANE Floats operator*(Floats a, Floats b) { return _mm256_mul_ps(a.v, b.v); }
+FASTGEN_LANE Doubles operator*(Doubles a, Doubles b) { return _mm256_mul_pd(a.v, b.v); }
+FASTGEN_LANE Floats operator/(Floats a, Floats b) { return _mm256_div_ps(a.v, b.v); }
+FASTGEN_LANE Doubles operator/(Doubles a, Doubles b) { return _mm256_div_pd(a.v, b.v); }
+FASTGEN_LANE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+FASTGEN_LANE Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a.v, b.v, c.v); }
+FASTGEN_LANE Floats sqrt(Floats a) { return _mm256_sqrt_ps(a.v); }
+FASTGEN_LANE Doubles sqrt(Doubles a) { return _mm256_sqrt_pd(a.v); }
+FASTGEN_LANE Floats absolute(Floats a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
+FASTGEN_LANE Doubles absolute(Doubles a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v); }
+FASTGEN_LANE Floats maximum(Floats limit, Floats a) { return _mm256_max_ps(limit.v, a.v); }
+FASTGEN_LANE Doubles maximum(Doubles limit, Doubles a) { return _mm256_max_pd(limit.v, a.v); }
+FASTGEN_LANE Floats minimum(Floats limit, Floats a) { return _mm256_min_ps(limit.v, a.v); }
+FASTGEN_LANE Doubles minimum(Doubles limit, Doubles a) { return _mm256_min_pd(limit.v, a.v); }
+FASTGEN_LANE Mask<float> operator<(Floats a, Floats b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+FASTGEN_LANE Mask<double> operator<(Doubles a, Doubles b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ)}; }
+FASTGEN_LANE Mask<float> operator>=(Floats a, Floats b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
+FASTGEN_LANE Mask<double> operator>=(Doubles a, Doubles b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GE_OQ)}; }
+FASTGEN_LANE Mask<float> operator>(Floats a, Floats b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
+FASTGEN_LANE Mask<double> operator>(Doubles a, Doubles b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GT_OQ)}; }
+FASTGEN_LANE Mask<float> operator==(Floats a, Floats b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+FASTGEN_LANE Mask<double> operator==(Doubles a, Doubles b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_EQ_OQ)}; }
+FASTGEN_LANE Floats select(Mask<float> m, Floats a, Floats b) { return _mm256_blendv_ps(b.v, a.v, m.m); }
+FASTGEN_LANE Doubles select(Mask<double> m, Doubles a, Doubles b) { return _mm256_blendv_pd(b.v, a.v, m.m); }
+FASTGEN_LANE Floats load(const float* p, Floats*) { return _mm256_loadu_ps(p); }
+FASTGEN_LANE Doubles load(const double* p, Doubles*) { return _mm256_loadu_pd(p); }
+FASTGEN_LANE void store(float* p, Floats a) { _mm256_storeu_ps(p, a.v); }
+FASTGEN_LANE void store(double* p, Doubles a) { _mm256_storeu_pd(p, a.v); }
+FASTGEN_LANE void stream(float* p, Floats a) { _mm256_stream_ps(p, a.v); }
+FASTGEN_LANE void stream(double* p, Doubles a) { _mm256_stream_pd(p, a.v); }
+FASTGEN_LANE Floats load(const float* p, int count, Floats* f) { return _mm256_maskload_ps(p, first_lanes(count, f)); }
+FASTGEN_LANE Doubles load(const double* p, int count, Doubles* d) { return _mm256_maskload_pd(p, first_lanes(count, d)); }
+FASTGEN_LANE void store(float* p, int count, Floats a) { _mm256_maskstore_ps(p, first_lanes(count, &a), a.v); }
+FASTGEN_LANE void store(double* p, int count, Doubles a) { _mm256_maskstore_pd(p, first_lanes(count, &a), a.v); }
+FASTGEN_LANE Floats reciprocal(Floats a) { return _mm256_div_ps(_mm256_set1_ps(1.0f), a.v); }
+FASTGEN_LANE Doubles reciprocal(Doubles a) { return _mm256_div_pd(_mm256_set1_pd(1.0), a.v); }
+// clang-format on
+
+FASTGEN_LANE float sum(Floats a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+FASTGEN_LANE double sum(Doubles a) {
+  __m128d s = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+}
+
+// The clamp leaves the powers whose exponent field is all zeros (the number 0) or all ones (infinity) at the ends.
+FASTGEN_LANE Floats split_power(Floats x, Floats* whole) {
+  Floats clamped = maximum(-127.0f, minimum(128.0f, x));
+  *whole = _mm256_floor_ps(clamped.v);
+  return clamped - *whole;
+}
+
+FASTGEN_LANE Doubles split_power(Doubles x, Doubles* whole) {
+  Doubles clamped = maximum(-1023.0, minimum(1024.0, x));
+  *whole = _mm256_round_pd(clamped.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return clamped - *whole;
+}
+
+FASTGEN_LANE Floats times_power_of_two(Floats a, Floats power) {
+  __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(power.v), _mm256_set1_epi32(127));
+  return _mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23)));
+}
+
+// The low bits of 1.5 * 2^52 + n are the integer n: AVX2 has no conversion to 64 bits.
+FASTGEN_LANE Doubles times_power_of_two(Doubles a, Doubles power) {
+  __m256d shifted = _mm256_add_pd(power.v, _mm256_set1_pd(0x1.8p52 + 1023.0));
+  return _mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(shifted), 52)));
+}
+
+// Zero gets an infinite exponent and a negative number a mantissa that is NaN, as on AVX-512.
+FASTGEN_LANE void split(Floats x, Floats* mantissa, Floats* exponent) {
+  __m256i bits = _mm256_castps_si256(x.v), low = _mm256_castps_si256(_mm256_set1_ps(0.75f));
+  __m256i e = _mm256_srai_epi32(_mm256_sub_epi32(bits, low), 23);
+  Floats m = _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(e, 23)));
+  *mantissa = select(x >= Floats(0.0f), m, Floats(__builtin_nanf("")));
+  *exponent = select(x == Floats(0.0f), Floats(-__builtin_inff()), Floats(_mm256_cvtepi32_ps(e)));
+}
+
+FASTGEN_LANE void split(Doubles x, Doubles* mantissa, Doubles* exponent) {
+  __m256i bits = _mm256_castpd_si256(x.v), low = _mm256_castpd_si256(_mm256_set1_pd(0.75));
+  // Of a positive number the shifted difference is positive once 2048 exponents are added.
+  __m256i lifted = _mm256_add_epi64(_mm256_sub_epi64(bits, low), _mm256_set1_epi64x(0x4000000000000000));
+  __m256i e = _mm256_srli_epi64(lifted, 52), magic = _mm256_castpd_si256(_mm256_set1_pd(0x1p52));
+  Doubles number = Doubles(_mm256_castsi256_pd(_mm256_or_si256(e, magic))) - Doubles(0x1p52 + 1024.0);
+  __m256i whole = _mm256_sub_epi64(e, _mm256_set1_epi64x(1024));
+  Doubles m = _mm256_castsi256_pd(_mm256_sub_epi64(bits, _mm256_slli_epi64(whole, 52)));
+  *mantissa = select(x >= Doubles(0.0), m, Doubles(__builtin_nan("")));
+  *exponent = select(x == Doubles(0.0), Doubles(-__builtin_inf()), number);
+}
+
+// Of 8 rows: j and 4 + j.
+FASTGEN_LANE void transpose_in_lanes(__m256& a, __m256& b, __m256& c, __m256& d) {
+  __m256 ab_low = _mm256_unpacklo_ps(a, b), ab_high = _mm256_unpackhi_ps(a, b);
+  __m256 cd_low = _mm256_unpacklo_ps(c, d), cd_high = _mm256_unpackhi_ps(c, d);
+  a = _mm256_shuffle_ps(ab_low, cd_low, 0x44);
+  b = _mm256_shuffle_ps(ab_low, cd_low, 0xEE);
+  c = _mm256_shuffle_ps(ab_high, cd_high, 0x44);
+  d = _mm256_shuffle_ps(ab_high, cd_high, 0xEE);
+}
+
+FASTGEN_LANE __m256 two_rows(const float* p, int64_t stride) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
+}
+
+FASTGEN_LANE void to_two_rows(float* p, int64_t stride, __m256 v) {
+  _mm_storeu_ps(p, _mm256_castps256_ps128(v));
+  _mm_storeu_ps(p + 4 * stride, _mm256_extractf128_ps(v, 1));
+}
+
+FASTGEN_LANE void load_four_columns(const float* p, int64_t stride, Floats* columns) {
+  __m256 a = two_rows(p, stride), b = two_rows(p + stride, stride);
+  __m256 c = two_rows(p + 2 * stride, stride), d = two_rows(p + 3 * stride, stride);
+  transpose_in_lanes(a, b, c, d);
+  columns[0] = a, columns[1] = b, columns[2] = c, columns[3] = d;
+}
+
+FASTGEN_LANE void store_four_columns(float* p, int64_t stride, const Floats* columns) {
+  __m256 a = columns[0].v, b = columns[1].v, c = columns[2].v, d = columns[3].v;
+  transpose_in_lanes(a, b, c, d);
+  to_two_rows(p, stride, a);
+  to_two_rows(p + stride, stride, b);
+  to_two_rows(p + 2 * stride, stride, c);
+  to_two_rows(p + 3 * stride, stride, d);
+}
+
+}  // namespace
+}  // namespace fastgen

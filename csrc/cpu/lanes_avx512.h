@@ -1,0 +1,163 @@
+// The instructions behind lanes.h on AVX-512.
+#pragma once
+
+namespace fastgen {
+namespace {
+
+template <>
+struct Lanes<float> {
+  static constexpr int kCount = 16;
+  __m512 v;
+  FASTGEN_LANE Lanes() = default;
+  FASTGEN_LANE Lanes(__m512 v) : v(v) {}
+  FASTGEN_LANE Lanes(float x) : v(_mm512_set1_ps(x)) {}
+};
+template <>
+struct Mask<float> {
+  __mmask16 m;
+};
+template <>
+struct Lanes<double> {
+  static constexpr int kCount = 8;
+  __m512d v;
+  FASTGEN_LANE Lanes() = default;
+  FASTGEN_LANE Lanes(__m512d v) : v(v) {}
+  FASTGEN_LANE Lanes(double x) : v(_mm512_set1_pd(x)) {}
+};
+template <>
+struct Mask<double> {
+  __mmask8 m;
+};
+
+using Floats = Lanes<float>;
+using Doubles = Lanes<double>;
+
+// clang-format off
+FASTGEN_LANE Floats operator+(Floats a, Floats b) { return _mm512_add_ps(a.v, b.v); }
+FASTGEN_LANE Doubles operator+(Doubles a, Doubles b) { return _mm512_add_pd(a.v, b.v); }
+FASTGEN_LANE Floats operator-(Floats a, Floats b) { return _mm512_sub_ps(a.v, b.v); }
+FASTGEN_LANE Doubles operator-(Doubles a, Doubles b) { return _mm512_sub_pd(a.v, b.v); }
+FASTGEN_LANE Floats operator*(Floats a, Floats b) { return _mm512_mul_ps(a.v, b.v); }
+FASTGEN_LANE Doubles operator*(Doubles a, Doubles b) { return _mm512_mul_pd(a.v, b.v); }
+FASTGEN_LANE Floats operator/(Floats a, Floats b) { return _mm512_div_ps(a.v, b.v); }
+FASTGEN_LANE Doubles operator/(Doubles a, Doubles b) { return _mm512_div_pd(a.v, b.v); }
+FASTGEN_LANE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+FASTGEN_LANE Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
+FASTGEN_LANE Floats sqrt(Floats a) { return _mm512_sqrt_ps(a.v); }
+FASTGEN_LANE Doubles sqrt(Doubles a) { return _mm512_sqrt_pd(a.v); }
+FASTGEN_LANE Floats absolute(Floats a) { return _mm512_abs_ps(a.v); }
+FASTGEN_LANE Doubles absolute(Doubles a) { return _mm512_abs_pd(a.v); }
+// The second operand where either is NaN: a limit comes first, so that a NaN stays one.
+FASTGEN_LANE Floats maximum(Floats limit, Floats a) { return _mm512_max_ps(limit.v, a.v); }
+FASTGEN_LANE Doubles maximum(Doubles limit, Doubles a) { return _mm512_max_pd(limit.v, a.v); }
+FASTGEN_LANE Floats minimum(Floats limit, Floats a) { return _mm512_min_ps(limit.v, a.v); }
+FASTGEN_LANE Doubles minimum(Doubles limit, Doubles a) { return _mm512_min_pd(limit.v, a.v); }
+// Comparisons with NaN do not hold.
+FASTGEN_LANE Mask<float> operator<(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+FASTGEN_LANE Mask<double> operator<(Doubles a, Doubles b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ)}; }
+FASTGEN_LANE Mask<float> operator>=(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
+FASTGEN_LANE Mask<double> operator>=(Doubles a, Doubles b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GE_OQ)}; }
+FASTGEN_LANE Mask<float> operator>(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+FASTGEN_LANE Mask<double> operator>(Doubles a, Doubles b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GT_OQ)}; }
+FASTGEN_LANE Mask<float> operator==(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+FASTGEN_LANE Mask<double> operator==(Doubles a, Doubles b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+FASTGEN_LANE Floats select(Mask<float> m, Floats a, Floats b) { return _mm512_mask_blend_ps(m.m, b.v, a.v); }
+FASTGEN_LANE Doubles select(Mask<double> m, Doubles a, Doubles b) { return _mm512_mask_blend_pd(m.m, b.v, a.v); }
+FASTGEN_LANE Floats load(const float* p, Floats*) { return _mm512_loadu_ps(p); }
+FASTGEN_LANE Doubles load(const double* p, Doubles*) { return _mm512_loadu_pd(p); }
+FASTGEN_LANE void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
+FASTGEN_LANE void store(double* p, Doubles a) { _mm512_storeu_pd(p, a.v); }
+// Past the caches, to an address that is a multiple of the vector's size; `stream_end` before anyone else reads it.
+FASTGEN_LANE void stream(float* p, Floats a) { _mm512_stream_ps(p, a.v); }
+FASTGEN_LANE void stream(double* p, Doubles a) { _mm512_stream_pd(p, a.v); }
+// The first `count` lanes; the others are not touched in memory and zero in the register.
+FASTGEN_LANE Floats load(const float* p, int count, Floats*) { return _mm512_maskz_loadu_ps((1u << count) - 1, p); }
+FASTGEN_LANE Doubles load(const double* p, int count, Doubles*) { return _mm512_maskz_loadu_pd((1u << count) - 1, p); }
+FASTGEN_LANE void store(float* p, int count, Floats a) { _mm512_mask_storeu_ps(p, (1u << count) - 1, a.v); }
+FASTGEN_LANE void store(double* p, int count, Doubles a) { _mm512_mask_storeu_pd(p, (1u << count) - 1, a.v); }
+FASTGEN_LANE float sum(Floats a) { return _mm512_reduce_add_ps(a.v); }
+FASTGEN_LANE double sum(Doubles a) { return _mm512_reduce_add_pd(a.v); }
+FASTGEN_LANE Doubles reciprocal(Doubles a) { return _mm512_div_pd(_mm512_set1_pd(1.0), a.v); }
+// clang-format on
+
+// 14 bits and a Newton step: as exact as a division here, and less work.
+FASTGEN_LANE Floats reciprocal(Floats a) {
+  __m512 r = _mm512_rcp14_ps(a.v);
+  return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.0f)), r);
+}
+
+// x as a fraction in [0, 1) and a whole power of two, for `times_power_of_two` (which itself takes the floor). An
+// infinite x has fraction 0.
+FASTGEN_LANE Floats split_power(Floats x, Floats* whole) {
+  *whole = x;
+  return _mm512_reduce_ps(x.v, 0x09);
+}
+
+// The fraction in [-1/2, 1/2].
+FASTGEN_LANE Doubles split_power(Doubles x, Doubles* whole) {
+  Doubles fraction = _mm512_reduce_pd(x.v, 0x08);
+  *whole = x - fraction;
+  return fraction;
+}
+
+FASTGEN_LANE Floats times_power_of_two(Floats a, Floats power) { return _mm512_scalef_ps(a.v, power.v); }
+FASTGEN_LANE Doubles times_power_of_two(Doubles a, Doubles power) { return _mm512_scalef_pd(a.v, power.v); }
+
+// The mantissa in [3/4, 3/2) and the exponent of a number; minus infinity for the exponent of zero.
+FASTGEN_LANE void split(Floats x, Floats* mantissa, Floats* exponent) {
+  __m512 m = _mm512_getmant_ps(x.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan), e = _mm512_getexp_ps(x.v);
+  __mmask16 large = _mm512_cmp_ps_mask(m, _mm512_set1_ps(1.5f), _CMP_GE_OQ);
+  *mantissa = _mm512_mask_mul_ps(m, large, m, _mm512_set1_ps(0.5f));
+  *exponent = _mm512_mask_add_ps(e, large, e, _mm512_set1_ps(1.0f));
+}
+
+FASTGEN_LANE void split(Doubles x, Doubles* mantissa, Doubles* exponent) {
+  __m512d m = _mm512_getmant_pd(x.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan), e = _mm512_getexp_pd(x.v);
+  __mmask8 large = _mm512_cmp_pd_mask(m, _mm512_set1_pd(1.5), _CMP_GE_OQ);
+  *mantissa = _mm512_mask_mul_pd(m, large, m, _mm512_set1_pd(0.5));
+  *exponent = _mm512_mask_add_pd(e, large, e, _mm512_set1_pd(1.0));
+}
+
+// Four neighbouring columns of 16 rows as four vectors: vector j takes rows j, 4 + j, 8 + j and 12 + j into its 128-bit
+// lanes by loads alone, then the lanes are transposed in place.
+FASTGEN_LANE void transpose_in_lanes(__m512& a, __m512& b, __m512& c, __m512& d) {
+  __m512 ab_low = _mm512_unpacklo_ps(a, b), ab_high = _mm512_unpackhi_ps(a, b);
+  __m512 cd_low = _mm512_unpacklo_ps(c, d), cd_high = _mm512_unpackhi_ps(c, d);
+  a = _mm512_shuffle_ps(ab_low, cd_low, 0x44);
+  b = _mm512_shuffle_ps(ab_low, cd_low, 0xEE);
+  c = _mm512_shuffle_ps(ab_high, cd_high, 0x44);
+  d = _mm512_shuffle_ps(ab_high, cd_high, 0xEE);
+}
+
+FASTGEN_LANE __m512 four_rows(const float* p, int64_t stride) {
+  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+  v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(p + 4 * stride));
+  v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(p + 8 * stride));
+  return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(p + 12 * stride));
+}
+
+FASTGEN_LANE void to_four_rows(float* p, int64_t stride, __m512 v) {
+  _mm_storeu_ps(p, _mm512_castps512_ps128(v));
+  _mm_storeu_ps(p + 4 * stride, _mm512_extractf32x4_ps(v, 1));
+  _mm_storeu_ps(p + 8 * stride, _mm512_extractf32x4_ps(v, 2));
+  _mm_storeu_ps(p + 12 * stride, _mm512_extractf32x4_ps(v, 3));
+}
+
+FASTGEN_LANE void load_four_columns(const float* p, int64_t stride, Floats* columns) {
+  __m512 a = four_rows(p, stride), b = four_rows(p + stride, stride);
+  __m512 c = four_rows(p + 2 * stride, stride), d = four_rows(p + 3 * stride, stride);
+  transpose_in_lanes(a, b, c, d);
+  columns[0] = a, columns[1] = b, columns[2] = c, columns[3] = d;
+}
+
+FASTGEN_LANE void store_four_columns(float* p, int64_t stride, const Floats* columns) {
+  __m512 a = columns[0].v, b = columns[1].v, c = columns[2].v, d = columns[3].v;
+  transpose_in_lanes(a, b, c, d);
+  to_four_rows(p, stride, a);
+  to_four_rows(p + stride, stride, b);
+  to_four_rows(p + 2 * stride, stride, c);
+  to_four_rows(p + 3 * stride, stride, d);
+}
+
+}  // namespace
+}  // namespace fastgen

@@ -1,0 +1,209 @@
+// A tile of the spline kernels: as many elements as a vector has lanes, their parameters as columns.
+#pragma once
+
+#include "../math/rational_quadratic_gradient.h"
+#include "lanes.h"
+#include "spline.h"
+
+namespace fastgen {
+namespace {
+
+// How many tiles ahead memory is asked for: the arithmetic of one is too long for the processor to look past it.
+constexpr int kTilesAhead = 4;
+constexpr int kMaxParameters = 3 * kMaxBins + 1;
+
+template <class T>
+constexpr int lanes() {
+  return Lanes<T>::kCount;
+}
+
+template <class T>
+static RationalQuadratic<T> rational_quadratic_of(const SplineSettings& s) {
+  Tails tails = s.derivatives < s.bins ? Tails::kLinear : s.derivatives > s.bins ? Tails::kNone : Tails::kCircular;
+  RationalQuadratic<T> p = {static_cast<int>(s.bins),
+                            tails,
+                            T(s.bound),
+                            T(s.min_width),
+                            T(s.min_height),
+                            T(s.min_derivative),
+                            T(s.softmax_scale),
+                            s.zuko,
+                            T(0),
+                            T(0)};
+  if (s.zuko) {
+    // zuko cuts to |log m| / 2 for bins and |log m| for derivatives, and has no other minima.
+    double steepness = 1 / __builtin_fabs(__builtin_log(s.min_derivative));
+    p.min_width = p.min_height = T(0);
+    p.clip_bins = T(2 * steepness);
+    p.clip_derivatives = T(steepness);
+  }
+  return p;
+}
+
+// The first `count` of a run, zero beyond.
+template <class T>
+FASTGEN_LANE Lanes<T> load_run(const T* p, int count) {
+  Lanes<T>* tag = nullptr;
+  return count == lanes<T>() ? load(p, tag) : load(p, count, tag);
+}
+
+[[maybe_unused]] static Lanes<float> load_run(const BFloat16* p, int count) {
+  float wide[lanes<float>()] = {};
+  for (int i = 0; i < count; ++i) wide[i] = load(p + i);
+  return load(wide, static_cast<Lanes<float>*>(nullptr));
+}
+
+template <class T>
+FASTGEN_LANE void store_run(T* p, int count, Lanes<T> v) {
+  count == lanes<T>() ? store(p, v) : store(p, count, v);
+}
+
+[[maybe_unused]] static void store_run(BFloat16* p, int count, Lanes<float> v) {
+  float wide[lanes<float>()];
+  store(wide, v);
+  for (int i = 0; i < count; ++i) store(p + i, wide[i]);
+}
+
+// `columns` columns of as many rows as there are lanes, into columns of a tile, and back. The last group of four
+// overlaps the one before it.
+template <class T>
+static void rows_to_columns(const T* rows, int64_t stride, int columns, T* tile) {
+  constexpr int n = lanes<T>();
+  if (columns < 4) {
+    for (int j = 0; j < columns; ++j) {
+      for (int i = 0; i < n; ++i) tile[j * n + i] = rows[i * stride + j];
+    }
+    return;
+  }
+  for (int j = 0; j < columns; j += 4) {
+    int first = j + 4 <= columns ? j : columns - 4;
+    Lanes<T> four[4];
+    load_four_columns(rows + first, stride, four);
+    for (int i = 0; i < 4; ++i) store(tile + (first + i) * n, four[i]);
+  }
+}
+
+template <class T>
+static void columns_to_rows(const T* tile, int columns, T* rows, int64_t stride) {
+  constexpr int n = lanes<T>();
+  for (int j = 0; j < columns; j += 4) {
+    int first = j + 4 <= columns ? j : columns - 4;
+    Lanes<T> four[4];
+    for (int i = 0; i < 4; ++i) four[i] = load(tile + (first + i) * n, static_cast<Lanes<T>*>(nullptr));
+    store_four_columns(rows + first, stride, four);
+  }
+}
+
+template <class S>
+static SplineRows<S> row(const SplineRows<S>& r, int64_t i) {
+  return {r.widths + i * r.width_stride,
+          r.heights + i * r.height_stride,
+          r.derivatives + i * r.derivative_stride,
+          r.width_stride,
+          r.height_stride,
+          r.derivative_stride};
+}
+
+template <class S>
+static SplineRows<S> packed_rows(const S* params, const SplineSettings& s) {
+  int64_t n = s.parameters();
+  return {params, params + s.bins, params + 2 * s.bins, n, n, n};
+}
+
+// The parameters of one tile. `tile` holds columns, `rows` a copy of rows that cannot be read in whole vectors.
+template <class S, class T = typename Compute<S>::type>
+struct Tile {
+  alignas(64) T tile[kMaxParameters * lanes<T>()];
+  alignas(64) T rows[kMaxParameters * lanes<T>()];
+
+  // From rows; those of lanes beyond `count` read as zeros.
+  Columns<const T> load_rows(const SplineSettings& s, const SplineRows<S>& r, int count) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (count == lanes<T>()) {
+        load_whole_rows(s, r);
+        return {tile, lanes<T>()};
+      }
+    }
+    int64_t width = s.parameters();
+    for (int i = 0; i < lanes<T>(); ++i) {
+      T* to = rows + i * width;
+      copy(r.widths + i * r.width_stride, s.bins, i < count, to);
+      copy(r.heights + i * r.height_stride, s.bins, i < count, to + s.bins);
+      copy(r.derivatives + i * r.derivative_stride, s.derivatives, i < count, to + 2 * s.bins);
+    }
+    rows_to_columns(rows, width, width, tile);
+    return {tile, lanes<T>()};
+  }
+
+  // From runs of positions, `stride` apart.
+  Columns<const T> load_planes(const SplineSettings& s, const S* params, int64_t stride, int count) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (count == lanes<T>()) return {params, stride};
+    }
+    for (int j = 0; j < s.parameters(); ++j) store(tile + j * lanes<T>(), load_run(params + j * stride, count));
+    return {tile, lanes<T>()};
+  }
+
+  // Where the gradient's columns of a tile go: straight to memory, or by way of `tile`.
+  Columns<T> begin_planes(S* params, int64_t stride, int count) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (count == lanes<T>()) return {params, stride};
+    }
+    return {tile, lanes<T>()};
+  }
+
+  void end_planes(const SplineSettings& s, S* params, int64_t stride, int count) {
+    if (sizeof(S) == sizeof(T) && count == lanes<T>()) return;
+    for (int j = 0; j < s.parameters(); ++j) {
+      store_run(params + j * stride, count, load(tile + j * lanes<T>(), static_cast<Lanes<T>*>(nullptr)));
+    }
+  }
+
+  Columns<T> begin_rows() { return {tile, lanes<T>()}; }
+
+  // `stream` as in the settings, where every tile begins at a multiple of a vector's size.
+  void end_rows(const SplineSettings& s, S* params, int count, bool stream) {
+    int64_t width = s.parameters();
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (count == lanes<T>()) {
+        columns_to_rows(tile, width, stream ? rows : params, width);
+        if (stream) stream_rows(params, width);
+        return;
+      }
+    }
+    columns_to_rows(tile, width, rows, width);
+    for (int64_t i = 0; i < count * width; ++i) fastgen::store(params + i, rows[i]);
+  }
+
+ private:
+  void prefetch_rows(const SplineSettings& s, const SplineRows<T>& r) {
+    const char* from = reinterpret_cast<const char*>(r.widths + kTilesAhead * lanes<T>() * r.width_stride);
+    int64_t bytes = s.parameters() * lanes<T>() * static_cast<int64_t>(sizeof(T));
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+  }
+
+  void stream_rows(T* params, int64_t width) {
+    for (int64_t i = 0; i < width * lanes<T>(); i += lanes<T>()) {
+      fastgen::stream(params + i, load(rows + i, static_cast<Lanes<T>*>(nullptr)));
+    }
+  }
+
+  void load_whole_rows(const SplineSettings& s, const SplineRows<T>& r) {
+    constexpr int n = lanes<T>();
+    if (r.heights == r.widths + s.bins && r.derivatives == r.heights + s.bins && r.width_stride == r.height_stride &&
+        r.width_stride == r.derivative_stride) {
+      prefetch_rows(s, r);
+      return rows_to_columns(r.widths, r.width_stride, s.parameters(), tile);
+    }
+    rows_to_columns(r.widths, r.width_stride, s.bins, tile);
+    rows_to_columns(r.heights, r.height_stride, s.bins, tile + s.bins * n);
+    rows_to_columns(r.derivatives, r.derivative_stride, s.derivatives, tile + 2 * s.bins * n);
+  }
+
+  static void copy(const S* from, int64_t width, bool exists, T* to) {
+    for (int64_t j = 0; j < width; ++j) to[j] = exists ? fastgen::load(from + j) : T(0);
+  }
+};
+
+}  // namespace
+}  // namespace fastgen

@@ -1,0 +1,269 @@
+// The monotonic rational-quadratic spline (Durkan et al. 2019), over a lane type V: a vector of ../cpu/lanes.h, of
+// which every lane is one element with a spline of its own.
+//
+// All is done in the unit square, which has the slopes of [-B, B]^2. An element's raw parameters are columns: K widths,
+// K heights, then the derivatives; column j of all lanes lies at `columns.data + j * columns.stride`, without
+// alignment.
+#pragma once
+
+#include <stdint.h>
+
+#include "host_device.h"
+
+namespace fastgen {
+
+constexpr int kMaxBins = 64;
+
+enum class Tails { kLinear, kCircular, kNone };
+
+// S is the number type of a lane. `softmax_scale` multiplies raw widths and heights. A raw value a is first cut to
+// a / (1 + |a| / limit) where `clips` (zuko), with the reciprocals of the limits given; derivatives are then
+// exp(raw), otherwise min_derivative + softplus(raw).
+template <class S>
+struct RationalQuadratic {
+  int bins;
+  Tails tails;
+  S bound, min_width, min_height, min_derivative, softmax_scale;
+  bool clips;
+  S clip_bins, clip_derivatives;
+
+  int derivatives() const { return bins + (tails == Tails::kNone) - (tails == Tails::kLinear); }
+  int parameters() const { return 2 * bins + derivatives(); }
+};
+
+template <class S>
+struct Columns {
+  S* data;
+  int64_t stride;
+};
+
+// The bin of every lane, and what the gradient of its parameters needs again.
+template <class V>
+struct Bin {
+  V index, left, width, bottom, height, d0, d1;
+  // Of the softmax of widths and of heights: 1 / sum, the sum of the terms before the bin, the bin's own term.
+  V inverse_width_sum, width_sum_before, width_term, inverse_height_sum, height_sum_before, height_term;
+  V raw0, raw1;
+};
+
+template <class V, class S>
+FASTGEN_HD V column(const Columns<S>& c, int j) {
+  return load(c.data + j * c.stride, static_cast<V*>(nullptr));
+}
+
+template <class V, class S>
+FASTGEN_HD V soft_clip(V a, S inverse_limit) {
+  return a * reciprocal(fma(absolute(a), inverse_limit, S(1)));
+}
+
+template <class V>
+FASTGEN_HD V unit(V ratio) {
+  return minimum(V(1), maximum(V(0), ratio));
+}
+
+// softplus(x) = max(x, 0) + log1p(exp(-|x|)), whose derivative is sigmoid(x).
+template <class V>
+FASTGEN_HD V softplus(V x, V* derivative) {
+  V t = exp(-absolute(x)), inverse = reciprocal(t + V(1));
+  *derivative = select(x >= V(0), inverse, t * inverse);
+  return maximum(V(0), x) + log1p_of_unit(t);
+}
+
+// The derivative at a knot, and its own derivative in the raw value.
+template <class V, class S>
+FASTGEN_HD V knot_derivative(const RationalQuadratic<S>& p, V raw, V* derivative) {
+  if (p.clips) {
+    V inverse = reciprocal(fma(absolute(raw), p.clip_derivatives, S(1))), d = exp(raw * inverse);
+    *derivative = d * inverse * inverse;
+    return d;
+  }
+  return softplus(raw, derivative) + V(p.min_derivative);
+}
+
+// Terms exp(raw_k - max) of both softmaxes, from their columns, and in front of each the sum of those before it, with
+// that of all of them at the end. The sums of four terms are summed up by themselves: a knot is a sum of up to 64
+// terms, whose roundings move an element in its bin.
+template <int kBins, class V, class S>
+FASTGEN_HD void softmax_terms(const RationalQuadratic<S>& p, Columns<const S> c, V* widths, V* heights, V* width_sums,
+                              V* height_sums) {
+  const int bins = kBins ? kBins : p.bins;
+  const V scale = p.softmax_scale * S(1.44269504088896340736);
+  const S clip = p.clip_bins * p.softmax_scale;
+  V largest_width = column<V>(c, 0), largest_height = column<V>(c, bins);
+  for (int k = 1; k < bins; ++k) {
+    largest_width = maximum(largest_width, column<V>(c, k));
+    largest_height = maximum(largest_height, column<V>(c, bins + k));
+  }
+  if (p.clips) {
+    largest_width = soft_clip(largest_width, clip);
+    largest_height = soft_clip(largest_height, clip);
+  }
+  V width_sum = V(0), height_sum = V(0), width_part = V(0), height_part = V(0);
+  for (int k = 0; k < bins; ++k) {
+    if (k % 4 == 0) {
+      width_sum += width_part;
+      height_sum += height_part;
+      width_part = height_part = V(0);
+    }
+    width_sums[k] = width_sum + width_part;
+    height_sums[k] = height_sum + height_part;
+    V w = column<V>(c, k), h = column<V>(c, bins + k);
+    if (p.clips) w = soft_clip(w, clip), h = soft_clip(h, clip);
+    // Subtracted before it is scaled: as one fma, raw values near 1e30 would give NaN.
+    widths[k] = exp2((w - largest_width) * scale);
+    heights[k] = exp2((h - largest_height) * scale);
+    width_part += widths[k];
+    height_part += heights[k];
+  }
+  width_sums[bins] = width_sum + width_part;
+  height_sums[bins] = height_sum + height_part;
+}
+
+// The bin that holds `position`, of the x axis, or of the y axis where kInverse. Fills `widths` and `heights`, room for
+// `bins` terms each.
+template <int kBins, bool kInverse, class V, class S>
+FASTGEN_HD Bin<V> find_bin(const RationalQuadratic<S>& p, Columns<const S> c, V position, V* widths, V* heights) {
+  const int bins = kBins ? kBins : p.bins;
+  const int first_inner = 2 * bins - (p.tails == Tails::kLinear);
+  const int last = p.tails == Tails::kNone ? 3 * bins : p.tails == Tails::kLinear ? 3 * bins - 2 : 2 * bins;
+  V width_sums[(kBins ? kBins : kMaxBins) + 1], height_sums[(kBins ? kBins : kMaxBins) + 1];
+  softmax_terms<kBins>(p, c, widths, heights, width_sums, height_sums);
+
+  Bin<V> b;
+  b.inverse_width_sum = reciprocal(width_sums[bins]);
+  b.inverse_height_sum = reciprocal(height_sums[bins]);
+  const V width_scale = b.inverse_width_sum * V(1 - bins * p.min_width);
+  const V height_scale = b.inverse_height_sum * V(1 - bins * p.min_height);
+  b.index = b.width_sum_before = b.height_sum_before = V(0);
+  b.width_term = widths[0];
+  b.height_term = heights[0];
+  b.raw0 = column<V>(c, 2 * bins);
+  b.raw1 = column<V>(c, bins == 1 ? last : first_inner + 1);
+  for (int k = 1; k < bins; ++k) {
+    V knot = kInverse ? fma(height_sums[k], height_scale, k * p.min_height)
+                      : fma(width_sums[k], width_scale, k * p.min_width);
+    auto beyond = position >= knot;
+    b.index = select(beyond, V(S(k)), b.index);
+    b.width_sum_before = select(beyond, width_sums[k], b.width_sum_before);
+    b.height_sum_before = select(beyond, height_sums[k], b.height_sum_before);
+    b.width_term = select(beyond, widths[k], b.width_term);
+    b.height_term = select(beyond, heights[k], b.height_term);
+    b.raw0 = select(beyond, column<V>(c, first_inner + k), b.raw0);
+    b.raw1 = select(beyond, column<V>(c, k + 1 < bins ? first_inner + k + 1 : last), b.raw1);
+  }
+  // A size is never the difference of two knots, which would cancel.
+  b.left = fma(b.width_sum_before, width_scale, b.index * V(p.min_width));
+  b.width = fma(b.width_term, width_scale, p.min_width);
+  b.bottom = fma(b.height_sum_before, height_scale, b.index * V(p.min_height));
+  b.height = fma(b.height_term, height_scale, p.min_height);
+  return b;
+}
+
+// Turns the bin's raw derivatives into derivatives; `raw0` and `raw1` become what the gradient of the derivatives is
+// multiplied by.
+template <int kBins, class V, class S>
+FASTGEN_HD void set_derivatives(const RationalQuadratic<S>& p, Bin<V>* b) {
+  const int bins = kBins ? kBins : p.bins;
+  b->d0 = knot_derivative(p, b->raw0, &b->raw0);
+  b->d1 = knot_derivative(p, b->raw1, &b->raw1);
+  if (p.tails == Tails::kLinear) {
+    b->d0 = select(b->index == V(0), V(1), b->d0);
+    b->d1 = select(b->index == V(S(bins - 1)), V(1), b->d1);
+  }
+}
+
+// Where an element is in its bin, and the curve there. With theta the position along the bin, phi = 1 - theta, slope
+// s = height / width and D = d / s: the bin has risen by eta = (theta^2 + D0 theta phi) / denominator of its height,
+// and d eta / d theta = numerator / denominator^2. Every term is positive, so nothing cancels.
+template <class V>
+struct Curve {
+  V theta, phi, product, slope, inverse_slope, D0, D1, inverse_denominator, numerator;
+};
+
+template <class V>
+FASTGEN_HD void set_slopes(const Bin<V>& b, V inverse_width, V inverse_height, Curve<V>* c) {
+  c->slope = b.height * inverse_width;
+  c->inverse_slope = b.width * inverse_height;
+  c->D0 = b.d0 * c->inverse_slope;
+  c->D1 = b.d1 * c->inverse_slope;
+}
+
+template <class V>
+FASTGEN_HD void set_curve(V theta, V phi, Curve<V>* c) {
+  c->theta = theta;
+  c->phi = phi;
+  c->product = theta * phi;
+  V theta2 = theta * theta, phi2 = phi * phi;
+  c->inverse_denominator = reciprocal(fma(c->D0 + c->D1, c->product, theta2 + phi2));
+  c->numerator = fma(c->D1, theta2, fma(c->D0, phi2, c->product + c->product));
+}
+
+// log(s d eta / d theta): the product is ordered so that derivatives near 1e30 do not overflow.
+template <class V>
+FASTGEN_HD V curve_logabsdet(const Curve<V>& c) {
+  return log(c.slope * c.numerator * c.inverse_denominator * c.inverse_denominator);
+}
+
+// The theta at which a bin has risen by eta, with rest = 1 - eta: the root in [0, 1] of
+// (1 - b) theta^2 + b theta - eta = 0, whose discriminant is a sum of non-negative terms. Of the two forms of the root,
+// the one whose terms are all positive. Its complement comes from the mirrored problem (eta to rest, b to 2 - b, the
+// same discriminant) and is as exact.
+template <class V>
+FASTGEN_HD V root(V eta, V b, V discriminant_root) {
+  auto falling = b < V(0);
+  V sum = absolute(b) + discriminant_root;
+  V numerator = select(falling, sum, eta + eta);
+  V denominator = select(falling, V(2) - (b + b), sum);
+  return minimum(V(1), numerator * reciprocal(maximum(V(1e-30f), denominator)));
+}
+
+template <class V>
+FASTGEN_HD void solve_curve(V eta, Curve<V>* c) {
+  V rest = V(1) - eta, twice = eta + eta;
+  V b = fma(c->D0, rest, twice - c->D1 * eta), q = b - twice;
+  V discriminant_root = sqrt(fma(q, q, V(4) * eta * rest));
+  set_curve(root(eta, b, discriminant_root), root(rest, V(2) - b, discriminant_root), c);
+}
+
+// From the element's position on [-B, B] to its bin and curve.
+template <int kBins, bool kInverse, class V, class S>
+FASTGEN_HD Bin<V> locate(const RationalQuadratic<S>& p, Columns<const S> c, V x, V* widths, V* heights, Curve<V>* curve,
+                         V* inverse_width, V* inverse_height) {
+  // A division: a rounded reciprocal would move every position the same way, and errors would add up in sums.
+  V position = (x + V(p.bound)) / V(S(2) * p.bound);
+  Bin<V> b = find_bin<kBins, kInverse>(p, c, position, widths, heights);
+  set_derivatives<kBins>(p, &b);
+  *inverse_width = reciprocal(b.width);
+  *inverse_height = reciprocal(b.height);
+  set_slopes(b, *inverse_width, *inverse_height, curve);
+  if (kInverse) {
+    solve_curve(unit((position - b.bottom) * *inverse_height), curve);
+  } else {
+    V theta = unit((position - b.left) * *inverse_width);
+    set_curve(theta, V(1) - theta, curve);
+  }
+  return b;
+}
+
+// y and log |dy/dx|, or where kInverse x and log |dx/dy| of y. kBins = 0 takes the number of bins from `p`.
+template <int kBins, bool kInverse, class V, class S>
+FASTGEN_HD void rational_quadratic(const RationalQuadratic<S>& p, Columns<const S> c, V x, V* y, V* logabsdet) {
+  V widths[kBins ? kBins : kMaxBins], heights[kBins ? kBins : kMaxBins], inverse_width, inverse_height;
+  Curve<V> curve;
+  Bin<V> b = locate<kBins, kInverse>(p, c, x, widths, heights, &curve, &inverse_width, &inverse_height);
+  V result;
+  if (kInverse) {
+    result = fma(b.width, curve.theta, b.left);
+  } else {
+    V eta = fma(curve.D0, curve.product, curve.theta * curve.theta) * curve.inverse_denominator;
+    result = fma(b.height, eta, b.bottom);
+  }
+  V log_slope = curve_logabsdet(curve);
+  // A NaN is not outside, and comes out as NaN.
+  auto outside = absolute(x) > V(p.bound);
+  V nothing = V(S(__builtin_nan("")));
+  *y = select(outside, p.tails == Tails::kNone ? nothing : x, fma(result, S(2) * p.bound, -p.bound));
+  *logabsdet = select(outside, p.tails == Tails::kNone ? nothing : V(0), kInverse ? -log_slope : log_slope);
+}
+
+}  // namespace fastgen

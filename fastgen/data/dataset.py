@@ -1,0 +1,64 @@
+"""A named data set in its parts: training, validation and test."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from fastgen.data.examples import Examples
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set in its parts. All parts agree in kind, shape, levels and number of classes.
+
+    `train` is learnt from, `validation` chooses the best checkpoint, `test` (where the data brings one) is
+    touched by neither.
+    """
+
+    name: str
+    train: Examples
+    validation: Examples
+    test: Examples | None = None
+
+    @property
+    def kind(self) -> str:
+        """What its examples are called: `"images"` or `"vectors"`."""
+        return self.train.kind
+
+    @property
+    def levels(self) -> int | None:
+        return self.train.levels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.train.shape
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.train.num_classes
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-able facts that tell this data set from another."""
+        checksum = 0
+        for part in (self.train, self.validation):
+            checksum = zlib.crc32(part.values.contiguous().numpy(), checksum)
+        return {
+            **self.train.facts,
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "crc32": checksum,
+        }
+
+    def part(self, name: str) -> Examples:
+        """The part called `name`: `train`, `validation` or `test`.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        if parts.get(name) is None:
+            present = ", ".join(key for key, value in parts.items() if value is not None)
+            raise ValueError(f"data set '{self.name}' has no part '{name}', expected one of: {present}")
+        return parts[name]

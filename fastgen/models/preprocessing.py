@@ -1,0 +1,112 @@
+"""Fixed maps from data to what a flow's transform takes; transforms too, so that densities stay those of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Standardize(nn.Module):
+    """`y = (x - mean) / std`, `log |det| = -sum log std`: vectors in units of their own spread.
+
+    Args:
+        mean, std: of each feature.
+
+    Shape: [batch, features] both ways; the logarithm is a scalar.
+
+    Raises:
+        ValueError: not finite, a `std` that is not positive (as numbers of the default dtype), another number of them
+            than `features`.
+    """
+
+    def __init__(self, features: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        # Rounded to what `forward` uses, of which the logarithm has to be too.
+        dtype = torch.get_default_dtype()
+        self._mean, self._std = (
+            torch.as_tensor(numbers, dtype=dtype, device="cpu").tolist() for numbers in (mean, std)
+        )
+        for name, given, values in (("mean", mean, self._mean), ("std", std, self._std)):
+            if len(given) != features or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name}: expected {features} finite numbers, one for each feature, got {given!r}")
+        if min(self._std) <= 0:
+            raise ValueError(f"std: expected positive numbers, got {std!r}")
+        self.logabsdet = -sum(math.log(value) for value in self._std)
+        # The configuration has them: a state dict that had them too could disagree.
+        self.register_buffer("mean", torch.tensor(self._mean, dtype=dtype), persistent=False)
+        self.register_buffer("std", torch.tensor(self._std, dtype=dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, float]:
+        return (x - self.mean) / self.std, self.logabsdet
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, float]:
+        return torch.addcmul(self.mean, y, self.std), -self.logabsdet
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        # Made on the meta device they had no numbers, and no checkpoint has them.
+        device = torch.device("cpu") if self.mean.is_meta else self.mean.device
+        self.mean = torch.tensor(self._mean, dtype=self.mean.dtype, device=device)
+        self.std = torch.tensor(self._std, dtype=self.std.dtype, device=device)
+
+
+class Center(nn.Module):
+    """`y = x / levels - 1 / 2`: images in units of a level, to [-1/2, 1/2].
+
+    Args:
+        levels: of a colour.
+
+    Shape: [batch, channels, height, width] both ways; the logarithm of the determinant is a scalar.
+
+    Source: Kingma and Dhariwal, "Glow" (2018), published code.
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, float]:
+        return x / self.levels - 0.5, -x.shape[1:].numel() * math.log(self.levels)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, float]:
+        return (y + 0.5) * self.levels, y.shape[1:].numel() * math.log(self.levels)
+
+
+class Logit(nn.Module):
+    """`y = logit(alpha + (1 - 2 alpha) x / levels)`: images in units of a level, to all real numbers.
+
+    Args:
+        levels: of a colour.
+        alpha: keeps the ends of the range at a finite distance; in (0, 1/2).
+
+    Shape: [batch, channels, height, width] both ways, the logarithm of the determinant [batch]. NaN for an `x` so far
+    outside [0, levels] that it has no logit.
+
+    Source: Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP" (2017), section 4.1, with `alpha` at
+    both ends of the range.
+    """
+
+    def __init__(self, levels: int, alpha: float) -> None:
+        super().__init__()
+        if not 0 < alpha < 0.5:
+            raise ValueError(f"alpha: expected a number in (0, 1/2), got {alpha!r}")
+        self.levels = levels
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.logit(self.alpha + (1 - 2 * self.alpha) / self.levels * x)
+        return y, -self._log_derivative(y)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = (torch.sigmoid(y) - self.alpha) * (self.levels / (1 - 2 * self.alpha))
+        return x, self._log_derivative(y)
+
+    def _log_derivative(self, y: Tensor) -> Tensor:
+        """`log |det dx/dy|`, [batch]: of a sigmoid `s`, `log s'(y) = -softplus(y) - softplus(-y)`."""
+        constant = y.shape[1:].numel() * math.log(self.levels / (1 - 2 * self.alpha))
+        return constant - (F.softplus(y) + F.softplus(-y)).flatten(1).sum(1)

@@ -1,0 +1,324 @@
+"""Coupling layers: one part of the input gives the parameters by which the other part is transformed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.nn.arguments import features_of, positive, rows_of
+from fastgen.ops.affine_coupling import additive_coupling, affine_coupling
+from fastgen.ops.spline import rational_quadratic_coupling
+from fastgen.ops.spline_arguments import DERIVATIVES, check_settings
+
+Mask = Tensor | Sequence[float]
+MakeConditioner = Callable[[int, int], nn.Module]
+
+
+class Coupling(nn.Module):
+    """The frame of a coupling layer, `y_I = x_I`, `y_T = f(x_T; net(x_I, context))`.
+
+    `I` (identity) and `T` (transformed) are two parts of an example. The inverse costs what the forward pass does,
+    since `net` sees the same `x_I`, and the Jacobian is triangular: its log-determinant is that of `f`. A subclass says
+    what the parts are (`_split`, `_merge`) and what `f` is (`_transform`).
+
+    Attributes:
+        transform_net: the conditioner, called as `net(x_I, context)`, and as `net(x_I)` where there is no context.
+    """
+
+    transform_net: nn.Module
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._run(x, context, inverse=False)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._run(y, context, inverse=True)
+
+    def _run(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        self._check_shape(x)
+        rows_of(context, x.shape[0])
+        identity, transformed = self._split(x)
+        params = self._condition(identity, context)
+        transformed, logabsdet = self._transform(transformed, params, inverse)
+        return self._merge(identity, transformed), logabsdet
+
+    def _condition(self, identity: Tensor, context: Tensor | None) -> Tensor:
+        """The conditioner's output, [batch, parameters, ...]."""
+        net = self.transform_net
+        params = net(identity) if context is None else net(identity, context)
+        expected = (identity.shape[0], self._num_params(), *identity.shape[2:])
+        if params.shape != expected:
+            raise ValueError(f"transform_net: expected parameters of shape {expected}, got {tuple(params.shape)}")
+        return params
+
+    def _check_shape(self, x: Tensor) -> None:
+        raise NotImplementedError
+
+    def _num_params(self) -> int:
+        """Size of the conditioner's output along dimension 1."""
+        raise NotImplementedError
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the conditioner sees, which both directions leave as it is, and what is transformed."""
+        raise NotImplementedError
+
+    def _merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
+        """The two parts put together, the inverse of `_split`."""
+        raise NotImplementedError
+
+    def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        """`f` or its inverse, and the log-determinant of that direction, [batch]."""
+        raise NotImplementedError
+
+
+class FeatureCoupling(Coupling):
+    """A coupling whose parts are features of a vector, or channels of an image; a subclass says what `f` is.
+
+    Args:
+        mask: one number for each feature, more than 0 where the feature is transformed.
+        transform_net_create_fn: makes the conditioner; called as `(identity features, parameters)`.
+
+    Attributes:
+        identity_features, transform_features: indices, as buffers (nflows' state-dict keys).
+        params_per_feature: how many numbers the conditioner gives for each transformed feature.
+
+    Shape: [batch, features] or [batch, features, height, width]; logabsdet [batch], nats, of the direction run.
+
+    Raises:
+        TypeError: in `forward` and `inverse`, a dtype that is not floating.
+        ValueError: a mask that is not a vector, or leaves nothing to read or nothing to transform; in `forward` and
+            `inverse`, another number of features, a context of another batch, a conditioner that gives another number
+            of parameters than it was asked for.
+
+    Source: Dinh et al., "Density estimation using Real NVP" (2017), section 3.2.
+    """
+
+    def __init__(self, mask: Mask, transform_net_create_fn: MakeConditioner, *, params_per_feature: int) -> None:
+        super().__init__()
+        mask = torch.as_tensor(mask, device="cpu")
+        if mask.dim() != 1:
+            raise ValueError(f"mask: expected a vector, one number for each feature, got shape {tuple(mask.shape)}")
+        marks = transformed_where(mask).tolist()
+        identity = [i for i, transformed in enumerate(marks) if not transformed]
+        transformed = [i for i, transformed in enumerate(marks) if transformed]
+        self.features = len(marks)
+        self.params_per_feature = params_per_feature
+        self.register_buffer("identity_features", torch.tensor(identity))
+        self.register_buffer("transform_features", torch.tensor(transformed))
+        self.register_buffer("_order", None, persistent=False)
+        self._find_runs(identity, transformed)
+        self.transform_net = transform_net_create_fn(len(identity), len(transformed) * params_per_feature)
+
+    def _check_shape(self, x: Tensor) -> None:
+        features_of(x, self.features)
+
+    def _num_params(self) -> int:
+        return len(self.transform_features) * self.params_per_feature
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            _take(x, self._identity_run, self.identity_features),
+            _take(x, self._transform_run, self.transform_features),
+        )
+
+    def _merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
+        if identity.dtype != transformed.dtype:
+            identity = identity.to(transformed.dtype)
+        if self._order is not None:
+            return torch.cat((identity, transformed), dim=1).index_select(1, self._order)
+        parts = (identity, transformed) if self._identity_run[0] == 0 else (transformed, identity)
+        return torch.cat(parts, dim=1)
+
+    def _find_runs(self, identity: list[int], transformed: list[int]) -> None:
+        """Where both parts are runs of features, splitting is a view and merging one concatenation."""
+        self._identity_run, self._transform_run = _run_of(identity), _run_of(transformed)
+        self._order = None
+        if self._identity_run is None or self._transform_run is None:
+            order = sorted(range(self.features), key=(identity + transformed).__getitem__)
+            self._order = torch.tensor(order, device=self.identity_features.device)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        # A checkpoint brings its own mask.
+        if not self.identity_features.is_meta:
+            self._find_runs(self.identity_features.tolist(), self.transform_features.tolist())
+
+
+class AffineCoupling(FeatureCoupling):
+    """Coupling by `y_T = scale * x_T + shift`; `params` are all shifts, then all raw scales.
+
+    Drop-in for nflows' `AffineCouplingTransform` by its defaults: `scale = sigmoid(raw + 2) + 1e-3`.
+
+    Args:
+        mask, transform_net_create_fn: as in `FeatureCoupling`.
+        scale_map: how the scale is made of the raw one: `"sigmoid"` as above, `"tanh"`: `exp(bound tanh(raw / bound))`,
+            `"exp"`: `exp(raw)`.
+        bound: largest logarithm of a scale, for `"tanh"`.
+        min_scale: added to the sigmoid.
+
+    Raises:
+        ValueError: another `scale_map`, and what `FeatureCoupling` raises.
+
+    Source: Dinh et al., "Density estimation using Real NVP" (2017), equations 7 and 8.
+    """
+
+    def __init__(
+        self,
+        mask: Mask,
+        transform_net_create_fn: MakeConditioner,
+        *,
+        scale_map: str = "sigmoid",
+        bound: float = 2.0,
+        min_scale: float = 1e-3,
+    ) -> None:
+        check_scale_map(scale_map, bound, min_scale)
+        super().__init__(mask, transform_net_create_fn, params_per_feature=2)
+        self.scale_map = scale_map
+        self.bound = bound
+        self.min_scale = min_scale
+
+    def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        shift, raw_scale = params.chunk(2, dim=1)
+        return affine_coupling(
+            transformed,
+            shift,
+            raw_scale,
+            inverse=inverse,
+            scale_map=self.scale_map,
+            bound=self.bound,
+            min_scale=self.min_scale,
+        )
+
+    def extra_repr(self) -> str:
+        return f"features={self.features}, scale_map={self.scale_map!r}"
+
+
+class AdditiveCoupling(FeatureCoupling):
+    """Coupling by `y_T = x_T + shift`, which keeps volumes.
+
+    Drop-in for nflows' `AdditiveCouplingTransform`.
+
+    Args:
+        mask, transform_net_create_fn: as in `FeatureCoupling`.
+
+    Source: Dinh et al., "NICE" (2015), section 3.2.
+    """
+
+    def __init__(self, mask: Mask, transform_net_create_fn: MakeConditioner) -> None:
+        super().__init__(mask, transform_net_create_fn, params_per_feature=1)
+
+    def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        return additive_coupling(transformed, params, inverse=inverse)
+
+    def extra_repr(self) -> str:
+        return f"features={self.features}"
+
+
+class RationalQuadraticCoupling(FeatureCoupling):
+    """Coupling by a monotone rational-quadratic spline for each transformed feature.
+
+    Drop-in for nflows' `PiecewiseRationalQuadraticCouplingTransform` with linear tails: the same layout of parameters
+    (for each feature `num_bins` widths, heights, then derivatives), and widths and heights divided by the square root
+    of the conditioner's `hidden_features` (or `hidden_channels`), where it has one. Its arguments
+    `apply_unconditional_transform` and `img_shape` are not here.
+
+    Args:
+        mask, transform_net_create_fn: as in `FeatureCoupling`.
+        num_bins: K.
+        tails: `"linear"`: the identity outside of [-tail_bound, tail_bound] (3K - 1 parameters a feature);
+            `"circular"`: a spline of the circle, whose derivatives at both ends are the same (3K); None: the box alone
+            (3K + 1), as in nflows, whose box [0, 1] is `tail_bound=0.5` around 0.5.
+        tail_bound: half the side of the box.
+        min_bin_width, min_bin_height: smallest share of the box, as fractions of it.
+        min_derivative: smallest slope at a knot.
+
+    Raises:
+        ValueError: no bins, other tails, a `tail_bound` that is not positive, minima that fill the box, a
+            `min_derivative` that is negative or (linear tails) steeper than the tails; what `FeatureCoupling` and
+            `rational_quadratic_coupling` raise.
+
+    Source: Durkan et al., "Neural Spline Flows" (2019), section 3; Rezende et al., "Normalizing Flows on Tori and
+    Spheres" (2020), section 2.1.2, for the circle.
+    """
+
+    def __init__(
+        self,
+        mask: Mask,
+        transform_net_create_fn: MakeConditioner,
+        num_bins: int = 10,
+        tails: str | None = "linear",
+        tail_bound: float = 1.0,
+        min_bin_width: float = 1e-3,
+        min_bin_height: float = 1e-3,
+        min_derivative: float = 1e-3,
+    ) -> None:
+        positive(num_bins=num_bins)
+        if tails not in DERIVATIVES:
+            raise ValueError(f"tails: expected 'linear', 'circular' or None, got {tails!r}")
+        check_settings(num_bins, tails, tail_bound, min_bin_width, min_bin_height, min_derivative, "nflows")
+        super().__init__(mask, transform_net_create_fn, params_per_feature=3 * num_bins + DERIVATIVES[tails])
+        self.num_bins = num_bins
+        self.tails = tails
+        self.tail_bound = tail_bound
+        self.min_bin_width = min_bin_width
+        self.min_bin_height = min_bin_height
+        self.min_derivative = min_derivative
+
+    @property
+    def softmax_scale(self) -> float:
+        """What raw widths and heights are multiplied by before their softmax."""
+        for name in ("hidden_features", "hidden_channels"):
+            width = getattr(self.transform_net, name, None)
+            if isinstance(width, int):
+                return width**-0.5
+        return 1.0
+
+    def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        return rational_quadratic_coupling(
+            transformed,
+            params,
+            inverse=inverse,
+            num_bins=self.num_bins,
+            tails=self.tails,
+            tail_bound=self.tail_bound,
+            min_bin_width=self.min_bin_width,
+            min_bin_height=self.min_bin_height,
+            min_derivative=self.min_derivative,
+            softmax_scale=self.softmax_scale,
+        )
+
+    def extra_repr(self) -> str:
+        return f"features={self.features}, num_bins={self.num_bins}, tails={self.tails!r}, tail_bound={self.tail_bound}"
+
+
+def check_scale_map(scale_map: str, bound: float, min_scale: float) -> None:
+    """Raises unless `affine_coupling` takes these."""
+    if scale_map not in ("exp", "tanh", "sigmoid"):
+        raise ValueError(f"scale_map: expected 'exp', 'tanh' or 'sigmoid', got {scale_map!r}")
+    if not bound > 0:
+        raise ValueError(f"bound: expected a positive number, got {bound!r}")
+    if not min_scale >= 0:
+        raise ValueError(f"min_scale: expected a number of at least 0, got {min_scale!r}")
+
+
+def transformed_where(mask: Tensor) -> Tensor:
+    """Which numbers of the mask mean "transformed"; raises where those are all or none."""
+    transformed = mask > 0
+    if not transformed.any() or transformed.all():
+        raise ValueError(
+            "mask: expected some numbers above 0 (transformed) and some not (read), got "
+            f"{int(transformed.sum())} above 0 of {transformed.numel()}"
+        )
+    return transformed
+
+
+def _run_of(indices: list[int]) -> tuple[int, int] | None:
+    """Start and length where the indices are consecutive."""
+    first, count = indices[0], len(indices)
+    return (first, count) if indices == list(range(first, first + count)) else None
+
+
+def _take(x: Tensor, run: tuple[int, int] | None, indices: Tensor) -> Tensor:
+    return x.index_select(1, indices) if run is None else x.narrow(1, *run)

@@ -1,0 +1,217 @@
+"""The masked autoregressive layer of normalising flows: one pass of the network in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastgen.nn.arguments import context_of, features_of
+from fastgen.nn.made import MADE, MaskedMLP
+from fastgen.ops.affine_coupling import affine_coupling
+from fastgen.ops.masked_autoregressive import masked_autoregressive_inverse
+from fastgen.ops.masked_autoregressive_activations import ACTIVATIONS
+from fastgen.ops.masked_autoregressive_elements import Affine, RationalQuadratic
+from fastgen.ops.masked_autoregressive_order import DegreeOrder, degree_order
+from fastgen.ops.spline import rational_quadratic_coupling
+
+# Activations that the one-pass inverse knows, besides those of torch.nn.functional: as functions and as modules.
+_MODULES = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Softplus)
+_BY_FUNCTION = {
+    **{function: name for name, function in ACTIVATIONS.items()},
+    torch.relu: "relu",
+    F.tanh: "tanh",
+    F.sigmoid: "sigmoid",
+}
+_BY_MODULE = {repr(module()): name for name, module in zip(ACTIVATIONS, _MODULES, strict=True)}
+
+
+class MaskedAutoregressive(nn.Module):
+    """`y_i = f(x_i; net(x, context)_i)` with a masked network, whose outputs for feature i depend on the features
+    before i.
+
+    `forward` takes data to noise in one pass of the network. `inverse` takes one pass too, by
+    `fastgen.ops.masked_autoregressive_inverse`, with gradients where they are asked for. It evaluates the network once
+    for each feature only where the network is not a function of its masks alone: batch norm, active dropout, or an
+    activation that the op does not know. In eval mode without gradients the weights are sorted once and used until one
+    changes; a write through `weight.data` cannot be seen: call `eval()` after one.
+
+    With an int for `hidden_features` the network is `MADE`, and arguments, state-dict keys and numbers are those of
+    nflows' `MaskedAffineAutoregressiveTransform` and `MaskedPiecewiseRationalQuadraticAutoregressiveTransform`; with a
+    sequence it is `MaskedMLP`.
+
+    Args:
+        features: number of features.
+        hidden_features: units of every hidden layer of `MADE`, or of each hidden layer of `MaskedMLP`.
+        context_features: width of the context, None where there is none.
+        num_blocks: of `MADE`, as are the five arguments after it except the activation.
+        transform: "affine", or "rational_quadratic" for splines.
+        order: of `MaskedMLP`: the place of each feature.
+        scale_map: of "affine": "softplus" (nflows), "exp", "tanh", "sigmoid" or "softclip" (zuko); `fastgen.ops`
+            tells what they are, and what `bound` and `min_scale` are to them.
+        num_bins: of "rational_quadratic", as are the six arguments after it; see `rational_quadratic_spline`.
+
+    Shape: [batch, features] and context [batch, context_features] to [batch, features] and [batch], the
+    log-determinant of the direction run in nats.
+
+    Raises:
+        ValueError: arguments out of range or of the other network, an input of another shape, or a context that is
+            missing, unexpected or of another shape.
+
+    Source: Papamakarios et al., "Masked Autoregressive Flow for Density Estimation" (2017), equations 3 to 5; Durkan et
+    al., "Neural Spline Flows" (2019), section 3.1.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden_features: int | Sequence[int],
+        context_features: int | None = None,
+        num_blocks: int = 2,
+        use_residual_blocks: bool = True,
+        random_mask: bool = False,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        dropout_probability: float = 0.0,
+        use_batch_norm: bool = False,
+        *,
+        transform: str = "affine",
+        order: Sequence[int] | Tensor | None = None,
+        scale_map: str = "softplus",
+        bound: float = 2.0,
+        min_scale: float = 1e-3,
+        num_bins: int = 10,
+        tails: str | None = "linear",
+        tail_bound: float = 1.0,
+        min_bin_width: float = 1e-3,
+        min_bin_height: float = 1e-3,
+        min_derivative: float = 1e-3,
+        parameterization: str = "nflows",
+    ) -> None:
+        super().__init__()
+        if transform == "affine":
+            self.element: Affine | RationalQuadratic = Affine(scale_map, bound, min_scale)
+        elif transform == "rational_quadratic":
+            minima = (min_bin_width, min_bin_height, min_derivative)
+            self.element = RationalQuadratic(num_bins, tails, tail_bound, *minima, parameterization)
+        else:
+            raise ValueError(f"transform: expected 'affine' or 'rational_quadratic', got {transform!r}")
+        outputs = self.element.num_parameters
+        if isinstance(hidden_features, int):
+            if order is not None:
+                raise ValueError("order: the features of MADE keep their own; give hidden_features as a sequence")
+            net: nn.Module = MADE(
+                features, hidden_features, context_features, num_blocks, outputs, use_residual_blocks, random_mask,
+                activation, dropout_probability, use_batch_norm,
+            )  # fmt: skip
+        else:
+            if random_mask or dropout_probability or use_batch_norm:
+                raise ValueError("hidden_features: random masks, dropout and batch norm need an int")
+            net = MaskedMLP(features, hidden_features, context_features, outputs, order, activation)
+        self.features, self.context_features = features, context_features
+        self.autoregressive_net = net
+        self._activation = activation_name(activation)
+        self._order: DegreeOrder | None = None
+        self._packed: tuple[tuple, Tensor] | None = None
+        self.register_load_state_dict_post_hook(_forget_order)
+        if net.masked_linears()[0].mask.device.type != "meta":
+            self._degree_order()
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._elementwise(x, self.autoregressive_net(x, context), inverse=False)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features_of(y, self.features, image=False)
+        context_of(context, y.shape[0], self.context_features)
+        net = self.autoregressive_net
+        if torch.is_autocast_enabled(y.device.type):
+            # The solution builds on itself from feature to feature: half precision is no place for it.
+            dtype = net.masked_linears()[0].weight.dtype
+            with torch.autocast(y.device.type, enabled=False):
+                return self.inverse(y.to(dtype), None if context is None else context.to(dtype))
+        if self._activation is None or not net.one_pass:
+            return self._inverse_by_passes(y, context)
+        weights, order = self._packed_weights(), self._degree_order()
+        terms = None if context is None else net.context_terms(context).index_select(1, order.context_order)
+        return masked_autoregressive_inverse(
+            y, weights, terms, order, element=self.element, activation=self._activation
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        self._packed = None
+        return super().train(mode)
+
+    def _inverse_by_passes(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One evaluation of the network for each feature, as the network is a black box here."""
+        x, logabsdet = torch.zeros_like(y), y.new_zeros(y.shape[0])
+        for _ in range(self.features):
+            x, logabsdet = self._elementwise(y, self.autoregressive_net(x, context), inverse=True)
+        return x, logabsdet
+
+    def _elementwise(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        element = self.element
+        if isinstance(element, RationalQuadratic):
+            tails, bound, *minima = element.settings
+            names = ("min_bin_width", "min_bin_height", "min_derivative")
+            return rational_quadratic_coupling(
+                x, parameters, inverse=inverse, num_bins=element.num_bins, tails=tails, tail_bound=bound,
+                parameterization=element.parameterization, **dict(zip(names, minima, strict=True)),
+            )  # fmt: skip
+        raw, shift = parameters.view(x.shape[0], self.features, 2).unbind(2)
+        if element.scale_map in ("softplus", "softclip"):
+            log_scale = element.log_scale(raw.float() if raw.itemsize < 4 else raw)
+            y, logabsdet = affine_coupling(x, shift, log_scale, inverse=inverse)
+            # A half-precision network goes on in its own dtype.
+            return y.to(x.dtype), logabsdet
+        return affine_coupling(
+            x, shift, raw, inverse=inverse, scale_map=element.scale_map, bound=element.bound,
+            min_scale=element.min_scale,
+        )  # fmt: skip
+
+    def _degree_order(self) -> DegreeOrder:
+        if self._order is None:
+            net = self.autoregressive_net
+            first, *others = [layer.mask for layer in net.masked_linears()]
+            order = degree_order([first[:, : self.features], *others], residual=net.residual)
+            self._order = order.to(first.device)
+        return self._order
+
+    def _packed_weights(self) -> Tensor:
+        """The weights sorted by degree; in eval mode, where no gradient is recorded, once per version of them."""
+        layers = self.autoregressive_net.masked_linears()
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or layers[0].weight.is_inference():
+            return self._pack(layers)
+        version = tuple(
+            (layer.weight._version, layer.weight.data_ptr(), layer.bias._version, layer.bias.data_ptr())
+            for layer in layers
+        )
+        if self._packed is None or self._packed[0] != version:
+            self._packed = (version, self._pack(layers))
+        return self._packed[1]
+
+    def _pack(self, layers: list[nn.Module]) -> Tensor:
+        weights = [layers[0].weight[:, : self.features], *(layer.weight for layer in layers[1:])]
+        return self._degree_order().pack(weights, [layer.bias for layer in layers])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._packed = None
+        super()._apply(fn, recurse)
+        if self._order is not None:
+            device = self.autoregressive_net.masked_linears()[0].weight.device
+            self._order = None if device.type == "meta" else self._order.to(device)
+        return self
+
+
+def activation_name(activation: Callable[[Tensor], Tensor]) -> str | None:
+    """What the one-pass inverse calls this activation; None where it does not know it."""
+    if isinstance(activation, nn.Module):
+        return _BY_MODULE.get(repr(activation))
+    return _BY_FUNCTION.get(activation)
+
+
+def _forget_order(layer: MaskedAutoregressive, incompatible_keys: Any) -> None:
+    # Random masks are part of a checkpoint.
+    layer._order = layer._packed = None
+    layer._degree_order()

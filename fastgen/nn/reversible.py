@@ -1,0 +1,328 @@
+"""Backward through a chain of transforms that rebuilds the activations instead of keeping them.
+
+The chain is cut into segments: a transform with a network, and the layers without one that stand before it. A segment
+is one autograd node. Only the last keeps its output; in backward a node takes its output from the node after it,
+rebuilds its input by the inverses, differentiates there, and leaves the input to the node before it. The nodes hold
+parameters and context as autograd does: a parameter that is overwritten before backward is an error, and gradients
+reach the parameters one segment after another, through the usual hooks (DDP overlaps as ever).
+
+What a node replays: the random numbers that a transform drew in forward (dropout), autocast as it was, ActNorm without
+its initialisation.
+
+What it costs: the inverses without gradients, then the transforms with them. A transform that offers the four methods
+of `Conditioned` runs its conditioner once for both.
+
+Refused: second derivatives (`create_graph=True`), and transforms that change a buffer whenever they run, as the running
+statistics of batch normalisation do, since a replay would change it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level as _functorch_level
+from torch.autograd import forward_ad as _forward_ad
+from torch.utils import _pytree as pytree
+
+from fastgen.nn.drift import Drift, RowSums
+from fastgen.nn.inverse import Inverse
+from fastgen.nn.replay import Autocast, Buffers, RandomNumbers, State, without_initialising
+
+# Bounds what the backward of a segment holds, where a chain has no networks.
+_LONGEST_SEGMENT = 4
+
+Gradients = Sequence[Tensor | None]
+
+
+class Conditioned(Protocol):
+    """A transform `y = merge(identity, f(transformed; condition(identity)))`, where x and y split into the same
+    `identity` and each element goes to one of the two parts: so gradients split and merge as activations do.
+    """
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def _condition(self, identity: Tensor, context: Any) -> Tensor: ...
+
+    def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]: ...
+
+    def _merge(self, identity: Tensor, transformed: Tensor) -> Tensor: ...
+
+
+@functools.cache
+def _is_conditioned(transform: type) -> bool:
+    return all(callable(getattr(transform, name, None)) for name in ("_split", "_condition", "_transform", "_merge"))
+
+
+def is_reversible_here(module: nn.Module, x: Tensor, context: Any) -> bool:
+    """Whether autograd records this call, and nothing else does."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    # The parameters of a replica of nn.DataParallel are attributes, which a node would not see.
+    if getattr(module, "_is_replica", False):
+        return False
+    if _functorch_level() is not None or _forward_ad._current_level >= 0:
+        return False
+    return any(t.requires_grad for t in (x, *_tensors(context))) or any(p.requires_grad for p in module.parameters())
+
+
+def run_reversibly(
+    transforms: Sequence[nn.Module], x: Tensor, context: Any, *, inverse: bool, drift: Drift
+) -> tuple[Tensor, Tensor]:
+    """`(y, logabsdet)` of the transforms, or of their inverses, in this order."""
+    segments = list(_segments(transforms, inverse))
+    every = drift.interval(len(segments), x.dtype)
+    chain, tensors = _Chain(x.device, context, drift), _tensors(context)
+    total = None
+    for i, steps in enumerate(segments):
+        keeps_input = every is not None and i % every == 0
+        segment = _Segment(chain, steps, keeps_input=keeps_input, is_last=i == len(segments) - 1)
+        x, logabsdet = _Node.apply(segment, x, *tensors, *segment.parameters)
+        total = logabsdet if total is None else total + logabsdet
+    return x, total
+
+
+def _segments(transforms: Sequence[nn.Module], inverse: bool) -> Iterator[list[_Step]]:
+    segment: list[_Step] = []
+    for transform in transforms:
+        step = _Step(transform, inverse)
+        segment.append(step)
+        has_network = step.is_conditioned or next(step.transform.children(), None) is not None
+        if has_network or len(segment) == _LONGEST_SEGMENT:
+            yield segment
+            segment = []
+    if segment:
+        yield segment
+
+
+class _Chain:
+    """What the segments of one call share. In backward, `activation` goes from one node to the next."""
+
+    def __init__(self, device: torch.device, context: Any, drift: Drift) -> None:
+        leaves, self._spec = pytree.tree_flatten(context)
+        self._constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self._places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        self.drift = drift
+        self.random = RandomNumbers(device)
+        self.autocast = Autocast(device)
+        self.activation: Tensor | None = None
+
+    @property
+    def num_tensors(self) -> int:
+        """In the context."""
+        return len(self._places)
+
+    def context(self, tensors: Sequence[Tensor]) -> Any:
+        """The context with these tensors in the places of its own."""
+        leaves = list(self._constants)
+        for place, tensor in zip(self._places, tensors, strict=True):
+            leaves[place] = tensor
+        return pytree.tree_unflatten(leaves, self._spec)
+
+
+class _Step:
+    """A transform or its inverse."""
+
+    def __init__(self, transform: nn.Module, inverse: bool) -> None:
+        while type(transform) is Inverse:
+            transform, inverse = transform.transform, not inverse
+        self.transform = transform
+        self.inverse = inverse
+        self.is_conditioned = _is_conditioned(type(transform))
+        self.drawn_from: State | None = None
+        self.dtype: torch.dtype | None = None
+
+    def run(self, x: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+        return self.transform.inverse(x, context) if self.inverse else self.transform(x, context)
+
+    def rebuild(self, y: Tensor, context: Any) -> Tensor:
+        """The input of which `y` is the output."""
+        if not self.inverse:
+            return self.transform.inverse(y, context)[0].to(self.dtype)
+        with without_initialising(self.transform):
+            return self.transform(y, context)[0].to(self.dtype)
+
+
+class _Segment:
+    """Steps that make one node, and what their first run has noted for the replay."""
+
+    def __init__(self, chain: _Chain, steps: list[_Step], *, keeps_input: bool, is_last: bool) -> None:
+        self.chain = chain
+        self.steps = steps
+        # Each once, as a transform may stand in several places.
+        self.modules = tuple(dict.fromkeys(module for step in steps for module in step.transform.modules()))
+        self.parameters = self.parameters_now()
+        self.keeps_input = keeps_input
+        self.is_last = is_last
+        self.sums: RowSums | None = None
+
+    def parameters_now(self) -> tuple[Tensor, ...]:
+        found = (p for module in self.modules for p in module._parameters.values() if p is not None)
+        return tuple(dict.fromkeys(found))
+
+    def first_run(self, x: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+        self.sums = None if self.keeps_input else RowSums.of(x)
+        buffers = Buffers(self.modules)
+        states, total = [self.chain.random.state()], None
+        with self.chain.autocast.restored():
+            for step in self.steps:
+                step.dtype = x.dtype
+                x, logabsdet = step.run(x, context)
+                states.append(self.chain.random.state())
+                total = logabsdet if total is None else total + logabsdet
+        for step, state in zip(self.steps, self.chain.random.drawn(states), strict=True):
+            step.drawn_from = state
+        buffers.check_unchanged()
+        # Not the very tensors that a transform returned: those may be its input, or one that it keeps.
+        return x.detach(), total.detach()
+
+    def replay(self, step: _Step) -> contextlib.AbstractContextManager:
+        """Autocast and random numbers as in the first run of the step."""
+        if step.drawn_from is None:
+            return self.chain.autocast.restored()
+        stack = contextlib.ExitStack()
+        stack.enter_context(self.chain.autocast.restored())
+        stack.enter_context(self.chain.random.replayed(step.drawn_from))
+        return stack
+
+
+class _Node(torch.autograd.Function):
+    """`(y, logabsdet)` of a segment. `tensors` are those of the context, then the parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, segment: _Segment, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        y, logabsdet = segment.first_run(x, segment.chain.context(tensors[: segment.chain.num_tensors]))
+        ctx.segment = segment
+        ctx.save_for_backward(x if segment.keeps_input else None, y if segment.is_last else None, *tensors)
+        return y, logabsdet
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        segment, chain = ctx.segment, ctx.segment.chain
+        x, y, *tensors = ctx.saved_tensors
+        _check_backward(segment)
+        if segment.is_last:
+            chain.drift.start(y.device)
+        else:
+            y, chain.activation = chain.activation, None
+
+        _, needs_x, *needed = ctx.needs_input_grad
+        context = zip(tensors[: chain.num_tensors], needed, strict=False)
+        leaves = [tensor.detach().requires_grad_(need) for tensor, need in context]
+        wanted = [t for t, n in zip((*leaves, *segment.parameters), needed, strict=True) if n]
+        point = _Point(segment, chain.context(leaves), wanted)
+        if segment.keeps_input:
+            grad_x, found = point.at_input(segment.steps, x, grads, needs_x)
+        else:
+            x, grad_x, found = point.at_output(segment.steps, y, grads, needs_x)
+            chain.drift.add(segment.sums, x)
+        chain.activation = x if needs_x else None
+        found = iter(found)
+        return None, grad_x, *(next(found) if n else None for n in needed)
+
+
+def _check_backward(segment: _Segment) -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError("reversible: no second derivatives (create_graph=True), use reversible=False")
+    now = segment.parameters_now()
+    if len(now) != len(segment.parameters) or any(a is not b for a, b in zip(now, segment.parameters, strict=True)):
+        names = ", ".join(type(step.transform).__name__ for step in segment.steps)
+        raise RuntimeError(f"reversible: other parameters than in forward in one of {names}")
+
+
+class _Point(NamedTuple):
+    """Where a segment is differentiated. Its methods take the gradients of y and of logabsdet, and give that of x and
+    those of `wanted`: leaves of the context, and parameters.
+    """
+
+    segment: _Segment
+    context: Any
+    wanted: list[Tensor]
+
+    def at_input(
+        self, steps: list[_Step], x: Tensor, grads: Gradients, needs_x: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        x = x.detach().requires_grad_(needs_x)
+        y, total = x, None
+        with torch.enable_grad():
+            for step in steps:
+                with self.segment.replay(step):
+                    y, logabsdet = step.run(y, self.context)
+                total = logabsdet if total is None else total + logabsdet
+        grad_x, *found = _gradients((y, total), grads, [x, *self.wanted])
+        return grad_x, found
+
+    def at_output(
+        self, steps: list[_Step], y: Tensor, grads: Gradients, needs_x: bool
+    ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+        *before, last = steps
+        if not last.is_conditioned:
+            x = y
+            for step in reversed(steps):
+                with self.segment.replay(step):
+                    x = step.rebuild(x, self.context)
+            return x, *self.at_input(steps, x, grads, needs_x)
+        x, grad_x, found = self.at_output_of_conditioned(last, y, grads, needs_x or bool(before))
+        if not before:
+            return x, grad_x, found
+        x, grad_x, more = self.at_output(before, x, (grad_x, grads[1]), needs_x)
+        return x, grad_x, [a if b is None else b if a is None else a + b for a, b in zip(found, more, strict=True)]
+
+    def at_output_of_conditioned(
+        self, step: _Step, y: Tensor, grads: Gradients, needs_x: bool
+    ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+        """Both parts are leaves, so that the conditioner's one output serves the inverse and the derivative."""
+        transform: Conditioned = step.transform
+        grad_y, grad_logabsdet = grads
+        identity, transformed = transform._split(y)
+        identity = identity.detach().to(step.dtype).requires_grad_(needs_x)
+        with self.segment.replay(step):
+            with torch.enable_grad():
+                params = transform._condition(identity, self.context)
+            transformed, _ = transform._transform(transformed, params.detach(), not step.inverse)
+            transformed = transformed.to(step.dtype).requires_grad_(needs_x)
+            with torch.enable_grad():
+                outputs = transform._transform(transformed, params, step.inverse)
+        grad_identity, grad_transformed = transform._split(torch.zeros_like(y) if grad_y is None else grad_y)
+        through_params, grad_transformed, *found = _gradients(
+            outputs, (grad_transformed, grad_logabsdet), [identity, transformed, *self.wanted]
+        )
+        x, grad_x = transform._merge(identity.detach(), transformed.detach()), None
+        if needs_x:
+            grad_identity = grad_identity if through_params is None else grad_identity + through_params
+            grad_x = transform._merge(grad_identity, grad_transformed)
+        return x, grad_x, found
+
+
+def _gradients(outputs: Sequence[Tensor], grads: Gradients, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+    """Of the inputs; None for those that need none or have no part in the outputs."""
+    used = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if output.requires_grad]
+    used = [pair for pair in used if pair[1] is not None]
+    wanted = [t for t in inputs if t.requires_grad]
+    if not used or not wanted:
+        return [None] * len(inputs)
+    with _without_hooks(wanted):
+        found = iter(torch.autograd.grad([o for o, _ in used], wanted, [g for _, g in used], allow_unused=True))
+    return [next(found) if t.requires_grad else None for t in inputs]
+
+
+def _tensors(context: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(context) if isinstance(leaf, Tensor)]
+
+
+@contextlib.contextmanager
+def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Tensor hooks of parameters run when the node hands out their gradients, not also when it computes them."""
+    hooks = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
+    for live, _ in hooks:
+        live.clear()
+    try:
+        yield
+    finally:
+        for live, kept in hooks:
+            live.update(kept)

@@ -1,0 +1,50 @@
+"""How the flows learn, and which recipe a model learns by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Generator, Tensor, nn
+
+from fastgen.data import Examples
+from fastgen.models.flow import Flow
+from fastgen.train.figures import MOST_POINTS, save_figure
+from fastgen.train.recipe import Batch, Recipe
+
+
+@dataclass
+class FlowRecipe(Recipe):
+    """How a flow learns: as any density; layers that start from data see the first batch before training."""
+
+    def initialize(self, model: nn.Module, batch: Batch) -> None:
+        model.initialize(batch.x, batch.labels)
+
+
+@dataclass
+class VectorRecipe(FlowRecipe):
+    """A flow of vectors is scored by its mean negative log-likelihood in nats, in units of the data."""
+
+    score = "nats"
+
+    def nats_per_score(self, x: Tensor) -> float:
+        return 1.0
+
+    def draw(self, path: Path, model: nn.Module, generator: Generator, examples: Examples) -> None:
+        samples = self.sample(model, min(len(examples), MOST_POINTS), generator)
+        save_figure(path, samples, model.log_prob, examples)
+
+
+@dataclass
+class DequantizedRecipe(FlowRecipe):
+    """A flow of images of integer levels is scored by a bound, with noise that makes them continuous."""
+
+    def evaluate(self, model: nn.Module, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        return {self.score: model.bits_per_dim(batch.x, batch.labels, generator=generator)}
+
+
+def recipe_class(model: nn.Module) -> type[Recipe]:
+    """The recipe that `model` learns by."""
+    if not isinstance(model, Flow):
+        return Recipe
+    return VectorRecipe if model.levels is None else DequantizedRecipe

@@ -1,0 +1,111 @@
+"""What the command line's `sample` does with the arguments of `fastgen.cli`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastgen.data import Vectors, load
+from fastgen.models.flow import Flow
+from fastgen.train.comparison import compare_sampling
+from fastgen.train.figures import save_figure
+from fastgen.train.files import check_writable, write_whole
+from fastgen.train.load import device_of, load_model
+from fastgen.train.pictures import save_grid
+from fastgen.train.recipe import NUM_SAMPLES, num_classes
+
+# Points show a density where they are many.
+NUM_VECTORS = 5000
+
+
+def run_sample(args: Namespace) -> int:
+    """`fastgen sample`. Returns the exit status."""
+    if args.n is not None and args.n < 1:
+        raise ValueError(f"-n is {args.n}, expected at least 1")
+    out = Path(args.out)
+    if out.suffix not in (".png", ".npy", ".csv"):
+        raise ValueError(f"--out is {out}, expected a name ending in .png, .npy or .csv")
+    check_writable(out.parent)
+    model, config = load_model(args.checkpoint, device=device_of(args.device))
+    _check_options(model, args)
+    n = args.n or (NUM_VECTORS if _is_of_vectors(model) else NUM_SAMPLES)
+    labels = _labels(model, args.labels, n)
+    if args.compare:
+        comparison = compare_sampling(model, n, labels, args.seed)
+        samples = comparison.images
+        print(comparison)
+    else:
+        options = {"method": args.method, "temperature": args.temperature}
+        given = {key: value for key, value in options.items() if value is not None}
+        samples = model.sample(n, labels=labels, generator=torch.Generator().manual_seed(args.seed), **given)
+    _write(out, samples, model, config)
+    print(f"{n} {'vectors' if _is_of_vectors(model) else 'images'} in {out}")
+    return 0
+
+
+def _write(out: Path, samples: Tensor, model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Write `samples` in the way that the name of the file asks for."""
+    if out.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, samples.cpu().numpy())
+        write_whole(out, buffer.getvalue())
+    elif out.suffix == ".csv":
+        write_whole(out, _table(samples, config.get("dataset", {}).get("columns")))
+    elif _is_of_vectors(model):
+        save_figure(out, samples, model.log_prob, _learned_from(config, model))
+    else:
+        save_grid(out, samples, model.levels)
+
+
+def _is_of_vectors(model: nn.Module) -> bool:
+    return len(model.shape) == 1
+
+
+def _check_options(model: nn.Module, args: Namespace) -> None:
+    is_flow = isinstance(model, Flow)
+    if is_flow and (args.compare or args.method is not None):
+        raise ValueError("--compare and --method are for models that draw pixel by pixel, this one is a flow")
+    if not is_flow and args.temperature is not None:
+        raise ValueError("--temperature is for flows, this model draws pixel by pixel")
+    if args.out.endswith(".csv") and not _is_of_vectors(model):
+        raise ValueError(f"--out is {args.out}, expected .png or .npy for images")
+
+
+def _labels(model: nn.Module, text: str | None, n: int) -> Tensor | None:
+    classes = num_classes(model)
+    if classes is None:
+        if text is not None:
+            raise ValueError("--labels: this model was not trained with --class-conditional")
+        return None
+    try:
+        chosen: Iterable[int] = range(classes) if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--labels is {text}, expected whole numbers with commas between them") from None
+    labels = torch.tensor(list(chosen), device=next(model.parameters()).device)
+    return labels.repeat(-(-n // len(labels)))[:n]
+
+
+def _learned_from(config: Mapping[str, Any], model: nn.Module) -> Vectors | None:
+    """The vectors that a run learned from, None where they are no longer there."""
+    try:
+        train = load(**{"seed": config["settings"]["seed"], **config["data"]}).train
+    except (KeyError, ValueError, OSError):
+        return None
+    return train if isinstance(train, Vectors) and train.shape == model.shape else None
+
+
+def _table(vectors: Tensor, columns: Iterable[str] | None) -> bytes:
+    """A `.csv` file of `vectors`, under the names of their columns where they have some."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([columns] if columns else [])
+    writer.writerows(vectors.tolist())
+    return buffer.getvalue().encode()

@@ -1,0 +1,385 @@
+"""The rational-quadratic spline, its inverse and its gradient, each in one pass.
+
+A program has ROWS x COLUMNS elements of x, seen as [rows, n]. Their widths and heights are tiles [elements, BINS], K
+bins padded to a power of two; of the derivatives an element reads the two of its bin. The parameters of element e begin
+at `e // positions * stride + e % positions` and lie `positions` apart: 1 for splines and vectors, the number of pixels
+for images. Sums of log-determinants are made per program, without atomics.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastgen._triton.rational_quadratic import (
+    bin_of,
+    knot_column,
+    knot_derivative,
+    softmax_gradient,
+    softmax_terms,
+    solve,
+    sum_where,
+)
+
+# Elements times padded bins of one program: four tiles of these must fit in its registers.
+TILE = 1024
+LINEAR, CIRCULAR, NONE = -1, 0, 1
+
+
+@triton.jit
+def element_of(rows, n, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The elements of this program, which of them are real, their rows, and the program's part of those rows."""
+    parts = tl.cdiv(n, COLUMNS)
+    program = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, ROWS * COLUMNS)
+    row = program // parts * ROWS + i // COLUMNS
+    column = program % parts * COLUMNS + i % COLUMNS
+    return row * n + column, (row < rows) & (column < n), row, program % parts
+
+
+@triton.jit
+def spline_kernel(
+    x, widths, heights, derivatives, y, logabsdet, rows, n, positions, width_stride, height_stride, derivative_stride,
+    bound, min_width, min_height, min_derivative, scale, clip_bins, clip_derivatives,
+    INVERSE: tl.constexpr, TAILS: tl.constexpr, ZUKO: tl.constexpr, SUM: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr,
+):  # fmt: skip
+    e, inside, _, part = element_of(rows, n, ROWS, COLUMNS)
+    group, pixel = e // positions, e % positions
+    value = tl.load(x + e, mask=inside, other=0.0).to(tl.float32)
+    position = (value + bound) * (0.5 / bound)
+    w, w_sum, _ = softmax_terms(
+        widths, group * width_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
+    )
+    h, h_sum, _ = softmax_terms(
+        heights, group * height_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
+    )
+    w_factor, h_factor = (1.0 - K * min_width) / w_sum, (1.0 - K * min_height) / h_sum
+    if INVERSE:
+        index = bin_of(position, h, h_factor, min_height, K, BINS)
+    else:
+        index = bin_of(position, w, w_factor, min_width, K, BINS)
+    k = tl.arange(0, BINS)[None, :]
+    at, earlier = k == index[:, None], k < index[:, None]
+    w_before, w_term = sum_where(w, earlier), sum_where(w, at)
+    h_before, h_term = sum_where(h, earlier), sum_where(h, at)
+    # A size is never the difference of two knots, which would cancel.
+    left, width = w_before * w_factor + index * min_width, w_term * w_factor + min_width
+    bottom, height = h_before * h_factor + index * min_height, h_term * h_factor + min_height
+    offset = group * derivative_stride + pixel
+    d0, _ = knot_derivative(
+        derivatives, offset, positions, inside, index, min_derivative, clip_derivatives, TAILS, ZUKO, K
+    )
+    d1, _ = knot_derivative(
+        derivatives, offset, positions, inside, index + 1, min_derivative, clip_derivatives, TAILS, ZUKO, K
+    )
+    slope = height / width
+    D0, D1 = d0 / slope, d1 / slope
+    if INVERSE:
+        theta, phi = solve(position, bottom, height, D0, D1, True)
+    else:
+        theta, phi = solve(position, left, width, D0, D1, False)
+    product = theta * phi
+    inverse_denominator = 1.0 / (theta * theta + phi * phi + (D0 + D1) * product)
+    numerator = D1 * theta * theta + 2.0 * product + D0 * phi * phi
+    log_slope = tl.log(slope * numerator * inverse_denominator * inverse_denominator)
+    if INVERSE:
+        log_slope = -log_slope
+        result = left + width * theta
+    else:
+        result = bottom + height * ((theta * theta + D0 * product) * inverse_denominator)
+    result = result * (2.0 * bound) - bound
+    beyond = tl.abs(value) > bound
+    result = tl.where(beyond, float("nan") if TAILS == 1 else value, result)
+    log_slope = tl.where(beyond, float("nan") if TAILS == 1 else 0.0, log_slope)
+    tl.store(y + e, result.to(y.dtype.element_ty), mask=inside)
+    if SUM:
+        total = tl.sum(tl.reshape(tl.where(inside, log_slope, 0.0), (ROWS, COLUMNS)), 1)
+        first = tl.program_id(0).to(tl.int64) // tl.cdiv(n, COLUMNS) * ROWS
+        summed = first + tl.arange(0, ROWS)
+        tl.store(logabsdet + summed * tl.cdiv(n, COLUMNS) + part, total, mask=summed < rows)
+    else:
+        tl.store(logabsdet + e, log_slope.to(logabsdet.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def spline_backward_kernel(
+    grad, grad_logabsdet, x, widths, heights, derivatives, grad_x, grad_parameters, rows, n, positions, width_stride,
+    height_stride, derivative_stride, bound, min_width, min_height, min_derivative, scale, clip_bins,
+    clip_derivatives,
+    HAS_GRAD: tl.constexpr, HAS_LOGABSDET: tl.constexpr, INVERSE: tl.constexpr, TAILS: tl.constexpr, ZUKO: tl.constexpr,
+    SUM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr,
+    DERIVATIVES: tl.constexpr,
+):  # fmt: skip
+    e, inside, row, _ = element_of(rows, n, ROWS, COLUMNS)
+    group, pixel = e // positions, e % positions
+    value = tl.load(x + e, mask=inside, other=0.0).to(tl.float32)
+    position = (value + bound) * (0.5 / bound)
+    w, w_sum, w_clip = softmax_terms(
+        widths, group * width_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
+    )
+    h, h_sum, h_clip = softmax_terms(
+        heights, group * height_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
+    )
+    w_factor, h_factor = (1.0 - K * min_width) / w_sum, (1.0 - K * min_height) / h_sum
+    if INVERSE:
+        index = bin_of(position, h, h_factor, min_height, K, BINS)
+    else:
+        index = bin_of(position, w, w_factor, min_width, K, BINS)
+    k = tl.arange(0, BINS)[None, :]
+    at, earlier = k == index[:, None], k < index[:, None]
+    w_before, w_term = sum_where(w, earlier), sum_where(w, at)
+    h_before, h_term = sum_where(h, earlier), sum_where(h, at)
+    # A size is never the difference of two knots, which would cancel.
+    left, width = w_before * w_factor + index * min_width, w_term * w_factor + min_width
+    bottom, height = h_before * h_factor + index * min_height, h_term * h_factor + min_height
+    offset = group * derivative_stride + pixel
+    d0, d0_slope = knot_derivative(
+        derivatives, offset, positions, inside, index, min_derivative, clip_derivatives, TAILS, ZUKO, K
+    )
+    d1, d1_slope = knot_derivative(
+        derivatives, offset, positions, inside, index + 1, min_derivative, clip_derivatives, TAILS, ZUKO, K
+    )
+    slope = height / width
+    D0, D1 = d0 / slope, d1 / slope
+    if INVERSE:
+        theta, phi = solve(position, bottom, height, D0, D1, True)
+    else:
+        theta, phi = solve(position, left, width, D0, D1, False)
+
+    # Upstream gradients in unit coordinates; none beyond the spline.
+    beyond = tl.abs(value) > bound
+    given = tl.zeros_like(value)
+    if HAS_GRAD:
+        given = tl.load(grad + e, mask=inside, other=0.0).to(tl.float32)
+    grad_log = tl.zeros_like(value)
+    if HAS_LOGABSDET:
+        grad_log = tl.load(grad_logabsdet + (row if SUM else e), mask=inside, other=0.0).to(tl.float32)
+    grad_unit = tl.where(beyond, 0.0, given * (2.0 * bound))
+    grad_log = tl.where(beyond, 0.0, grad_log)
+
+    product = theta * phi
+    inverse_denominator = 1.0 / (theta * theta + phi * phi + (D0 + D1) * product)
+    inverse_numerator = 1.0 / (D1 * theta * theta + 2.0 * product + D0 * phi * phi)
+    rise = inverse_denominator * inverse_denominator / inverse_numerator
+    # d logabsdet / d theta, of the forward map.
+    log_rise = 2.0 * (
+        (D1 * theta + phi - (D0 * phi + theta)) * inverse_numerator
+        - (D0 + D1 - 2.0) * (phi - theta) * inverse_denominator
+    )
+    if INVERSE:
+        # The inverse is differentiated as the forward map at the solution.
+        solution = (grad_unit - grad_log * log_rise / width) / (slope * rise)
+        grad_inside = solution * (0.5 / bound)
+        grad_position = -grad_unit
+        grad_unit = -solution
+        grad_log = -grad_log
+    else:
+        grad_position = (grad_unit * height * rise + grad_log * log_rise) / width
+        grad_inside = grad_position * (0.5 / bound)
+    grad_x_value = tl.where(beyond, 0.0 if TAILS == 1 else given, grad_inside)
+    tl.store(grad_x + e, grad_x_value.to(grad_x.dtype.element_ty), mask=inside)
+
+    product *= inverse_denominator
+    eta = theta * theta * inverse_denominator + D0 * product
+    rest = phi * phi * inverse_denominator + D1 * product
+    by_height = grad_unit * height * product
+    grad_D0 = by_height * rest + grad_log * (phi * phi * inverse_numerator - 2.0 * product)
+    grad_D1 = grad_log * (theta * theta * inverse_numerator - 2.0 * product) - by_height * eta
+    # The slope enters the log-determinant itself, and D0 and D1 inversely; this is its gradient times the slope.
+    grad_slope = grad_log - grad_D0 * D0 - grad_D1 * D1
+    grad_width = -(grad_slope / width + grad_position * theta)
+    grad_height = grad_unit * eta + grad_slope / height
+
+    mask = inside[:, None] & (k < K)
+    out = grad_parameters + (group * (3 * K + TAILS) * positions + pixel)[:, None]
+    of_widths = softmax_gradient(w, w_sum, w_before, w_term, at, earlier, -grad_position, grad_width, w_factor * scale)
+    tl.store(out + k * positions, (of_widths * w_clip).to(grad_parameters.dtype.element_ty), mask=mask)
+    of_heights = softmax_gradient(h, h_sum, h_before, h_term, at, earlier, grad_unit, grad_height, h_factor * scale)
+    tl.store(out + (K + k) * positions, (of_heights * h_clip).to(grad_parameters.dtype.element_ty), mask=mask)
+    j = tl.arange(0, DERIVATIVES)[None, :]
+    first = knot_column(index, K, TAILS)[:, None]
+    second = knot_column(index + 1, K, TAILS)[:, None]
+    of_derivatives = tl.where(j == first, (grad_D0 / slope * d0_slope)[:, None], 0.0)
+    of_derivatives += tl.where(j == second, (grad_D1 / slope * d1_slope)[:, None], 0.0)
+    tl.store(
+        out + (2 * K + j) * positions,
+        of_derivatives.to(grad_parameters.dtype.element_ty),
+        mask=inside[:, None] & (j < K + TAILS),
+    )
+
+
+class _Call(NamedTuple):
+    """What both kernels need of a call, and how its elements are dealt out to programs."""
+
+    tensors: tuple[Tensor, Tensor, Tensor]
+    numbers: tuple
+    tails: int
+    zuko: bool
+    sums: bool
+    grid: tuple[int]
+    tiles: tuple[int, int, int, int]
+    parts: int
+
+
+def _call(
+    parameters: tuple[Tensor, Tensor, Tensor],
+    strides: tuple[int, int, int],
+    shape: tuple[int, int, int, int],
+    sums: bool,
+    softmax_scale: float,
+    settings: tuple,
+) -> _Call:
+    rows, n, positions, bins = shape
+    tail_bound, min_bin_width, min_bin_height, min_derivative, zuko = settings
+    clip = abs(1 / math.log(min_derivative)) if zuko else 0.0
+    minima = (0.0, 0.0, min_derivative) if zuko else (min_bin_width, min_bin_height, min_derivative)
+    padded = triton.next_power_of_2(bins)
+    elements = max(16, TILE // padded)
+    columns = min(elements, triton.next_power_of_2(n)) if sums else elements
+    rows_at_once = elements // columns if sums else 1
+    parts = triton.cdiv(n, columns)
+    numbers = (rows, n, positions, *strides, tail_bound, *minima, softmax_scale, 2 * clip, clip)
+    grid = (triton.cdiv(rows, rows_at_once) * parts,)
+    return _Call(parameters, numbers, 0, zuko, sums, grid, (rows_at_once, columns, bins, padded), parts)
+
+
+def _spline_call(x: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, settings: tuple) -> _Call:
+    parameters = (widths, heights, derivatives)
+    shape = (1, x.numel(), 1, widths.shape[1])
+    call = _call(parameters, tuple(p.stride(0) for p in parameters), shape, False, 1.0, settings)
+    return call._replace(tails=derivatives.shape[1] - widths.shape[1])
+
+
+def _coupling_call(x: Tensor, params: Tensor, bins: int, softmax_scale: float, settings: tuple) -> _Call:
+    positions = x.shape[2:].numel()
+    each = params.numel() // x.numel()
+    flat = params.view(-1)
+    parameters = (flat, flat[bins * positions :], flat[2 * bins * positions :])
+    shape = (x.shape[0], x.shape[1:].numel(), positions, bins)
+    call = _call(parameters, (each * positions,) * 3, shape, True, softmax_scale, settings)
+    return call._replace(tails=each - 3 * bins)
+
+
+def _forward(call: _Call, x: Tensor, y: Tensor, logabsdet: Tensor, inverse: bool) -> None:
+    constants = (inverse, call.tails, call.zuko, call.sums, *call.tiles)
+    spline_kernel[call.grid](x, *call.tensors, y, logabsdet, *call.numbers, *constants)
+
+
+def _backward(
+    call: _Call, grad: Tensor | None, grad_logabsdet: Tensor | None, x: Tensor, grad_params: Tensor, inverse: bool
+) -> Tensor:
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    given = (grad is not None, grad_logabsdet is not None)
+    upstream = (x if grad is None else grad, x if grad_logabsdet is None else grad_logabsdet)
+    derivatives = triton.next_power_of_2(call.tiles[2] + call.tails)
+    constants = (*given, inverse, call.tails, call.zuko, call.sums, *call.tiles, derivatives)
+    spline_backward_kernel[call.grid](*upstream, x, *call.tensors, grad_x, grad_params, *call.numbers, *constants)
+    return grad_x
+
+
+def rational_quadratic_spline(
+    x: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, inverse: bool, *settings
+) -> tuple[Tensor, Tensor]:
+    y, logabsdet = x.new_empty(x.shape), x.new_empty(x.shape)
+    if x.numel():
+        _forward(_spline_call(x, widths, heights, derivatives, settings), x, y, logabsdet, inverse)
+    return y, logabsdet
+
+
+def rational_quadratic_spline_backward(
+    grad: Tensor | None,
+    grad_logabsdet: Tensor | None,
+    x: Tensor,
+    widths: Tensor,
+    heights: Tensor,
+    derivatives: Tensor,
+    inverse: bool,
+    *settings,
+) -> tuple[Tensor, Tensor]:
+    columns = widths.shape[1] + heights.shape[1] + derivatives.shape[1]
+    grad_parameters = x.new_empty((x.numel(), columns))
+    if not x.numel():
+        return x.new_empty(x.shape), grad_parameters
+    call = _spline_call(x, widths, heights, derivatives, settings)
+    return _backward(call, grad, grad_logabsdet, x, grad_parameters, inverse), grad_parameters
+
+
+def rational_quadratic_coupling(
+    x: Tensor, params: Tensor, bins: int, softmax_scale: float, inverse: bool, *settings
+) -> tuple[Tensor, Tensor]:
+    y = x.new_empty(x.shape)
+    if not x.numel():
+        return y, x.new_zeros(x.shape[:1], dtype=torch.float32)
+    call = _coupling_call(x, params, bins, softmax_scale, settings)
+    sums = x.new_empty((x.shape[0], call.parts), dtype=torch.float32)
+    _forward(call, x, y, sums, inverse)
+    return y, sums.view(-1) if call.parts == 1 else sums.sum(1)
+
+
+def rational_quadratic_coupling_backward(
+    grad: Tensor | None,
+    grad_logabsdet: Tensor | None,
+    x: Tensor,
+    params: Tensor,
+    bins: int,
+    softmax_scale: float,
+    inverse: bool,
+    *settings,
+) -> tuple[Tensor, Tensor]:
+    grad_params = params.new_empty(params.shape)
+    if not x.numel():
+        return x.new_empty(x.shape), grad_params
+    call = _coupling_call(x, params, bins, softmax_scale, settings)
+    return _backward(call, grad, grad_logabsdet, x, grad_params, inverse), grad_params
+
+
+_NUMBERS = {
+    **dict.fromkeys(("rows", "n", "positions", "width_stride", "height_stride", "derivative_stride"), "i64"),
+    **dict.fromkeys(
+        ("bound", "min_width", "min_height", "min_derivative", "scale", "clip_bins", "clip_derivatives"), "fp32"
+    ),
+}
+_PARAMETERS = ("x", "widths", "heights", "derivatives")
+
+
+def _variants(tensors: tuple[str, ...], sums: str, **more: int) -> list:
+    """The dtypes, directions, tails and numbers of bins between them, not their product."""
+    chosen = (
+        ("*fp32", False, LINEAR, False, True, 8),
+        ("*fp32", True, LINEAR, False, True, 8),
+        ("*bf16", False, CIRCULAR, True, False, 16),
+        ("*fp16", True, NONE, False, False, 64),
+    )
+    return [
+        (
+            {**dict.fromkeys(tensors, dtype), sums: "*fp32" if summed else dtype, **_NUMBERS},
+            {
+                **more,
+                "INVERSE": inverse,
+                "TAILS": tails,
+                "ZUKO": zuko,
+                "SUM": summed,
+                "ROWS": 8 if summed else 1,
+                "COLUMNS": TILE // bins // (8 if summed else 1),
+                "K": bins,
+                "BINS": bins,
+                **({"DERIVATIVES": 2 * bins if tails == NONE else bins} if more else {}),
+            },
+        )
+        for dtype, inverse, tails, zuko, summed, bins in chosen
+    ]
+
+
+# What each kernel is compiled for without a GPU: its signature and constants.
+COMPILE = {
+    spline_kernel: _variants((*_PARAMETERS, "y"), "logabsdet"),
+    spline_backward_kernel: _variants(
+        ("grad", *_PARAMETERS, "grad_x", "grad_parameters"), "grad_logabsdet", HAS_GRAD=True, HAS_LOGABSDET=True
+    ),
+}
