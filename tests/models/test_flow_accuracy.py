@@ -8,8 +8,8 @@ import torch
 from fastgen.models import NeuralSplineFlow
 from fastgen.ops.spline import rational_quadratic_spline
 
-# The result itself rounds alike in both libraries: our errors are from 3 % below nflows' to 10 % above, by the draw. The
-# log-determinant is where theirs cancels and ours does not.
+# The result itself rounds alike in both libraries: our errors are from 3 % below nflows' to 10 % above, by the draw.
+# The log-determinant is where theirs cancels and ours does not.
 ALIKE = 1.15
 
 
