@@ -72,11 +72,11 @@ class Flow(LatentManipulation, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return first_parameter(self).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        return first_parameter(self).dtype
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise [batch, prod(shape)] and `log |det dz/dx|` [batch]; arguments and errors as in `log_prob`."""
@@ -270,7 +270,7 @@ class Flow(LatentManipulation, nn.Module):
         return z.square().sum(1).add(self.features * math.log(2 * math.pi)).mul(-0.5)
 
     def _noise(self, n: int, generator: Generator | None) -> Tensor:
-        weights = next(self.parameters())
+        weights = first_parameter(self)
         device = weights.device if generator is None else generator.device
         noise = torch.randn(n, self.features, dtype=weights.dtype, device=device, generator=generator)
         return noise.to(weights.device)
@@ -315,7 +315,7 @@ class Flow(LatentManipulation, nn.Module):
     def _check(self, name: str, x: Tensor, shape: tuple[int, ...], batch: int | None = None) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
-        weights = next(self.parameters())
+        weights = first_parameter(self)
         if x.dtype != weights.dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
             raise TypeError(f"{name}: expected {weights.dtype}, as the weights, got {x.dtype}")
         self._check_shape(name, x, shape, batch, weights.device)
@@ -334,6 +334,17 @@ class Flow(LatentManipulation, nn.Module):
         device = self.device if device is None else device
         if x.device != device:
             raise ValueError(f"{name}: expected a tensor on {device}, where the model is, got {x.device}")
+
+
+def first_parameter(module: nn.Module) -> nn.Parameter | None:
+    """As `next(module.parameters())`, whose bookkeeping would show in a flow of one point; None without any."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    for child in module._modules.values():
+        if child is not None and (found := first_parameter(child)) is not None:
+            return found
+    return None
 
 
 def check_context(context_features: int | None, num_classes: int | None = None) -> int | None:
