@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import features_of, positive, rows_of
+from fastgen.ops._spline_arguments import DERIVATIVES, check_settings
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling
 from fastgen.ops.spline import rational_quadratic_coupling
-from fastgen.ops.spline_arguments import DERIVATIVES, check_settings
 
 Mask = Tensor | Sequence[float]
 MakeConditioner = Callable[[int, int], nn.Module]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from fastgen.nn.arguments import context_of, features_of
 from fastgen.nn.made import MADE, MaskedMLP
+from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
+from fastgen.ops._masked_autoregressive_elements import Affine, RationalQuadratic
+from fastgen.ops._masked_autoregressive_order import DegreeOrder, degree_order
 from fastgen.ops.affine_coupling import affine_coupling
 from fastgen.ops.masked_autoregressive import masked_autoregressive_inverse
-from fastgen.ops.masked_autoregressive_activations import ACTIVATIONS
-from fastgen.ops.masked_autoregressive_elements import Affine, RationalQuadratic
-from fastgen.ops.masked_autoregressive_order import DegreeOrder, degree_order
 from fastgen.ops.spline import rational_quadratic_coupling
 
 # Activations that the one-pass inverse knows, besides those of torch.nn.functional: as functions and as modules.

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastgen.ops import coupling_flow_program as fp
+from fastgen.ops import _coupling_flow_program as fp
+from fastgen.ops._coupling_flow_program import Affine, FlowProgram, Spline, Words, mlp_layers, residual_layers, steps_of
 from fastgen.ops._registry import Cost, Op, Sample, Tolerance, needs_gradient
 from fastgen.ops.affine_coupling import affine_coupling_reference
-from fastgen.ops.coupling_flow_program import Affine, FlowProgram, Spline, Words, mlp_layers, residual_layers, steps_of
 from fastgen.ops.spline import rational_quadratic_spline_reference
 
 

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
+from fastgen.ops._masked_autoregressive_cases import cases, cost, samples
+from fastgen.ops._masked_autoregressive_elements import SCALE_MAPS, Affine, RationalQuadratic
+from fastgen.ops._masked_autoregressive_gradient import implicit_gradient
+from fastgen.ops._masked_autoregressive_order import DegreeOrder
 from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
-from fastgen.ops.masked_autoregressive_activations import ACTIVATIONS
-from fastgen.ops.masked_autoregressive_cases import cases, cost, samples
-from fastgen.ops.masked_autoregressive_elements import SCALE_MAPS, Affine, RationalQuadratic
-from fastgen.ops.masked_autoregressive_gradient import implicit_gradient
-from fastgen.ops.masked_autoregressive_order import DegreeOrder
-from fastgen.ops.spline_arguments import check_domain
+from fastgen.ops._spline_arguments import check_domain
 
 
 def masked_autoregressive_inverse(

@@ -18,7 +18,7 @@ from fastgen.ops._registry import (
     needs_gradient,
     reference_gradient,
 )
-from fastgen.ops.spline_arguments import check_domain
+from fastgen.ops._spline_arguments import check_domain
 
 # What a density at a knot is at least, before all are scaled to an integral of one.
 MIN_DENSITY = 1e-3

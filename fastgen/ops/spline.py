@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-from fastgen.ops import spline_cases
+from fastgen.ops import _spline_cases
 from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
-from fastgen.ops.spline_arguments import (
+from fastgen.ops._spline_arguments import (
     DERIVATIVES,
     check_coupling,
     check_domain,
@@ -414,10 +414,10 @@ RATIONAL_QUADRATIC_SPLINE = Op(
     reference=rational_quadratic_spline_reference,
     supports={"triton": _spline_supports, "cpp": _spline_supports},
     dtypes=_DTYPES,
-    samples=spline_cases.spline_samples,
-    cases=spline_cases.spline_cases,
+    samples=_spline_cases.spline_samples,
+    cases=_spline_cases.spline_cases,
     tolerance=_TOLERANCE,
-    cost=spline_cases.spline_cost,
+    cost=_spline_cases.spline_cost,
     passes=_PASSES,
 )
 
@@ -433,9 +433,9 @@ RATIONAL_QUADRATIC_COUPLING = Op(
     reference=rational_quadratic_coupling_reference,
     supports={"triton": _coupling_supports, "cpp": _coupling_supports},
     dtypes=_DTYPES,
-    samples=spline_cases.coupling_samples,
-    cases=spline_cases.coupling_cases,
+    samples=_spline_cases.coupling_samples,
+    cases=_spline_cases.coupling_cases,
     tolerance=_TOLERANCE,
-    cost=spline_cases.coupling_cost,
+    cost=_spline_cases.coupling_cost,
     passes=_PASSES,
 )

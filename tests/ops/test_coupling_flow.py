@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastgen
-from fastgen.ops import coupling_flow_program as fp
+from fastgen.ops import _coupling_flow_program as fp
 from fastgen.ops.coupling_flow import _random_flow, coupling_flow, coupling_flow_reference
 from ops import conformance as c
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from fastgen.ops._masked_autoregressive_elements import Affine, RationalQuadratic
+from fastgen.ops._masked_autoregressive_order import DegreeOrder, degree_order
 from fastgen.ops._registry import Cost, Sample
-from fastgen.ops.masked_autoregressive_elements import Affine, RationalQuadratic
-from fastgen.ops.masked_autoregressive_order import DegreeOrder, degree_order
 
 
 def random_network(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from fastgen.ops.masked_autoregressive_activations import softplus_derivative
+from fastgen.ops._masked_autoregressive_activations import softplus_derivative
+from fastgen.ops._spline_arguments import DERIVATIVES, check_settings
 from fastgen.ops.spline import MAX_BINS, RATIONAL_QUADRATIC_COUPLING, rational_quadratic_spline_reference
-from fastgen.ops.spline_arguments import DERIVATIVES, check_settings
 
 SCALE_MAPS = ("exp", "tanh", "sigmoid", "softplus", "softclip")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops._registry import Cost, Sample
-from fastgen.ops.spline_arguments import DERIVATIVES
+from fastgen.ops._spline_arguments import DERIVATIVES
 
 
 def spline_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

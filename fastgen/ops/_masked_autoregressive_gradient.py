@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops.masked_autoregressive_activations import ACTIVATIONS, DERIVATIVES
-from fastgen.ops.masked_autoregressive_elements import Affine, RationalQuadratic
-from fastgen.ops.masked_autoregressive_order import DegreeOrder, padding
+from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS, DERIVATIVES
+from fastgen.ops._masked_autoregressive_elements import Affine, RationalQuadratic
+from fastgen.ops._masked_autoregressive_order import DegreeOrder, padding
 
 
 @dataclass
