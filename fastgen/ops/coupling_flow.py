@@ -1,4 +1,7 @@
-"""A whole coupling flow as one call: conditioners and transforms, for density and sampling without gradients."""
+"""A whole coupling flow as one call: conditioners and transforms, for density and sampling without gradients.
+
+There is no GPU kernel: `fastgen.nn.fused_flow` replays the layers from a captured graph there.
+"""
 
 from __future__ import annotations
 
