@@ -46,14 +46,22 @@ void additive_chunk(const Chunk<T>& chunk, int64_t count, bool inverse) {
   }
 }
 
+// Step by step for all elements, so that those of other vectors fill the time that one waits for its next operation.
 // Lanes beyond `count` compute on what an earlier chunk left there.
 template <int kBins, bool inverse, class T>
 void spline_chunk(const RationalQuadratic<T>& spline, const Chunk<T>& chunk, int64_t count) {
   using V = Lanes<T>;
+  V* tag = nullptr;
+  V widths[kBins ? kBins : kMaxBins], heights[kBins ? kBins : kMaxBins];
+  BinTerms<V> terms;
+  Bin<V> bins[kChunk / V::kCount];
+  for (int64_t i = 0; i < count; i += V::kCount) {
+    const Columns<const T> columns{chunk.parameters + i, kChunk};
+    bins[i / V::kCount] = find_bin<kBins, inverse>(spline, columns, load(chunk.x + i, tag), widths, heights, &terms);
+  }
   for (int64_t i = 0; i < count; i += V::kCount) {
     V y, logabsdet;
-    const Columns<const T> columns{chunk.parameters + i, kChunk};
-    rational_quadratic<kBins, inverse>(spline, columns, load(chunk.x + i, static_cast<V*>(nullptr)), &y, &logabsdet);
+    evaluate_in_bin<inverse>(spline, bins[i / V::kCount], load(chunk.x + i, tag), &y, &logabsdet);
     store(chunk.y + i, y);
     store(chunk.logabsdet + i, logabsdet);
   }

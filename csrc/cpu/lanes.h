@@ -58,12 +58,10 @@ FASTGEN_LANE void load_four_columns(const double* p, int64_t stride, Lanes<doubl
   }
 }
 
-FASTGEN_LANE void store_four_columns(double* p, int64_t stride, const Lanes<double>* columns) {
+FASTGEN_LANE void store_columns(double* p, int64_t stride, const double* columns) {
   constexpr int n = Lanes<double>::kCount;
-  double column[n];
-  for (int j = 0; j < 4; ++j) {
-    store(column, columns[j]);
-    for (int i = 0; i < n; ++i) p[i * stride + j] = column[i];
+  for (int j = 0; j < kStoredColumns; ++j) {
+    for (int i = 0; i < n; ++i) p[i * stride + j] = columns[j * n + i];
   }
 }
 

@@ -152,11 +152,6 @@ FASTGEN_LANE __m256 two_rows(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
 }
 
-FASTGEN_LANE void to_two_rows(float* p, int64_t stride, __m256 v) {
-  _mm_storeu_ps(p, _mm256_castps256_ps128(v));
-  _mm_storeu_ps(p + 4 * stride, _mm256_extractf128_ps(v, 1));
-}
-
 FASTGEN_LANE void load_four_columns(const float* p, int64_t stride, Floats* columns) {
   __m256 a = two_rows(p, stride), b = two_rows(p + stride, stride);
   __m256 c = two_rows(p + 2 * stride, stride), d = two_rows(p + 3 * stride, stride);
@@ -164,13 +159,18 @@ FASTGEN_LANE void load_four_columns(const float* p, int64_t stride, Floats* colu
   columns[0] = a, columns[1] = b, columns[2] = c, columns[3] = d;
 }
 
-FASTGEN_LANE void store_four_columns(float* p, int64_t stride, const Floats* columns) {
-  __m256 a = columns[0].v, b = columns[1].v, c = columns[2].v, d = columns[3].v;
-  transpose_in_lanes(a, b, c, d);
-  to_two_rows(p, stride, a);
-  to_two_rows(p + stride, stride, b);
-  to_two_rows(p + 2 * stride, stride, c);
-  to_two_rows(p + 3 * stride, stride, d);
+// Neighbouring columns, that many at a time, back to 8 rows.
+constexpr int kStoredColumns = 8;
+
+FASTGEN_LANE void store_columns(float* p, int64_t stride, const float* columns) {
+  __m256 v[8];
+  for (int i = 0; i < 8; ++i) v[i] = _mm256_loadu_ps(columns + 8 * i);
+  transpose_in_lanes(v[0], v[1], v[2], v[3]);
+  transpose_in_lanes(v[4], v[5], v[6], v[7]);
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(p + i * stride, _mm256_permute2f128_ps(v[i], v[4 + i], 0x20));
+    _mm256_storeu_ps(p + (4 + i) * stride, _mm256_permute2f128_ps(v[i], v[4 + i], 0x31));
+  }
 }
 
 }  // namespace

@@ -105,17 +105,17 @@ FASTGEN_LANE Doubles times_power_of_two(Doubles a, Doubles power) { return _mm51
 
 // The mantissa in [3/4, 3/2) and the exponent of a number; minus infinity for the exponent of zero.
 FASTGEN_LANE void split(Floats x, Floats* mantissa, Floats* exponent) {
-  __m512 m = _mm512_getmant_ps(x.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan), e = _mm512_getexp_ps(x.v);
-  __mmask16 large = _mm512_cmp_ps_mask(m, _mm512_set1_ps(1.5f), _CMP_GE_OQ);
-  *mantissa = _mm512_mask_mul_ps(m, large, m, _mm512_set1_ps(0.5f));
-  *exponent = _mm512_mask_add_ps(e, large, e, _mm512_set1_ps(1.0f));
+  __m512 m = _mm512_getmant_ps(x.v, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan), e = _mm512_getexp_ps(x.v),
+         one = _mm512_set1_ps(1.0f);
+  *mantissa = m;
+  *exponent = _mm512_mask_add_ps(e, _mm512_cmp_ps_mask(m, one, _CMP_LT_OQ), e, one);
 }
 
 FASTGEN_LANE void split(Doubles x, Doubles* mantissa, Doubles* exponent) {
-  __m512d m = _mm512_getmant_pd(x.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan), e = _mm512_getexp_pd(x.v);
-  __mmask8 large = _mm512_cmp_pd_mask(m, _mm512_set1_pd(1.5), _CMP_GE_OQ);
-  *mantissa = _mm512_mask_mul_pd(m, large, m, _mm512_set1_pd(0.5));
-  *exponent = _mm512_mask_add_pd(e, large, e, _mm512_set1_pd(1.0));
+  __m512d m = _mm512_getmant_pd(x.v, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan), e = _mm512_getexp_pd(x.v),
+          one = _mm512_set1_pd(1.0);
+  *mantissa = m;
+  *exponent = _mm512_mask_add_pd(e, _mm512_cmp_pd_mask(m, one, _CMP_LT_OQ), e, one);
 }
 
 // Four neighbouring columns of 16 rows as four vectors: vector j takes rows j, 4 + j, 8 + j and 12 + j into its 128-bit
@@ -129,34 +129,50 @@ FASTGEN_LANE void transpose_in_lanes(__m512& a, __m512& b, __m512& c, __m512& d)
   d = _mm512_shuffle_ps(ab_high, cd_high, 0xEE);
 }
 
-FASTGEN_LANE __m512 four_rows(const float* p, int64_t stride) {
-  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
-  v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(p + 4 * stride));
-  v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(p + 8 * stride));
-  return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(p + 12 * stride));
-}
-
-FASTGEN_LANE void to_four_rows(float* p, int64_t stride, __m512 v) {
-  _mm_storeu_ps(p, _mm512_castps512_ps128(v));
-  _mm_storeu_ps(p + 4 * stride, _mm512_extractf32x4_ps(v, 1));
-  _mm_storeu_ps(p + 8 * stride, _mm512_extractf32x4_ps(v, 2));
-  _mm_storeu_ps(p + 12 * stride, _mm512_extractf32x4_ps(v, 3));
+FASTGEN_LANE __m512 four_rows(const float* p0, const float* p4, const float* p8, const float* p12) {
+  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p0));
+  v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(p4));
+  v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(p8));
+  return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(p12));
 }
 
 FASTGEN_LANE void load_four_columns(const float* p, int64_t stride, Floats* columns) {
-  __m512 a = four_rows(p, stride), b = four_rows(p + stride, stride);
-  __m512 c = four_rows(p + 2 * stride, stride), d = four_rows(p + 3 * stride, stride);
+  const float *p4 = p + 4 * stride, *p8 = p + 8 * stride, *p12 = p + 12 * stride;
+  const int64_t twice = 2 * stride, thrice = 3 * stride;
+  __m512 a = four_rows(p, p4, p8, p12), b = four_rows(p + stride, p4 + stride, p8 + stride, p12 + stride);
+  __m512 c = four_rows(p + twice, p4 + twice, p8 + twice, p12 + twice);
+  __m512 d = four_rows(p + thrice, p4 + thrice, p8 + thrice, p12 + thrice);
   transpose_in_lanes(a, b, c, d);
   columns[0] = a, columns[1] = b, columns[2] = c, columns[3] = d;
 }
 
-FASTGEN_LANE void store_four_columns(float* p, int64_t stride, const Floats* columns) {
-  __m512 a = columns[0].v, b = columns[1].v, c = columns[2].v, d = columns[3].v;
-  transpose_in_lanes(a, b, c, d);
-  to_four_rows(p, stride, a);
-  to_four_rows(p + stride, stride, b);
-  to_four_rows(p + 2 * stride, stride, c);
-  to_four_rows(p + 3 * stride, stride, d);
+// The 128-bit lanes kFirst and kFirst + 1 of both: two rows of eight columns.
+template <int kFirst>
+FASTGEN_LANE __m512 two_rows_of_eight(__m512 left, __m512 right) {
+  const __m512i order = _mm512_setr_epi64(2 * kFirst, 2 * kFirst + 1, 2 * kFirst + 8, 2 * kFirst + 9, 2 * kFirst + 2,
+                                          2 * kFirst + 3, 2 * kFirst + 10, 2 * kFirst + 11);
+  return _mm512_castpd_ps(_mm512_permutex2var_pd(_mm512_castps_pd(left), order, _mm512_castps_pd(right)));
+}
+
+FASTGEN_LANE void store_two_rows(float* first, float* second, __m512 v) {
+  _mm256_storeu_ps(first, _mm512_castps512_ps256(v));
+  _mm256_storeu_ps(second, _mm512_extractf32x8_ps(v, 1));
+}
+
+// Neighbouring columns, that many at a time, back to 16 rows. By four, stores would take longer than shuffles.
+constexpr int kStoredColumns = 8;
+
+FASTGEN_LANE void store_columns(float* p, int64_t stride, const float* columns) {
+  __m512 v[8];
+  for (int i = 0; i < 8; ++i) v[i] = _mm512_loadu_ps(columns + 16 * i);
+  transpose_in_lanes(v[0], v[1], v[2], v[3]);
+  transpose_in_lanes(v[4], v[5], v[6], v[7]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    float* row = p + i * stride;
+    store_two_rows(row, row + 4 * stride, two_rows_of_eight<0>(v[i], v[4 + i]));
+    store_two_rows(row + 8 * stride, row + 12 * stride, two_rows_of_eight<2>(v[i], v[4 + i]));
+  }
 }
 
 }  // namespace

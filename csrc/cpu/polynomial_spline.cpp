@@ -1,6 +1,6 @@
 #include "polynomial_spline.h"
 
-#include "lanes.h"
+#include "tile.h"
 // After the lanes, whose functions its templates call.
 #include "../math/polynomial_spline.h"
 
@@ -45,66 +45,34 @@ static PolynomialSpline<T> spline_of(const PolynomialSettings& s) {
   return {static_cast<int>(s.first), s.tails, T(s.bound), T(s.min_width), T(s.min_height)};
 }
 
+// The first `count` rows of a tile, zeros for the others.
 template <class T>
-FASTGEN_LANE Lanes<T> load_run(const T* p, int count) {
-  Lanes<T>* tag = nullptr;
-  return count == Lanes<T>::kCount ? load(p, tag) : load(p, count, tag);
-}
-
-template <class T>
-FASTGEN_LANE void store_run(T* p, int count, Lanes<T> v) {
-  count == Lanes<T>::kCount ? store(p, v) : store(p, count, v);
-}
-
-// `count` rows of `columns` numbers as columns of vectors, zero beyond. The last group of four overlaps the one before.
-template <class T>
-static void rows_to_columns(const T* rows, int64_t stride, int columns, int count, T* tile) {
-  constexpr int n = Lanes<T>::kCount;
-  if (columns < 4 || count < n) {
-    for (int j = 0; j < columns; ++j) {
-      for (int i = 0; i < n; ++i) tile[j * n + i] = i < count ? rows[i * stride + j] : T(0);
-    }
-    return;
-  }
-  for (int j = 0; j < columns; j += 4) {
-    int first = j + 4 <= columns ? j : columns - 4;
-    Lanes<T> four[4];
-    load_four_columns(rows + first, stride, four);
-    for (int i = 0; i < 4; ++i) store(tile + (first + i) * n, four[i]);
+static void load_rows(const T* rows, int64_t stride, int columns, int count, T* tile) {
+  constexpr int n = lanes<T>();
+  if (count == n) return rows_to_columns(rows, stride, columns, tile);
+  for (int j = 0; j < columns; ++j) {
+    for (int i = 0; i < n; ++i) tile[j * n + i] = i < count ? rows[i * stride + j] : T(0);
   }
 }
 
 template <class T>
-static void columns_to_rows(const T* tile, int columns, int count, T* rows) {
-  constexpr int n = Lanes<T>::kCount;
-  if (columns < 4 || count < n) {
-    for (int i = 0; i < count; ++i) {
-      for (int j = 0; j < columns; ++j) rows[i * columns + j] = tile[j * n + i];
-    }
-    return;
-  }
-  for (int j = 0; j < columns; j += 4) {
-    int first = j + 4 <= columns ? j : columns - 4;
-    Lanes<T> four[4];
-    for (int i = 0; i < 4; ++i) four[i] = load(tile + (first + i) * n, static_cast<Lanes<T>*>(nullptr));
-    store_four_columns(rows + first, columns, four);
+static void store_rows(const T* tile, int columns, int count, T* rows) {
+  constexpr int n = lanes<T>();
+  if (count == n) return columns_to_rows(tile, columns, rows);
+  for (int i = 0; i < count; ++i) {
+    for (int j = 0; j < columns; ++j) rows[i * columns + j] = tile[j * n + i];
   }
 }
 
 template <class T>
 static Columns<const T> load_parameters(const PolynomialSettings& s, const PolynomialRows<T>& rows, int64_t row,
                                         int count, T* tile) {
-  constexpr int n = Lanes<T>::kCount;
-  rows_to_columns(rows.first + row * rows.first_stride, rows.first_stride, s.first, count, tile);
+  constexpr int n = lanes<T>();
+  load_rows(rows.first + row * rows.first_stride, rows.first_stride, s.first, count, tile);
   if (s.second) {
-    rows_to_columns(rows.second + row * rows.second_stride, rows.second_stride, s.second, count, tile + s.first * n);
+    load_rows(rows.second + row * rows.second_stride, rows.second_stride, s.second, count, tile + s.first * n);
   }
   return {tile, n};
-}
-
-template <class T>
-static int tile_count(int64_t left) {
-  return left < Lanes<T>::kCount ? static_cast<int>(left) : Lanes<T>::kCount;
 }
 
 template <class T>
@@ -112,8 +80,8 @@ static void forward(const PolynomialSettings& s, const T* x, const PolynomialRow
                     T* logabsdet) {
   PolynomialSpline<T> p = spline_of<T>(s);
   Forward<T>* run = forward_of<T>(s);
-  alignas(64) T tile[kMaxParameters * Lanes<T>::kCount];
-  for (int64_t i = 0; i < count; i += Lanes<T>::kCount) {
+  alignas(64) T tile[kMaxParameters * lanes<T>()];
+  for (int64_t i = 0; i < count; i += lanes<T>()) {
     int n = tile_count<T>(count - i);
     Lanes<T> result, log_slope;
     run(p, load_parameters(s, rows, i, n, tile), load_run(x + i, n), &result, &log_slope);
@@ -127,15 +95,15 @@ static void backward(const PolynomialSettings& s, const T* grad, const T* grad_l
                      const PolynomialRows<T>& rows, int64_t count, T* grad_x, T* grad_parameters) {
   PolynomialSpline<T> p = spline_of<T>(s);
   Backward<T>* run = backward_of<T>(s);
-  alignas(64) T in[kMaxParameters * Lanes<T>::kCount], out[kMaxParameters * Lanes<T>::kCount];
-  for (int64_t i = 0; i < count; i += Lanes<T>::kCount) {
+  alignas(64) T in[kMaxParameters * lanes<T>()], out[kMaxParameters * lanes<T>()];
+  for (int64_t i = 0; i < count; i += lanes<T>()) {
     int n = tile_count<T>(count - i);
     Lanes<T> g = T(0), g_log = T(0), result;
     if (grad) g = load_run(grad + i, n);
     if (grad_logabsdet) g_log = load_run(grad_logabsdet + i, n);
-    run(p, load_parameters(s, rows, i, n, in), load_run(x + i, n), g, g_log, &result, {out, Lanes<T>::kCount});
+    run(p, load_parameters(s, rows, i, n, in), load_run(x + i, n), g, g_log, &result, {out, lanes<T>()});
     store_run(grad_x + i, n, result);
-    columns_to_rows(out, s.parameters(), n, grad_parameters + i * s.parameters());
+    store_rows(out, s.parameters(), n, grad_parameters + i * s.parameters());
   }
 }
 

@@ -1,21 +1,15 @@
-// A tile of the spline kernels: as many elements as a vector has lanes, their parameters as columns.
+// The parameters of a tile of splines, wherever they lie.
 #pragma once
 
 #include "../math/rational_quadratic_gradient.h"
 #include "lanes.h"
 #include "spline.h"
+#include "tile.h"
 
 namespace fastgen {
 namespace {
 
-// How many tiles ahead memory is asked for: the arithmetic of one is too long for the processor to look past it.
-constexpr int kTilesAhead = 4;
 constexpr int kMaxParameters = 3 * kMaxBins + 1;
-
-template <class T>
-constexpr int lanes() {
-  return Lanes<T>::kCount;
-}
 
 template <class T>
 static RationalQuadratic<T> rational_quadratic_of(const SplineSettings& s) {
@@ -40,58 +34,16 @@ static RationalQuadratic<T> rational_quadratic_of(const SplineSettings& s) {
   return p;
 }
 
-// The first `count` of a run, zero beyond.
-template <class T>
-FASTGEN_LANE Lanes<T> load_run(const T* p, int count) {
-  Lanes<T>* tag = nullptr;
-  return count == lanes<T>() ? load(p, tag) : load(p, count, tag);
-}
-
 [[maybe_unused]] static Lanes<float> load_run(const BFloat16* p, int count) {
   float wide[lanes<float>()] = {};
   for (int i = 0; i < count; ++i) wide[i] = load(p + i);
   return load(wide, static_cast<Lanes<float>*>(nullptr));
 }
 
-template <class T>
-FASTGEN_LANE void store_run(T* p, int count, Lanes<T> v) {
-  count == lanes<T>() ? store(p, v) : store(p, count, v);
-}
-
 [[maybe_unused]] static void store_run(BFloat16* p, int count, Lanes<float> v) {
   float wide[lanes<float>()];
   store(wide, v);
   for (int i = 0; i < count; ++i) store(p + i, wide[i]);
-}
-
-// `columns` columns of as many rows as there are lanes, into columns of a tile, and back. The last group of four
-// overlaps the one before it.
-template <class T>
-static void rows_to_columns(const T* rows, int64_t stride, int columns, T* tile) {
-  constexpr int n = lanes<T>();
-  if (columns < 4) {
-    for (int j = 0; j < columns; ++j) {
-      for (int i = 0; i < n; ++i) tile[j * n + i] = rows[i * stride + j];
-    }
-    return;
-  }
-  for (int j = 0; j < columns; j += 4) {
-    int first = j + 4 <= columns ? j : columns - 4;
-    Lanes<T> four[4];
-    load_four_columns(rows + first, stride, four);
-    for (int i = 0; i < 4; ++i) store(tile + (first + i) * n, four[i]);
-  }
-}
-
-template <class T>
-static void columns_to_rows(const T* tile, int columns, T* rows, int64_t stride) {
-  constexpr int n = lanes<T>();
-  for (int j = 0; j < columns; j += 4) {
-    int first = j + 4 <= columns ? j : columns - 4;
-    Lanes<T> four[4];
-    for (int i = 0; i < 4; ++i) four[i] = load(tile + (first + i) * n, static_cast<Lanes<T>*>(nullptr));
-    store_four_columns(rows + first, stride, four);
-  }
 }
 
 template <class S>
@@ -166,22 +118,16 @@ struct Tile {
     int64_t width = s.parameters();
     if constexpr (sizeof(S) == sizeof(T)) {
       if (count == lanes<T>()) {
-        columns_to_rows(tile, width, stream ? rows : params, width);
+        columns_to_rows(tile, width, stream ? rows : params);
         if (stream) stream_rows(params, width);
         return;
       }
     }
-    columns_to_rows(tile, width, rows, width);
+    columns_to_rows(tile, width, rows);
     for (int64_t i = 0; i < count * width; ++i) fastgen::store(params + i, rows[i]);
   }
 
  private:
-  void prefetch_rows(const SplineSettings& s, const SplineRows<T>& r) {
-    const char* from = reinterpret_cast<const char*>(r.widths + kTilesAhead * lanes<T>() * r.width_stride);
-    int64_t bytes = s.parameters() * lanes<T>() * static_cast<int64_t>(sizeof(T));
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
-  }
-
   void stream_rows(T* params, int64_t width) {
     for (int64_t i = 0; i < width * lanes<T>(); i += lanes<T>()) {
       fastgen::stream(params + i, load(rows + i, static_cast<Lanes<T>*>(nullptr)));
@@ -192,7 +138,6 @@ struct Tile {
     constexpr int n = lanes<T>();
     if (r.heights == r.widths + s.bins && r.derivatives == r.heights + s.bins && r.width_stride == r.height_stride &&
         r.width_stride == r.derivative_stride) {
-      prefetch_rows(s, r);
       return rows_to_columns(r.widths, r.width_stride, s.parameters(), tile);
     }
     rows_to_columns(r.widths, r.width_stride, s.bins, tile);

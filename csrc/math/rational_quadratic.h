@@ -37,13 +37,18 @@ struct Columns {
   int64_t stride;
 };
 
-// The bin of every lane, and what the gradient of its parameters needs again.
+// The bin of every lane, and the element's position along the axis that is searched. `raw0` and `raw1` are the raw
+// derivatives at the bin's ends.
 template <class V>
 struct Bin {
-  V index, left, width, bottom, height, d0, d1;
-  // Of the softmax of widths and of heights: 1 / sum, the sum of the terms before the bin, the bin's own term.
+  V position, index, left, width, bottom, height, raw0, raw1;
+};
+
+// What the gradient of raw widths and heights needs again of their softmax: 1 / sum, the sum of the terms before the
+// bin, the bin's own term.
+template <class V>
+struct BinTerms {
   V inverse_width_sum, width_sum_before, width_term, inverse_height_sum, height_sum_before, height_term;
-  V raw0, raw1;
 };
 
 template <class V, class S>
@@ -64,7 +69,7 @@ FASTGEN_HD V unit(V ratio) {
 // softplus(x) = max(x, 0) + log1p(exp(-|x|)), whose derivative is sigmoid(x).
 template <class V>
 FASTGEN_HD V softplus(V x, V* derivative) {
-  V t = exp(-absolute(x)), inverse = reciprocal(t + V(1));
+  V t = exp2(absolute(x) * V(-1.44269504088896340736)), inverse = reciprocal(t + V(1));
   *derivative = select(x >= V(0), inverse, t * inverse);
   return maximum(V(0), x) + log1p_of_unit(t);
 }
@@ -90,6 +95,7 @@ FASTGEN_HD void softmax_terms(const RationalQuadratic<S>& p, Columns<const S> c,
   const V scale = p.softmax_scale * S(1.44269504088896340736);
   const S clip = p.clip_bins * p.softmax_scale;
   V largest_width = column<V>(c, 0), largest_height = column<V>(c, bins);
+#pragma GCC unroll 8
   for (int k = 1; k < bins; ++k) {
     largest_width = maximum(largest_width, column<V>(c, k));
     largest_height = maximum(largest_height, column<V>(c, bins + k));
@@ -98,78 +104,88 @@ FASTGEN_HD void softmax_terms(const RationalQuadratic<S>& p, Columns<const S> c,
     largest_width = soft_clip(largest_width, clip);
     largest_height = soft_clip(largest_height, clip);
   }
-  V width_sum = V(0), height_sum = V(0), width_part = V(0), height_part = V(0);
-  for (int k = 0; k < bins; ++k) {
-    if (k % 4 == 0) {
-      width_sum += width_part;
-      height_sum += height_part;
-      width_part = height_part = V(0);
+  V width_sum = V(0), height_sum = V(0);
+#pragma GCC unroll 2
+  for (int first = 0; first < bins; first += 4) {
+    V width_part = V(0), height_part = V(0);
+    for (int k = first; k < first + 4 && k < bins; ++k) {
+      width_sums[k] = first ? width_sum + width_part : width_part;
+      height_sums[k] = first ? height_sum + height_part : height_part;
+      V w = column<V>(c, k), h = column<V>(c, bins + k);
+      if (p.clips) w = soft_clip(w, clip), h = soft_clip(h, clip);
+      // Subtracted before it is scaled: as one fma, raw values near 1e30 would give NaN.
+      widths[k] = exp2((w - largest_width) * scale);
+      heights[k] = exp2((h - largest_height) * scale);
+      width_part = k == first ? widths[k] : width_part + widths[k];
+      height_part = k == first ? heights[k] : height_part + heights[k];
     }
-    width_sums[k] = width_sum + width_part;
-    height_sums[k] = height_sum + height_part;
-    V w = column<V>(c, k), h = column<V>(c, bins + k);
-    if (p.clips) w = soft_clip(w, clip), h = soft_clip(h, clip);
-    // Subtracted before it is scaled: as one fma, raw values near 1e30 would give NaN.
-    widths[k] = exp2((w - largest_width) * scale);
-    heights[k] = exp2((h - largest_height) * scale);
-    width_part += widths[k];
-    height_part += heights[k];
+    width_sum = first ? width_sum + width_part : width_part;
+    height_sum = first ? height_sum + height_part : height_part;
   }
-  width_sums[bins] = width_sum + width_part;
-  height_sums[bins] = height_sum + height_part;
+  width_sums[bins] = width_sum;
+  height_sums[bins] = height_sum;
 }
 
-// The bin that holds `position`, of the x axis, or of the y axis where kInverse. Fills `widths` and `heights`, room for
+// The bin that holds an element of the x axis, or of the y axis where kInverse. Fills `widths` and `heights`, room for
 // `bins` terms each.
 template <int kBins, bool kInverse, class V, class S>
-FASTGEN_HD Bin<V> find_bin(const RationalQuadratic<S>& p, Columns<const S> c, V position, V* widths, V* heights) {
+FASTGEN_HD Bin<V> find_bin(const RationalQuadratic<S>& p, Columns<const S> c, V x, V* widths, V* heights,
+                           BinTerms<V>* t) {
   const int bins = kBins ? kBins : p.bins;
   const int first_inner = 2 * bins - (p.tails == Tails::kLinear);
   const int last = p.tails == Tails::kNone ? 3 * bins : p.tails == Tails::kLinear ? 3 * bins - 2 : 2 * bins;
   V width_sums[(kBins ? kBins : kMaxBins) + 1], height_sums[(kBins ? kBins : kMaxBins) + 1];
   softmax_terms<kBins>(p, c, widths, heights, width_sums, height_sums);
 
+  t->inverse_width_sum = reciprocal(width_sums[bins]);
+  t->inverse_height_sum = reciprocal(height_sums[bins]);
+  const V width_scale = t->inverse_width_sum * V(1 - bins * p.min_width);
+  const V height_scale = t->inverse_height_sum * V(1 - bins * p.min_height);
   Bin<V> b;
-  b.inverse_width_sum = reciprocal(width_sums[bins]);
-  b.inverse_height_sum = reciprocal(height_sums[bins]);
-  const V width_scale = b.inverse_width_sum * V(1 - bins * p.min_width);
-  const V height_scale = b.inverse_height_sum * V(1 - bins * p.min_height);
-  b.index = b.width_sum_before = b.height_sum_before = V(0);
-  b.width_term = widths[0];
-  b.height_term = heights[0];
+  // A division: a rounded reciprocal would move every position the same way, and errors would add up in sums.
+  b.position = (x + V(p.bound)) / V(S(2) * p.bound);
+  b.index = t->width_sum_before = t->height_sum_before = V(0);
+  t->width_term = widths[0];
+  t->height_term = heights[0];
   b.raw0 = column<V>(c, 2 * bins);
   b.raw1 = column<V>(c, bins == 1 ? last : first_inner + 1);
+#pragma GCC unroll 8
   for (int k = 1; k < bins; ++k) {
     V knot = kInverse ? fma(height_sums[k], height_scale, k * p.min_height)
                       : fma(width_sums[k], width_scale, k * p.min_width);
-    auto beyond = position >= knot;
+    auto beyond = b.position >= knot;
     b.index = select(beyond, V(S(k)), b.index);
-    b.width_sum_before = select(beyond, width_sums[k], b.width_sum_before);
-    b.height_sum_before = select(beyond, height_sums[k], b.height_sum_before);
-    b.width_term = select(beyond, widths[k], b.width_term);
-    b.height_term = select(beyond, heights[k], b.height_term);
+    t->width_sum_before = select(beyond, width_sums[k], t->width_sum_before);
+    t->height_sum_before = select(beyond, height_sums[k], t->height_sum_before);
+    t->width_term = select(beyond, widths[k], t->width_term);
+    t->height_term = select(beyond, heights[k], t->height_term);
     b.raw0 = select(beyond, column<V>(c, first_inner + k), b.raw0);
     b.raw1 = select(beyond, column<V>(c, k + 1 < bins ? first_inner + k + 1 : last), b.raw1);
   }
   // A size is never the difference of two knots, which would cancel.
-  b.left = fma(b.width_sum_before, width_scale, b.index * V(p.min_width));
-  b.width = fma(b.width_term, width_scale, p.min_width);
-  b.bottom = fma(b.height_sum_before, height_scale, b.index * V(p.min_height));
-  b.height = fma(b.height_term, height_scale, p.min_height);
+  b.left = fma(t->width_sum_before, width_scale, b.index * V(p.min_width));
+  b.width = fma(t->width_term, width_scale, p.min_width);
+  b.bottom = fma(t->height_sum_before, height_scale, b.index * V(p.min_height));
+  b.height = fma(t->height_term, height_scale, p.min_height);
   return b;
 }
 
-// Turns the bin's raw derivatives into derivatives; `raw0` and `raw1` become what the gradient of the derivatives is
-// multiplied by.
-template <int kBins, class V, class S>
-FASTGEN_HD void set_derivatives(const RationalQuadratic<S>& p, Bin<V>* b) {
-  const int bins = kBins ? kBins : p.bins;
-  b->d0 = knot_derivative(p, b->raw0, &b->raw0);
-  b->d1 = knot_derivative(p, b->raw1, &b->raw1);
+// The derivatives at a bin's ends, and their own derivatives in the raw values.
+template <class V>
+struct EndDerivatives {
+  V d0, d1, of_raw0, of_raw1;
+};
+
+template <class V, class S>
+FASTGEN_HD EndDerivatives<V> end_derivatives(const RationalQuadratic<S>& p, const Bin<V>& b) {
+  EndDerivatives<V> ends;
+  ends.d0 = knot_derivative(p, b.raw0, &ends.of_raw0);
+  ends.d1 = knot_derivative(p, b.raw1, &ends.of_raw1);
   if (p.tails == Tails::kLinear) {
-    b->d0 = select(b->index == V(0), V(1), b->d0);
-    b->d1 = select(b->index == V(S(bins - 1)), V(1), b->d1);
+    ends.d0 = select(b.index == V(0), V(1), ends.d0);
+    ends.d1 = select(b.index == V(S(p.bins - 1)), V(1), ends.d1);
   }
+  return ends;
 }
 
 // Where an element is in its bin, and the curve there. With theta the position along the bin, phi = 1 - theta, slope
@@ -177,19 +193,11 @@ FASTGEN_HD void set_derivatives(const RationalQuadratic<S>& p, Bin<V>* b) {
 // and d eta / d theta = numerator / denominator^2. Every term is positive, so nothing cancels.
 template <class V>
 struct Curve {
-  V theta, phi, product, slope, inverse_slope, D0, D1, inverse_denominator, numerator;
+  V theta, phi, product, inverse_width, inverse_height, slope, inverse_slope, D0, D1, inverse_denominator, numerator;
 };
 
 template <class V>
-FASTGEN_HD void set_slopes(const Bin<V>& b, V inverse_width, V inverse_height, Curve<V>* c) {
-  c->slope = b.height * inverse_width;
-  c->inverse_slope = b.width * inverse_height;
-  c->D0 = b.d0 * c->inverse_slope;
-  c->D1 = b.d1 * c->inverse_slope;
-}
-
-template <class V>
-FASTGEN_HD void set_curve(V theta, V phi, Curve<V>* c) {
+FASTGEN_HD void set_position(V theta, V phi, Curve<V>* c) {
   c->theta = theta;
   c->phi = phi;
   c->product = theta * phi;
@@ -222,35 +230,31 @@ FASTGEN_HD void solve_curve(V eta, Curve<V>* c) {
   V rest = V(1) - eta, twice = eta + eta;
   V b = fma(c->D0, rest, twice - c->D1 * eta), q = b - twice;
   V discriminant_root = sqrt(fma(q, q, V(4) * eta * rest));
-  set_curve(root(eta, b, discriminant_root), root(rest, V(2) - b, discriminant_root), c);
+  set_position(root(eta, b, discriminant_root), root(rest, V(2) - b, discriminant_root), c);
 }
 
-// From the element's position on [-B, B] to its bin and curve.
-template <int kBins, bool kInverse, class V, class S>
-FASTGEN_HD Bin<V> locate(const RationalQuadratic<S>& p, Columns<const S> c, V x, V* widths, V* heights, Curve<V>* curve,
-                         V* inverse_width, V* inverse_height) {
-  // A division: a rounded reciprocal would move every position the same way, and errors would add up in sums.
-  V position = (x + V(p.bound)) / V(S(2) * p.bound);
-  Bin<V> b = find_bin<kBins, kInverse>(p, c, position, widths, heights);
-  set_derivatives<kBins>(p, &b);
-  *inverse_width = reciprocal(b.width);
-  *inverse_height = reciprocal(b.height);
-  set_slopes(b, *inverse_width, *inverse_height, curve);
+template <bool kInverse, class V>
+FASTGEN_HD Curve<V> curve_in(const Bin<V>& b, const EndDerivatives<V>& ends) {
+  Curve<V> c;
+  c.inverse_width = reciprocal(b.width);
+  c.inverse_height = reciprocal(b.height);
+  c.slope = b.height * c.inverse_width;
+  c.inverse_slope = b.width * c.inverse_height;
+  c.D0 = ends.d0 * c.inverse_slope;
+  c.D1 = ends.d1 * c.inverse_slope;
   if (kInverse) {
-    solve_curve(unit((position - b.bottom) * *inverse_height), curve);
+    solve_curve(unit((b.position - b.bottom) * c.inverse_height), &c);
   } else {
-    V theta = unit((position - b.left) * *inverse_width);
-    set_curve(theta, V(1) - theta, curve);
+    V theta = unit((b.position - b.left) * c.inverse_width);
+    set_position(theta, V(1) - theta, &c);
   }
-  return b;
+  return c;
 }
 
-// y and log |dy/dx|, or where kInverse x and log |dx/dy| of y. kBins = 0 takes the number of bins from `p`.
-template <int kBins, bool kInverse, class V, class S>
-FASTGEN_HD void rational_quadratic(const RationalQuadratic<S>& p, Columns<const S> c, V x, V* y, V* logabsdet) {
-  V widths[kBins ? kBins : kMaxBins], heights[kBins ? kBins : kMaxBins], inverse_width, inverse_height;
-  Curve<V> curve;
-  Bin<V> b = locate<kBins, kInverse>(p, c, x, widths, heights, &curve, &inverse_width, &inverse_height);
+// y and log |dy/dx| of an element in its bin, or where kInverse x and log |dx/dy| of y.
+template <bool kInverse, class V, class S>
+FASTGEN_HD void evaluate_in_bin(const RationalQuadratic<S>& p, const Bin<V>& b, V x, V* y, V* logabsdet) {
+  Curve<V> curve = curve_in<kInverse>(b, end_derivatives(p, b));
   V result;
   if (kInverse) {
     result = fma(b.width, curve.theta, b.left);
@@ -264,6 +268,14 @@ FASTGEN_HD void rational_quadratic(const RationalQuadratic<S>& p, Columns<const 
   V nothing = V(S(__builtin_nan("")));
   *y = select(outside, p.tails == Tails::kNone ? nothing : x, fma(result, S(2) * p.bound, -p.bound));
   *logabsdet = select(outside, p.tails == Tails::kNone ? nothing : V(0), kInverse ? -log_slope : log_slope);
+}
+
+// Both steps at once. kBins = 0 takes the number of bins from `p`.
+template <int kBins, bool kInverse, class V, class S>
+FASTGEN_HD void rational_quadratic(const RationalQuadratic<S>& p, Columns<const S> c, V x, V* y, V* logabsdet) {
+  V widths[kBins ? kBins : kMaxBins], heights[kBins ? kBins : kMaxBins];
+  BinTerms<V> terms;
+  evaluate_in_bin<kInverse>(p, find_bin<kBins, kInverse>(p, c, x, widths, heights, &terms), x, y, logabsdet);
 }
 
 }  // namespace fastgen

@@ -14,7 +14,7 @@ struct BinGradient {
 // Of d/d(eta) = grad, d/d(logabsdet) = grad_log in unit coordinates of the forward map, where grad_position is the
 // gradient in the position along x that they make.
 template <class V>
-FASTGEN_HD BinGradient<V> bin_gradient(const Bin<V>& b, const Curve<V>& c, V inverse_width, V inverse_height,
+FASTGEN_HD BinGradient<V> bin_gradient(const Bin<V>& b, const EndDerivatives<V>& ends, const Curve<V>& c,
                                        V inverse_numerator, V grad, V grad_log, V grad_position) {
   V product = c.product * c.inverse_denominator, twice = product + product;
   V eta = fma(c.D0, c.product, c.theta * c.theta) * c.inverse_denominator;
@@ -26,11 +26,11 @@ FASTGEN_HD BinGradient<V> bin_gradient(const Bin<V>& b, const Curve<V>& c, V inv
   V grad_slope = grad_log - grad_D0 * c.D0 - grad_D1 * c.D1;
   BinGradient<V> g;
   g.left = -grad_position;
-  g.width = -fma(grad_slope, inverse_width, grad_position * c.theta);
+  g.width = -fma(grad_slope, c.inverse_width, grad_position * c.theta);
   g.bottom = grad;
-  g.height = fma(grad, eta, grad_slope * inverse_height);
-  g.d0 = grad_D0 * c.inverse_slope * b.raw0;
-  g.d1 = grad_D1 * c.inverse_slope * b.raw1;
+  g.height = fma(grad, eta, grad_slope * c.inverse_height);
+  g.d0 = grad_D0 * c.inverse_slope * ends.of_raw0;
+  g.d1 = grad_D1 * c.inverse_slope * ends.of_raw1;
   return g;
 }
 
@@ -55,30 +55,31 @@ FASTGEN_HD V soft_clip_derivative(V a, S inverse_limit) {
 
 // Writes the gradient of every raw parameter, in columns as they are read.
 template <int kBins, class V, class S>
-FASTGEN_HD void scatter_gradient(const RationalQuadratic<S>& p, Columns<const S> c, const Bin<V>& b,
+FASTGEN_HD void scatter_gradient(const RationalQuadratic<S>& p, Columns<const S> c, V index, const BinTerms<V>& t,
                                  const BinGradient<V>& g, const V* widths, const V* heights, Columns<S> out) {
   const int bins = kBins ? kBins : p.bins;
   const S clip = p.clip_bins * p.softmax_scale;
-  SoftmaxGradient<V> w = softmax_gradient(g.left, g.width, b.inverse_width_sum, b.width_sum_before, b.width_term,
+  SoftmaxGradient<V> w = softmax_gradient(g.left, g.width, t.inverse_width_sum, t.width_sum_before, t.width_term,
                                           V((1 - bins * p.min_width) * p.softmax_scale));
-  SoftmaxGradient<V> h = softmax_gradient(g.bottom, g.height, b.inverse_height_sum, b.height_sum_before, b.height_term,
+  SoftmaxGradient<V> h = softmax_gradient(g.bottom, g.height, t.inverse_height_sum, t.height_sum_before, t.height_term,
                                           V((1 - bins * p.min_height) * p.softmax_scale));
   const int first_inner = 2 * bins - (p.tails == Tails::kLinear);
   // The last knot has a derivative of its own without tails, and that of the first in a circle.
-  auto in_last = b.index == V(S(bins - 1));
+  auto in_last = index == V(S(bins - 1));
   if (p.tails != Tails::kLinear) {
     V last = select(in_last, g.d1, V(0));
-    V first = select(b.index == V(0), g.d0, V(0));
+    V first = select(index == V(0), g.d0, V(0));
     bool circular = p.tails == Tails::kCircular;
     store(out.data + 2 * bins * out.stride, circular ? first + last : first);
     if (!circular) store(out.data + 3 * bins * out.stride, last);
   }
-  V previous = V(-1);
+  auto in_previous = index == V(-1), beyond_previous = index >= V(0);
+#pragma GCC unroll 8
   for (int k = 0; k < bins; ++k) {
     V at = V(S(k));
-    auto here = b.index == at, before = b.index > at;
-    V grad_width = widths[k] * select(here, w.at, select(before, w.before, w.beyond));
-    V grad_height = heights[k] * select(here, h.at, select(before, h.before, h.beyond));
+    auto beyond = index > at, here = index == at;
+    V grad_width = widths[k] * select(beyond, w.before, select(beyond_previous, w.at, w.beyond));
+    V grad_height = heights[k] * select(beyond, h.before, select(beyond_previous, h.at, h.beyond));
     if (p.clips) {
       grad_width = grad_width * soft_clip_derivative(column<V>(c, k), clip);
       grad_height = grad_height * soft_clip_derivative(column<V>(c, bins + k), clip);
@@ -86,24 +87,24 @@ FASTGEN_HD void scatter_gradient(const RationalQuadratic<S>& p, Columns<const S>
     store(out.data + k * out.stride, grad_width);
     store(out.data + (bins + k) * out.stride, grad_height);
     if (k) {
-      V inner = select(here, g.d0, select(b.index == previous, g.d1, V(0)));
+      V inner = select(here, g.d0, select(in_previous, g.d1, V(0)));
       store(out.data + (first_inner + k) * out.stride, inner);
     }
-    previous = at;
+    in_previous = here;
+    beyond_previous = beyond;
   }
 }
 
-// Gradients in x (in y where kInverse) and in the raw parameters, from those of the two outputs of
-// `rational_quadratic`.
+// Gradients in x (in y where kInverse) and in what the bin is made of, from those of the two outputs of
+// `evaluate_in_bin`.
 //
 // The inverse is differentiated as the forward map at the solution: with its outputs x and -L(x), an upstream gradient
 // (grad, grad_log) is one of -(grad - grad_log dL/dx) / (dy/dx) on y and of -grad_log on L.
-template <int kBins, bool kInverse, class V, class S>
-FASTGEN_HD void rational_quadratic_gradient(const RationalQuadratic<S>& p, Columns<const S> c, V x, V grad, V grad_log,
-                                            V* grad_x, Columns<S> out) {
-  V widths[kBins ? kBins : kMaxBins], heights[kBins ? kBins : kMaxBins], inverse_width, inverse_height;
-  Curve<V> curve;
-  Bin<V> b = locate<kBins, kInverse>(p, c, x, widths, heights, &curve, &inverse_width, &inverse_height);
+template <bool kInverse, class V, class S>
+FASTGEN_HD BinGradient<V> gradient_in_bin(const RationalQuadratic<S>& p, const Bin<V>& b, V x, V grad, V grad_log,
+                                          V* grad_x) {
+  EndDerivatives<V> ends = end_derivatives(p, b);
+  Curve<V> curve = curve_in<kInverse>(b, ends);
 
   auto outside = absolute(x) > V(p.bound);
   const V side = V(S(2) * p.bound), inverse_side = V(S(0.5) / p.bound);
@@ -119,19 +120,17 @@ FASTGEN_HD void rational_quadratic_gradient(const RationalQuadratic<S>& p, Colum
 
   V grad_position, grad_inside;
   if (kInverse) {
-    V grad_solution = (grad_unit - grad_log * log_rise * inverse_width) * reciprocal(curve.slope * rise);
+    V grad_solution = (grad_unit - grad_log * log_rise * curve.inverse_width) * reciprocal(curve.slope * rise);
     grad_inside = grad_solution * inverse_side;
     grad_position = -grad_unit;
     grad_unit = -grad_solution;
     grad_log = -grad_log;
   } else {
-    grad_position = fma(grad_unit * b.height, rise, grad_log * log_rise) * inverse_width;
+    grad_position = fma(grad_unit * b.height, rise, grad_log * log_rise) * curve.inverse_width;
     grad_inside = grad_position * inverse_side;
   }
   *grad_x = select(outside, p.tails == Tails::kNone ? V(0) : grad, grad_inside);
-  BinGradient<V> g =
-      bin_gradient(b, curve, inverse_width, inverse_height, inverse_numerator, grad_unit, grad_log, grad_position);
-  scatter_gradient<kBins>(p, c, b, g, widths, heights, out);
+  return bin_gradient(b, ends, curve, inverse_numerator, grad_unit, grad_log, grad_position);
 }
 
 }  // namespace fastgen
