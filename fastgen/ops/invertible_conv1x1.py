@@ -85,13 +85,13 @@ def invertible_conv1x1_weight(
         [channels, channels] and nats per position, in at least float32.
     """
     dtype = torch.promote_types(lower.dtype, torch.float32)
-    log_diagonal = log_diagonal.to(dtype)
-    ones = torch.eye(lower.shape[0], dtype=dtype, device=lower.device)
-    lower = lower.to(dtype).tril(-1) + ones
-    upper = upper.to(dtype).triu(1) + torch.diag(sign.to(dtype) * torch.exp(log_diagonal))
+    lower, log_diagonal = lower.to(dtype), log_diagonal.to(dtype)
+    upper = upper.to(dtype).triu(1) + torch.diag(sign.to(dtype) * log_diagonal.exp())
     logabsdet = log_diagonal.sum()
     if not inverse:
-        return (lower @ upper).index_select(0, permutation), logabsdet
+        # The ones on the diagonal of L add U.
+        return torch.addmm(upper, lower.tril(-1), upper).index_select(0, permutation), logabsdet
+    ones = torch.eye(lower.shape[0], dtype=dtype, device=lower.device)
     half = torch.linalg.solve_triangular(lower, ones, upper=False, unitriangular=True)
     return torch.linalg.solve_triangular(upper, half, upper=True).index_select(1, permutation), -logabsdet
 
@@ -138,7 +138,7 @@ def multiply_channels(x: Tensor, weight: Tensor, logabsdet: Tensor) -> tuple[Ten
     dtype = torch.promote_types(x.dtype, weight.dtype)
     columns = x.to(dtype).flatten(2) if x.dim() > 2 else x.to(dtype).unsqueeze(2)
     y = torch.bmm(weight.to(dtype).expand(x.shape[0], -1, -1), columns).view(x.shape)
-    return y, (logabsdet * x.shape[2:].numel()).repeat(x.shape[0])
+    return y, logabsdet * logabsdet.new_full(x.shape[:1], x.shape[2:].numel())
 
 
 def _check(x: Tensor, permutation: Tensor, lower: Tensor, upper: Tensor, log_diagonal: Tensor, sign: Tensor) -> None:
