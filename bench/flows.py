@@ -19,7 +19,7 @@ from fastgen.bench.calls import forced
 from fastgen.bench.flow_peers import Peer, nflows_peer, zuko_peer
 from fastgen.bench.gate import RedGate, relative_error
 from fastgen.bench.limits import limit, limit_methods
-from fastgen.bench.measure import Call, interleave, peak_bytes
+from fastgen.bench.measure import Call, cold_times, interleave, peak_bytes
 from fastgen.bench.options import Options
 from fastgen.bench.progress import say
 from fastgen.bench.results import Row
@@ -119,7 +119,7 @@ def _measure(subject: Subject, pass_: str, batch: int, options: Options) -> Row:
             graphs=False,
         )
         ideal = limit(cost, device, timings)
-        own = timings["fastgen"]
+        own, others = timings["fastgen"], [name for name in methods if name not in ("fastgen", "conditioners")]
         return Row(
             op=f"flows/{subject.name}",
             case=subject.case(batch),
@@ -128,7 +128,8 @@ def _measure(subject: Subject, pass_: str, batch: int, options: Options) -> Row:
             dtype="float32",
             backend="+".join(sorted(ran)) or "reference",
             **own._asdict(),
-            baselines={name: timings[name].median_s for name in methods if name not in ("fastgen", "conditioners")},
+            baselines={name: timings[name].median_s for name in others},
+            baseline_cold_s=cold_times(timings, others),
             limit_s=ideal.seconds,
             limit_kind=ideal.kind,
             rel_err=error,

@@ -2,6 +2,10 @@
 
 A machine's speed drifts by more than methods differ, so every round runs every method once, in a random order: drift
 then reaches all of them alike, and their ratios hold where absolute times do not.
+
+On a CPU a method is called once before it is timed, so that it finds its inputs, its weights and its code in the caches
+as far as they fit there, as it does in a loop of its own; what it takes right after the other methods, whose memory has
+pushed out all that, is that first call's time and is reported as `cold_s`. On a GPU inputs are cold always.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ import gc
 import math
 import os
 import random
+import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,17 +27,22 @@ Call = Callable[[], Any]
 
 # A block of calls is timed together, so that the clock and the loop are less than a thousandth of it.
 _BLOCK_S = 300e-6
+# A call that takes longer sees more memory than caches hold: its first is as good as its second.
+_WARMED_BELOW_S = 50e-3
 # Below this a GPU is faster than the launches of eager PyTorch: the calls are captured in a graph and replayed.
 _GRAPH_BELOW_S = 100e-6
 
 
 class Timing(NamedTuple):
-    """Seconds per call: the median, the 20th and the 80th percentile over the rounds."""
+    """Seconds per call: the median, the 20th and the 80th percentile over the rounds; `cold_s` is the median of first
+    calls, where they were timed apart.
+    """
 
     median_s: float
     p20_s: float
     p80_s: float
     rounds: int
+    cold_s: float | None = None
 
 
 def interleave(
@@ -55,7 +65,7 @@ def interleave(
     }
     rounds = int(budget_s / sum(block.seconds for block in blocks.values()))
     rounds = min(max(min_rounds, rounds), max_rounds)
-    samples: dict[str, list[float]] = {name: [] for name in blocks}
+    samples: dict[str, list[_Seconds]] = {name: [] for name in blocks}
     order, shuffle = list(blocks), random.Random(0).shuffle
     with _no_garbage_collection():
         for _ in range(rounds):
@@ -65,17 +75,29 @@ def interleave(
     return {name: _summary(times) for name, times in samples.items()}
 
 
-def _summary(times: list[float]) -> Timing:
-    p20, median, p80 = (
-        torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
-    )
-    return Timing(median, p20, p80, len(times))
+def cold_times(timings: Mapping[str, Timing], names: Iterable[str]) -> dict[str, float]:
+    """`cold_s` of those that have it."""
+    return {name: timings[name].cold_s for name in names if timings[name].cold_s is not None}
+
+
+class _Seconds(NamedTuple):
+    """Per call, and of the first call where that was timed apart."""
+
+    each: float
+    first: float | None = None
+
+
+def _summary(times: list[_Seconds]) -> Timing:
+    each = torch.tensor([t.each for t in times], dtype=torch.float64)
+    p20, median, p80 = each.quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
+    firsts = [t.first for t in times if t.first is not None]
+    return Timing(median, p20, p80, len(times), statistics.median(firsts) if firsts else None)
 
 
 class _Block(NamedTuple):
-    """Calls that are timed together: `run` makes them and returns seconds per call; all take about `seconds`."""
+    """Calls that are timed together: `run` makes them; all take about `seconds`."""
 
-    run: Callable[[], float]
+    run: Callable[[], _Seconds]
     seconds: float
 
 
@@ -89,8 +111,15 @@ def _cpu_block(calls: Sequence[Call]) -> _Block:
     # The first call compiles and packs; a slow method is not called more often than the rounds need.
     seconds(len(calls))
     expected = seconds(1)
+    if expected >= _WARMED_BELOW_S:
+        return _Block(lambda: _Seconds(seconds(1)), expected)
     size = 1 if expected >= _BLOCK_S else math.ceil(_BLOCK_S / min(seconds(1) for _ in range(3)))
-    return _Block(lambda: seconds(size), expected * size)
+
+    def run() -> _Seconds:
+        first = seconds(1)
+        return _Seconds(seconds(size), first)
+
+    return _Block(run, expected * (1 + size))
 
 
 def _cuda_block(calls: Sequence[Call], graphs: bool) -> _Block:
@@ -115,8 +144,8 @@ def _cuda_block(calls: Sequence[Call], graphs: bool) -> _Block:
         call()
     expected = min(seconds(run) for _ in range(2))
     if graphs and expected < _GRAPH_BELOW_S and (graph := _captured(run)):
-        return _Block(lambda: seconds(graph.replay), seconds(graph.replay) * size)
-    return _Block(lambda: seconds(run), expected * size)
+        return _Block(lambda: _Seconds(seconds(graph.replay)), seconds(graph.replay) * size)
+    return _Block(lambda: _Seconds(seconds(run)), expected * size)
 
 
 def _captured(run: Call) -> torch.cuda.CUDAGraph | None:

@@ -11,7 +11,7 @@ from fastgen.bench import baselines
 from fastgen.bench.calls import bind, copy_case, draw_output_gradients, forced, keywords, with_gradients
 from fastgen.bench.gate import Gate, RedGate, first_line
 from fastgen.bench.limits import limit, limit_methods
-from fastgen.bench.measure import Call, copies, interleave, peak_bytes
+from fastgen.bench.measure import Call, cold_times, copies, interleave, peak_bytes
 from fastgen.bench.options import Options
 from fastgen.bench.progress import say
 from fastgen.bench.results import Row
@@ -97,6 +97,7 @@ class Work:
             backend=backend,
             **timings["fastgen"]._asdict(),
             baselines={name: timings[name].median_s for name in others},
+            baseline_cold_s=cold_times(timings, others),
             limit_s=ideal.seconds,
             limit_kind=ideal.kind,
             rel_err=rel_err,

@@ -24,6 +24,7 @@ class Row:
         op: the op's name, or `suite/subject` for what is not an op.
         pass_: `pass` in JSON.
         backend: the kernel that ran.
+        cold_s, baseline_cold_s: medians of the first call after other methods have had the caches, where it was timed.
         baselines: median seconds by name.
         limit_s: what the ideal implementation would take on this machine, and in `limit_kind` what sets it; None where
             it is not known.
@@ -43,11 +44,13 @@ class Row:
     p20_s: float
     p80_s: float
     rounds: int
+    cold_s: float | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
     limit_s: float | None = None
     limit_kind: str | None = None
     rel_err: float | None = None
     peak_bytes: int | None = None
+    baseline_cold_s: Mapping[str, float] = field(default_factory=dict)
     baseline_errors: Mapping[str, float] = field(default_factory=dict)
     baseline_peak_bytes: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -10,8 +10,8 @@ _LEFT = {"op", "case", "pass", "dtype", "backend", "peers", "also"}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Time, how many times faster than each baseline, the share of the limit reached and what sets it, peak memory, the
-    error against float64, and a suite's own metrics.
+    """Time, and that of a first call with cold caches, how many times faster than each baseline, the share of the limit
+    reached and what sets it, peak memory, the error against float64, and a suite's own metrics.
     """
     cells = [_cells(row) for row in rows]
     columns = [name for name in cells[0] if any(line[name] for line in cells)] if cells else []
@@ -35,6 +35,7 @@ def _cells(row: Row) -> dict[str, str]:
         "time": seconds(row.median_s),
         "p20": seconds(row.p20_s),
         "p80": seconds(row.p80_s),
+        "cold": "" if row.cold_s is None else seconds(row.cold_s),
         "eager": ratios.pop("eager", ""),
         "compile": ratios.pop("compile", ""),
         "peers": ", ".join(f"{name} {ratio}" for name, ratio in ratios.items()),

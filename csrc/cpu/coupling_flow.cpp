@@ -4,6 +4,7 @@
 
 #include "../math/activation.h"
 #include "coupling_flow_dense.h"
+#include "coupling_flow_team.h"
 #include "coupling_flow_transform.h"
 
 namespace fastgen {
@@ -14,18 +15,21 @@ namespace {
 template <class T>
 struct Worker {
   const View<T>& view;
+  Member member;
   T* buffers[kNumBuffers];
   Chunk<T> chunk;
 };
 
 template <class T>
-Worker<T> make_worker(const View<T>& view, int64_t tile_rows, T* scratch) {
-  Worker<T> worker{view, {}, {}};
-  worker.chunk = {scratch, scratch + kChunk, scratch + 2 * kChunk, scratch + 3 * kChunk};
-  scratch += (view.max_parameters + 3) * kChunk;
-  for (int64_t b = 0; b < kNumBuffers; ++b) {
-    worker.buffers[b] = scratch;
-    scratch += tile_rows * view.stride[b];
+Worker<T> make_worker(const View<T>& view, const Member& member, int64_t tile_rows, T* own, T* shared) {
+  Worker<T> worker{view, member, {}, {}};
+  worker.chunk = {own, own + kChunk, own + 2 * kChunk, own + 3 * kChunk};
+  // Lanes of a chunk that no element fills are computed too.
+  memset(own, 0, (view.max_parameters + 3) * kChunk * sizeof(T));
+  worker.buffers[kInput] = own + (view.max_parameters + 3) * kChunk;
+  for (int64_t b = kInput + 1; b < kNumBuffers; ++b) {
+    worker.buffers[b] = shared;
+    shared += tile_rows * view.stride[b];
   }
   return worker;
 }
@@ -40,10 +44,14 @@ void map_rows(const T* x, T* y, int64_t stride_x, int64_t stride_y, int64_t rows
   }
 }
 
+// The columns from `first` to `end` of a layer's target, behind the activation, to where the layer wants them.
 template <class T>
-void activate(int64_t activation, const T* x, T* y, int64_t stride_x, int64_t stride_y, int64_t rows,
-              int64_t features) {
-  auto apply = [&](auto formula) { map_rows(x, y, stride_x, stride_y, rows, features, formula); };
+void activate(const Worker<T>& worker, const Layer& layer, int64_t activation, int64_t rows, int64_t first,
+              int64_t end) {
+  const int64_t stride_x = worker.view.stride[layer.target], stride_y = worker.view.stride[layer.copy];
+  const T* x = worker.buffers[layer.target] + first;
+  T* y = worker.buffers[layer.copy] + first;
+  auto apply = [&](auto formula) { map_rows(x, y, stride_x, stride_y, rows, end - first, formula); };
   switch (activation) {
     case kRelu:
       return apply([](T v) { return relu(v); });
@@ -67,6 +75,8 @@ void activate(int64_t activation, const T* x, T* y, int64_t stride_x, int64_t st
 template <class T>
 void run_dense(const Worker<T>& worker, const Layer& layer, int64_t activation, int64_t rows) {
   const View<T>& view = worker.view;
+  const int64_t vectors = padded(layer.out_features) / lanes<T>();
+  const int64_t first = worker.member.first(vectors) * lanes<T>(), end = worker.member.end(vectors) * lanes<T>();
   Dense<T> dense_layer{worker.buffers[layer.source] + layer.source_offset,
                        view.stride[layer.source],
                        view.weights + layer.weight,
@@ -84,10 +94,9 @@ void run_dense(const Worker<T>& worker, const Layer& layer, int64_t activation, 
     dense_layer.relu_stride = view.stride[layer.copy];
     if (layer.copy == layer.target) dense_layer.target = nullptr;
   }
-  dense(dense_layer, rows);
+  dense(dense_layer, rows, first, end);
   if (copies && activation != kRelu) {
-    activate(activation, worker.buffers[layer.target], worker.buffers[layer.copy], view.stride[layer.target],
-             view.stride[layer.copy], rows, layer.out_features);
+    activate(worker, layer, activation, rows, first, end < layer.out_features ? end : layer.out_features);
   }
 }
 
@@ -95,16 +104,15 @@ void run_dense(const Worker<T>& worker, const Layer& layer, int64_t activation, 
 template <class T>
 void run_gated(const Worker<T>& worker, const Layer& layer, int64_t activation, int64_t rows) {
   const View<T>& view = worker.view;
+  const int64_t first = worker.member.first(layer.out_features), end = worker.member.end(layer.out_features);
   for (int64_t i = 0; i < rows; ++i) {
     T* y = worker.buffers[layer.target] + i * view.stride[layer.target];
     const T* x = worker.buffers[layer.source] + i * view.stride[layer.source];
     const T* gate = worker.buffers[kGate] + i * view.stride[kGate];
 #pragma GCC ivdep
-    for (int64_t k = 0; k < layer.out_features; ++k) y[k] += x[k] * sigmoid(gate[k]);
+    for (int64_t k = first; k < end; ++k) y[k] += x[k] * sigmoid(gate[k]);
   }
-  if (layer.copy < 0) return;
-  activate(activation, worker.buffers[layer.target], worker.buffers[layer.copy], view.stride[layer.target],
-           view.stride[layer.copy], rows, layer.out_features);
+  if (layer.copy >= 0) activate(worker, layer, activation, rows, first, end);
 }
 
 // [identity features | context] of each row.
@@ -172,12 +180,14 @@ void run_coupling(const Worker<T>& worker, const CouplingStep& step, T* state, c
     } else {
       run_gated(worker, layers[i], step.activation, rows);
     }
+    worker.member.meet();
   }
   const int64_t features = step.num_transformed < kChunk ? step.num_transformed : kChunk;
   const int64_t together = features == step.num_transformed ? kChunk / features : 1;
-  for (int64_t row = 0; row < rows; row += together) {
+  const int64_t end = worker.member.end(rows);
+  for (int64_t row = worker.member.first(rows); row < end; row += together) {
     for (int64_t feature = 0; feature < step.num_transformed; feature += features) {
-      const int64_t left = step.num_transformed - feature, rows_left = rows - row;
+      const int64_t left = step.num_transformed - feature, rows_left = end - row;
       const Part part{row, rows_left < together ? rows_left : together, feature, left < features ? left : features};
       transform_part(worker, step, transformed, part, state, logabsdet);
     }
@@ -187,30 +197,34 @@ void run_coupling(const Worker<T>& worker, const CouplingStep& step, T* state, c
 template <class T>
 void run_linear(const Worker<T>& worker, const LinearStep& step, T* state, T* logabsdet, int64_t rows) {
   const View<T>& view = worker.view;
+  const Member& member = worker.member;
   const bool inverse = view.inverse;
   T* output = worker.buffers[kOutput];
-  const int64_t stride = view.stride[kOutput];
+  const int64_t stride = view.stride[kOutput], vectors = padded(view.features) / lanes<T>();
   dense(Dense<T>{state, view.features, view.weights + (inverse ? step.inverse_weight : step.weight),
                  view.weights + (inverse ? step.inverse_bias : step.bias), view.features, padded(view.features), output,
                  stride, nullptr, 0, false},
-        rows);
+        rows, member.first(vectors) * lanes<T>(), member.end(vectors) * lanes<T>());
+  member.meet();
   const T added = inverse ? -view.weights[step.logabsdet] : view.weights[step.logabsdet];
-  for (int64_t i = 0; i < rows; ++i) {
+  for (int64_t i = member.first(rows); i < member.end(rows); ++i) {
     copy_run(state + i * view.features, output + i * stride, view.features);
     logabsdet[i] += added;
   }
 }
 
 template <class T>
-void run_elementwise(const View<T>& view, const ElementwiseStep& step, T* state, T* logabsdet, int64_t rows) {
+void run_elementwise(const Worker<T>& worker, const ElementwiseStep& step, T* state, T* logabsdet, int64_t rows) {
+  const View<T>& view = worker.view;
   const T* scale = view.weights + step.scale;
   const T* shift = view.weights + step.shift;
   const T added = view.inverse ? -view.weights[step.logabsdet] : view.weights[step.logabsdet];
-  for (int64_t i = 0; i < rows; ++i, state += view.features) {
+  for (int64_t i = worker.member.first(rows); i < worker.member.end(rows); ++i) {
+    T* values = state + i * view.features;
     if (view.inverse) {
-      for (int64_t k = 0; k < view.features; ++k) state[k] = (state[k] - shift[k]) / scale[k];
+      for (int64_t k = 0; k < view.features; ++k) values[k] = (values[k] - shift[k]) / scale[k];
     } else {
-      for (int64_t k = 0; k < view.features; ++k) state[k] = state[k] * scale[k] + shift[k];
+      for (int64_t k = 0; k < view.features; ++k) values[k] = values[k] * scale[k] + shift[k];
     }
     logabsdet[i] += added;
   }
@@ -223,21 +237,26 @@ void run_step(const Worker<T>& worker, const int64_t* words, T* state, const T* 
   } else if (*words == kLinear) {
     run_linear(worker, *reinterpret_cast<const LinearStep*>(words), state, logabsdet, rows);
   } else {
-    run_elementwise(worker.view, *reinterpret_cast<const ElementwiseStep*>(words), state, logabsdet, rows);
+    run_elementwise(worker, *reinterpret_cast<const ElementwiseStep*>(words), state, logabsdet, rows);
   }
 }
 
 // Puts the columns of `x` where the steps have them: backwards, the flow begins behind the last permutation.
 template <class T>
-void begin(const View<T>& view, const T* x, T* state, int64_t rows) {
-  for (int64_t i = 0; i < rows; ++i, x += view.features, state += view.features) {
+void begin(const View<T>& view, const Rows<T>& rows) {
+  const T* x = rows.x;
+  T* state = rows.y;
+  for (int64_t i = 0; i < rows.count; ++i, x += view.features, state += view.features) {
     for (int64_t k = 0; k < view.features; ++k) state[view.inverse ? view.order[k] : k] = x[k];
+    rows.logabsdet[i] = T(0);
   }
 }
 
+// `row` is room for one.
 template <class T>
-void finish(const View<T>& view, T* state, int64_t rows, T* row) {
-  for (int64_t i = 0; i < rows && !view.inverse; ++i, state += view.features) {
+void finish(const View<T>& view, const Rows<T>& rows, T* row) {
+  T* state = rows.y;
+  for (int64_t i = 0; i < rows.count && !view.inverse; ++i, state += view.features) {
     copy_run(row, state, view.features);
     for (int64_t k = 0; k < view.features; ++k) state[k] = row[view.order[k]];
   }
@@ -245,22 +264,22 @@ void finish(const View<T>& view, T* state, int64_t rows, T* row) {
 
 // Steps outermost: one step's weights stay in the second cache for all tiles.
 template <class T>
-void run(const View<T>& view, const T* x, const T* context, T* y, T* logabsdet, int64_t rows, T* scratch) {
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  const Worker<T> worker = make_worker(view, rows < kTileRows ? rows : kTileRows, scratch);
-  begin(view, x, y, rows);
-  for (int64_t i = 0; i < rows; ++i) logabsdet[i] = T(0);
-  // Lanes of a chunk that no element fills are computed too.
-  memset(scratch, 0, (view.max_parameters + 3) * kChunk * sizeof(T));
+void run(const View<T>& view, const Rows<T>& rows, T* own, T* shared, Team* team, int rank, int size) {
+  const int64_t tiles = (rows.count + kTileRows - 1) / kTileRows;
+  Worker<T> worker =
+      make_worker(view, Member{team, rank, size}, rows.count < kTileRows ? rows.count : kTileRows, own, shared);
+  if (rank == 0) begin(view, rows);
   for (int64_t i = 0; i < view.num_steps; ++i) {
+    if (!worker.member.start(i)) return;
     const int64_t* words = view.steps[view.inverse ? view.num_steps - 1 - i : i];
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t first = rows * tile / tiles, count = rows * (tile + 1) / tiles - first;
-      const T* tile_context = context ? context + first * view.context_features : nullptr;
-      run_step(worker, words, y + first * view.features, tile_context, logabsdet + first, count);
+      const int64_t first = rows.count * tile / tiles, count = rows.count * (tile + 1) / tiles - first;
+      const T* context = rows.context ? rows.context + first * view.context_features : nullptr;
+      run_step(worker, words, rows.y + first * view.features, context, rows.logabsdet + first, count);
     }
   }
-  finish(view, y, rows, worker.buffers[kOutput]);
+  worker.member.meet();
+  if (rank == 0) finish(view, rows, worker.buffers[kOutput]);
 }
 
 }  // namespace

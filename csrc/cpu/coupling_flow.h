@@ -89,19 +89,34 @@ struct View {
   bool inverse;
 };
 
-// Elements of scratch that `run` needs: the buffers for a tile, then a chunk of parameters, inputs, outputs and
-// log-determinants.
+// Elements of scratch: for each thread a chunk of parameters, inputs, outputs and log-determinants, and the
+// conditioner's input; then the other buffers, which the members of a team share.
 template <class T>
-int64_t scratch_size(const View<T>& view, int64_t tile_rows) {
-  int64_t size = (view.max_parameters + 3) * kChunk;
-  for (int64_t stride : view.stride) size += tile_rows * stride;
+int64_t own_scratch(const View<T>& view, int64_t tile_rows) {
+  return (view.max_parameters + 3) * kChunk + tile_rows * view.stride[kInput];
+}
+
+template <class T>
+int64_t shared_scratch(const View<T>& view, int64_t tile_rows) {
+  int64_t size = 0;
+  for (int64_t b = kInput + 1; b < kNumBuffers; ++b) size += tile_rows * view.stride[b];
   return size;
 }
 
-// Runs all steps on `rows` rows of `x` [rows, features]; `y` is the state, then the result.
+struct Team;
+
+// What `run` works on: rows of `x` and `context`; `y` is the state, then the result.
+template <class T>
+struct Rows {
+  const T *x, *context;
+  T *y, *logabsdet;
+  int64_t count;
+};
+
+// Runs all steps on `rows`, as member `rank` of `size` with these rows, of at most kTileRows where there are several.
 template <class T>
 struct CouplingFlowFunctions {
-  void (*run)(const View<T>& view, const T* x, const T* context, T* y, T* logabsdet, int64_t rows, T* scratch);
+  void (*run)(const View<T>& view, const Rows<T>& rows, T* own, T* shared, Team* team, int rank, int size);
 };
 
 struct CouplingFlowTable {

@@ -115,26 +115,23 @@ void dense_columns(const Dense<T>& layer, const T* weight, int64_t stride, int64
   }
 }
 
+// All rows against the columns from `first` to `end`, multiples of a vector.
 template <class T>
-void dense(const Dense<T>& layer, int64_t rows) {
+void dense(const Dense<T>& layer, int64_t rows, int64_t first, int64_t end) {
   constexpr int kLanes = lanes<T>();
-  for (int64_t panel = 0; panel < layer.columns; panel += kPanel) {
+  for (int64_t column = first; column < end;) {
+    const int64_t panel = column / kPanel * kPanel;
     const int64_t width = layer.columns - panel < kPanel ? layer.columns - panel : kPanel;
-    const T* weight = layer.weight + panel * layer.in_features;
-    for (int64_t c = 0; c < width;) {
-      const int64_t left = (width - c) / kLanes, vectors = left < kMaxVectors ? left : kMaxVectors;
-      const T* first = weight + c;
-      if constexpr (kMaxVectors == 4 && kLanes == 16) {
-        // A panel of floats is 1 to 4 vectors wide.
-        if (vectors == 1) dense_columns<T, 1>(layer, first, width, rows, panel + c);
-        if (vectors == 3) dense_columns<T, 3>(layer, first, width, rows, panel + c);
-      }
-      if (vectors == 2) dense_columns<T, 2>(layer, first, width, rows, panel + c);
-      if constexpr (kMaxVectors == 4) {
-        if (vectors == 4) dense_columns<T, 4>(layer, first, width, rows, panel + c);
-      }
-      c += vectors * kLanes;
+    const int64_t last = end - panel < width ? end : panel + width;
+    const T* weight = layer.weight + panel * layer.in_features + (column - panel);
+    const int64_t left = (last - column) / kLanes, vectors = left < kMaxVectors ? left : kMaxVectors;
+    if constexpr (kMaxVectors == 4) {
+      if (vectors == 3) dense_columns<T, 3>(layer, weight, width, rows, column);
+      if (vectors == 4) dense_columns<T, 4>(layer, weight, width, rows, column);
     }
+    if (vectors == 1) dense_columns<T, 1>(layer, weight, width, rows, column);
+    if (vectors == 2) dense_columns<T, 2>(layer, weight, width, rows, column);
+    column += vectors * kLanes;
   }
 }
 

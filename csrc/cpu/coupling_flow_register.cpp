@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "coupling_flow.h"
+#include "coupling_flow_team.h"
+#include "muster.h"
 
 namespace fastgen {
 namespace flow {
@@ -175,6 +177,24 @@ static T* thread_scratch(int64_t size) {
   return static_cast<T*>(memory.get());
 }
 
+// Multiplications that are worth the meetings of a team.
+static constexpr int64_t kTeamMultiplications = int64_t(1) << 17;
+
+// A batch that is too small to be split: the members of a team split its layers instead.
+template <class T>
+static void run_team(const CouplingFlowFunctions<T>& f, const View<T>& view, const Rows<T>& rows, int64_t size) {
+  const int64_t own = own_scratch(view, rows.count);
+  T* scratch = thread_scratch<T>(size * own + shared_scratch(view, rows.count));
+  Team team;
+  Muster muster(static_cast<int>(size));
+  torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
+    // Inside another parallel region all tasks come to one thread at once.
+    const Muster::Place place = end - begin == size ? Muster::Place{0, 1} : muster.join();
+    if (place.rank < 0) return;
+    f.run(view, rows, scratch + place.rank * own, scratch + size * own, &team, place.rank, place.size);
+  });
+}
+
 template <class T>
 static void run(const CouplingFlowFunctions<T>& f, const Parser& parser, const Tensor& x,
                 const std::optional<Tensor>& context, const Tensor& weights, bool inverse, Tensor& y,
@@ -190,20 +210,26 @@ static void run(const CouplingFlowFunctions<T>& f, const Parser& parser, const T
                parser.max_parameters,
                inverse};
   std::copy(std::begin(parser.stride), std::end(parser.stride), view.stride);
-  const T* xs = static_cast<const T*>(x.const_data_ptr());
-  const T* cs = context ? static_cast<const T*>(context->const_data_ptr()) : nullptr;
-  T* ys = static_cast<T*>(y.mutable_data_ptr());
-  T* ls = static_cast<T*>(logabsdet.mutable_data_ptr());
+  const Rows<T> all{static_cast<const T*>(x.const_data_ptr()),
+                    context ? static_cast<const T*>(context->const_data_ptr()) : nullptr,
+                    static_cast<T*>(y.mutable_data_ptr()), static_cast<T*>(logabsdet.mutable_data_ptr()), x.size(0)};
   auto rows = [&](int64_t begin, int64_t end) {
-    T* scratch = thread_scratch<T>(scratch_size(view, std::min(end - begin, kTileRows)));
-    f.run(view, xs + begin * h.features, cs ? cs + begin * h.context_features : nullptr, ys + begin * h.features,
-          ls + begin, end - begin, scratch);
+    const int64_t tile_rows = std::min(end - begin, kTileRows), own = own_scratch(view, tile_rows);
+    T* scratch = thread_scratch<T>(own + shared_scratch(view, tile_rows));
+    const Rows<T> part{all.x + begin * h.features, all.context ? all.context + begin * h.context_features : nullptr,
+                       all.y + begin * h.features, all.logabsdet + begin, end - begin};
+    f.run(view, part, scratch, scratch + own, nullptr, 0, 1);
   };
-  const int64_t batch = x.size(0), grain = kGrain / std::max<int64_t>(1, parser.multiplications) + 1;
-  if (batch <= grain) {
-    rows(0, batch);
+  const int64_t grain = kGrain / std::max<int64_t>(1, parser.multiplications) + 1;
+  if (all.count > grain) {
+    torch::stable::parallel_for(0, all.count, grain, rows);
+    return;
+  }
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), kMaxMembers);
+  if (threads > 1 && all.count <= kTileRows && all.count * parser.multiplications >= kTeamMultiplications) {
+    run_team(f, view, all, threads);
   } else {
-    torch::stable::parallel_for(0, batch, grain, rows);
+    rows(0, all.count);
   }
 }
 

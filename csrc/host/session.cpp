@@ -8,7 +8,7 @@
 #include <limits>
 #include <stdexcept>
 
-#include "muster.h"
+#include "../cpu/muster.h"
 
 namespace fastgen {
 namespace sampling {

@@ -28,8 +28,37 @@ def test_methods_are_interleaved_and_ranked():
     timings = interleave(methods, "cpu", budget_s=0, min_rounds=9)
     assert all(t.rounds == 9 and t.p20_s <= t.median_s <= t.p80_s for t in timings.values())
     assert timings["fast"].median_s >= 2e-3 and timings["slow"].median_s >= 6e-3
-    rounds = [tuple(order[-18:][i : i + 2]) for i in range(0, 18, 2)]
-    assert all(set(pair) == {"fast", "slow"} for pair in rounds) and len(set(rounds)) == 2
+    # Each is called once before it is timed.
+    rounds = [tuple(order[-36:][i : i + 4]) for i in range(0, 36, 4)]
+    assert set(rounds) == {("fast", "fast", "slow", "slow"), ("slow", "slow", "fast", "fast")}
+
+
+def test_a_first_call_is_cold_and_not_in_the_median():
+    calls = {"warming": 0, "other": 0}
+
+    def warming():
+        # The first call after one of the other method is slow.
+        time.sleep(4e-3 if calls["other"] != calls["warming"] else 1e-3)
+        calls["warming"] = calls["other"]
+
+    def other():
+        calls["other"] += 1
+        time.sleep(1e-3)
+
+    timing = interleave({"warming": [warming], "other": [other]}, "cpu", budget_s=0, min_rounds=9)["warming"]
+    assert timing.median_s < 2e-3 and timing.cold_s > 4e-3
+
+
+def test_a_long_call_is_not_made_twice():
+    calls = 0
+
+    def long():
+        nonlocal calls
+        calls += 1
+        time.sleep(60e-3)
+
+    timing = interleave({"long": [long]}, "cpu", budget_s=0, min_rounds=3)["long"]
+    assert timing.cold_s is None and calls == 2 + 3
 
 
 def test_short_calls_are_timed_in_blocks():

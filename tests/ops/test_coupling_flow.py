@@ -114,18 +114,26 @@ def test_logabsdet_is_that_of_the_jacobian():
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-def test_threads_change_nothing(inverse):
-    weights, program = _random_flow(8, [SPLINE] * 4, torch.float32, hidden=128)
-    x = torch.randn(301, 8)
-    threads = torch.get_num_threads()
+# Rows for a team of threads, and rows for threads of their own.
+@pytest.mark.parametrize("batch", [1, 3, 301])
+# More threads than most test machines have cores: a team whose members wait for each other parts.
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_nothing(batch, inverse, threads):
+    transforms = [SPLINE, fp.Affine("tanh", 1.0), SPLINE, fp.Affine("exp")]
+    weights, program = _random_flow(
+        9, transforms, torch.float32, hidden=128, context=3, mixed=True, activation="elu", scale=0.5
+    )
+    x, context = torch.randn(batch, 9), torch.randn(batch, 3)
+    before = torch.get_num_threads()
     try:
-        found = []
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            found.append(coupling_flow(x, None, weights, program, inverse))
-    finally:
+        torch.set_num_threads(1)
+        expected = coupling_flow(x, context, weights, program, inverse)
         torch.set_num_threads(threads)
-    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+        for _ in range(20):
+            found = coupling_flow(x, context, weights, program, inverse)
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_recorded_gradient_goes_through_the_reference():
