@@ -25,8 +25,8 @@ import torch
 
 Call = Callable[[], Any]
 
-# A block of calls is timed together, so that the clock and the loop are less than a thousandth of it.
-_BLOCK_S = 300e-6
+# A block of calls is timed together, so that the clock, the loop and what is cold in a first call are little of it.
+_BLOCK_S = 3e-3
 # A call that takes longer sees more memory than caches hold: its first is as good as its second.
 _WARMED_BELOW_S = 50e-3
 # Below this a GPU is faster than the launches of eager PyTorch: the calls are captured in a graph and replayed.

@@ -56,6 +56,16 @@ def test_the_gate_sees(make_op, broken):
     assert wrong.startswith({"gradient": "gradient 0: ", "shape": "fails: "}.get(broken, "output 0: "))
 
 
+def test_rounding_of_the_inputs_is_no_error(make_op):
+    """A reference may be lucky on the element that decides the norm: x = 1 comes out exact, its neighbours do not."""
+    op = make_op()
+    op.reference = lambda x: (x - 1) * 1e6 + 1
+    judge = gate.Gate(op, Sample("inputs", (torch.ones(3),)), "forward", [])
+    rounding = torch.finfo(torch.float32).eps
+    assert not judge.judge(lambda x: op.reference(x * (1 + rounding / 2)), torch.float32).wrong
+    assert judge.judge(lambda x: op.reference(x) + 3e6 * rounding, torch.float32).wrong
+
+
 def test_a_baseline_that_computes_something_else_is_left_out(make_op, bench, monkeypatch, tmp_path):
     make_op()
     monkeypatch.setattr(

@@ -24,10 +24,10 @@ def test_methods_are_interleaved_and_ranked():
 
         return [call]
 
-    methods = {"fast": method("fast", 2e-3), "slow": method("slow", 6e-3)}
+    methods = {"fast": method("fast", 4e-3), "slow": method("slow", 8e-3)}
     timings = interleave(methods, "cpu", budget_s=0, min_rounds=9)
     assert all(t.rounds == 9 and t.p20_s <= t.median_s <= t.p80_s for t in timings.values())
-    assert timings["fast"].median_s >= 2e-3 and timings["slow"].median_s >= 6e-3
+    assert timings["fast"].median_s >= 4e-3 and timings["slow"].median_s >= 8e-3
     # Each is called once before it is timed.
     rounds = [tuple(order[-36:][i : i + 4]) for i in range(0, 36, 4)]
     assert set(rounds) == {("fast", "fast", "slow", "slow"), ("slow", "slow", "fast", "fast")}
@@ -38,15 +38,15 @@ def test_a_first_call_is_cold_and_not_in_the_median():
 
     def warming():
         # The first call after one of the other method is slow.
-        time.sleep(4e-3 if calls["other"] != calls["warming"] else 1e-3)
+        time.sleep(9e-3 if calls["other"] != calls["warming"] else 4e-3)
         calls["warming"] = calls["other"]
 
     def other():
         calls["other"] += 1
-        time.sleep(1e-3)
+        time.sleep(4e-3)
 
     timing = interleave({"warming": [warming], "other": [other]}, "cpu", budget_s=0, min_rounds=9)["warming"]
-    assert timing.median_s < 2e-3 and timing.cold_s > 4e-3
+    assert timing.median_s < 8e-3 and timing.cold_s > 9e-3
 
 
 def test_a_long_call_is_not_made_twice():
