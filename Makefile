@@ -28,6 +28,7 @@ $(BIN)/python:
 # Built against the torch in the environment, hence without build isolation.
 .venv/installed: .venv/requirements $(SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@$(BIN)/fastgen info | sed -n 's/^ *not built: /fastgen: not built: /p'
 	touch $@
 
 demo: .venv/installed

@@ -153,6 +153,10 @@ class BuildKernels(build_ext):
 
     def copy_extensions_to_source(self) -> None:
         built = [e for e in self.extensions if Path(self.build_lib, self.get_ext_filename(e.name)).exists()]
+        # A library of earlier sources would be loaded as if it were of these.
+        for extension in self.extensions:
+            if extension not in built:
+                (ROOT / self.get_ext_filename(extension.name)).unlink(missing_ok=True)
         everything, self.extensions = self.extensions, built
         super().copy_extensions_to_source()
         self.extensions = everything
