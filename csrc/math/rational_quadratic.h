@@ -255,18 +255,20 @@ FASTGEN_HD Curve<V> curve_in(const Bin<V>& b, const EndDerivatives<V>& ends) {
 template <bool kInverse, class V, class S>
 FASTGEN_HD void evaluate_in_bin(const RationalQuadratic<S>& p, const Bin<V>& b, V x, V* y, V* logabsdet) {
   Curve<V> curve = curve_in<kInverse>(b, end_derivatives(p, b));
+  // The result is put together on [-B, B]: a sum in the unit square would round numbers near zero like those near B.
+  const V side = V(S(2) * p.bound), low = V(-p.bound);
   V result;
   if (kInverse) {
-    result = fma(b.width, curve.theta, b.left);
+    result = fma(b.width * side, curve.theta, fma(b.left, side, low));
   } else {
     V eta = fma(curve.D0, curve.product, curve.theta * curve.theta) * curve.inverse_denominator;
-    result = fma(b.height, eta, b.bottom);
+    result = fma(b.height * side, eta, fma(b.bottom, side, low));
   }
   V log_slope = curve_logabsdet(curve);
   // A NaN is not outside, and comes out as NaN.
   auto outside = absolute(x) > V(p.bound);
   V nothing = V(S(__builtin_nan("")));
-  *y = select(outside, p.tails == Tails::kNone ? nothing : x, fma(result, S(2) * p.bound, -p.bound));
+  *y = select(outside, p.tails == Tails::kNone ? nothing : x, result);
   *logabsdet = select(outside, p.tails == Tails::kNone ? nothing : V(0), kInverse ? -log_slope : log_slope);
 }
 
