@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastgen
+from fastgen.ops import _kde_cases
+from fastgen.ops._kde_kernels import KERNELS
+from fastgen.ops.kde import kde_log_density, kde_log_density_reference, kde_score
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64).to(dtype)
+
+
+def covariance(d: int) -> Tensor:
+    root = randn(d, d)
+    return root @ root.T / d + 0.1 * torch.eye(d, dtype=torch.float64)
+
+
+@pytest.fixture(params=["reference", "auto"])
+def backend(request):
+    if request.param == "auto":
+        yield
+    else:
+        with fastgen.use_backend(request.param):
+            yield
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("d", [1, 3])
+def test_numbers_of_scipy(backend, d: int, weighted: bool):
+    """Scott's rule: the data's covariance, scaled."""
+    stats = pytest.importorskip("scipy.stats")
+    queries, points = randn(40, d), randn(60, d) @ covariance(d)
+    weights = torch.rand(60, dtype=torch.float64) if weighted else None
+    theirs = stats.gaussian_kde(points.T.numpy(), weights=None if weights is None else weights.numpy())
+    found = kde_log_density(queries, points, torch.tensor(theirs.covariance), weights=weights, bandwidth_form="full")
+    torch.testing.assert_close(found, torch.tensor(theirs.logpdf(queries.T.numpy())), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("d", [1, 2, 3, 5])
+def test_numbers_of_scikit_learn(kernel: str, d: int):
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    if kernel == "cosine" and d % 2 == 0:
+        pytest.skip("scikit-learn 1.9 normalises the cosine kernel in odd dimensions only")
+    queries, points, weights = randn(50, d), randn(80, d), torch.rand(80, dtype=torch.float64)
+    theirs = neighbors.KernelDensity(kernel=kernel, bandwidth=1.3).fit(points, sample_weight=weights)
+    expected = torch.tensor(theirs.score_samples(queries.numpy())).exp()
+    found = kde_log_density(queries, points, 1.3, weights=weights, kernel=kernel).exp()
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("d", [1, 2])
+def test_integrates_to_one(backend, kernel: str, d: int):
+    points, weights = randn(6, d), torch.rand(6, dtype=torch.float64)
+    reach = 40 if kernel == "exponential" else 12
+    axis = torch.linspace(-reach, reach, 20001 if d == 1 else 1201, dtype=torch.float64)
+    grid = axis.unsqueeze(1) if d == 1 else torch.cartesian_prod(axis, axis)
+    density = kde_log_density(grid, points, 0.9, weights=weights, kernel=kernel).exp()
+    total = float(density.sum() * (axis[1] - axis[0]) ** d)
+    assert abs(total - 1) < (0.02 if kernel == "tophat" else 2e-3)
+
+
+@pytest.mark.parametrize("d", [4, 30])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_volume_in_many_dimensions(kernel: str, d: int):
+    """Of the density at the only point, against a quadrature of K over the radius."""
+    r = torch.linspace(0, 400 if kernel == "exponential" else 30, 2_000_001, dtype=torch.float64)[1:]
+    if kernel not in ("gaussian", "exponential"):
+        r = r / r[-1]
+    origin = torch.zeros(1, d, dtype=torch.float64)
+    at = torch.zeros(r.numel() // 1000, d, dtype=torch.float64)
+    at[:, 0] = r[499::1000]
+    with fastgen.use_backend("reference"):
+        centre = kde_log_density(origin, origin, 1.0, kernel=kernel)
+        value = (kde_log_density(at, origin, 1.0, kernel=kernel) - centre).exp()
+    log_sphere = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
+    radial = (value * (at[:, 0].log() * (d - 1)).exp()).sum() * (r[1000] - r[0])
+    assert abs(float(centre + log_sphere + radial.log())) < 1e-2
+
+
+def test_forms_of_a_bandwidth_agree(backend):
+    queries, points = randn(2, 5, 3), randn(2, 7, 3)
+    h = torch.tensor([0.5, 0.8], dtype=torch.float64)
+    expected = torch.stack([kde_log_density(q, x, float(b)) for q, x, b in zip(queries, points, h, strict=True)])
+    as_forms = {
+        "scalar": h,
+        "diagonal": h[:, None].expand(2, 3),
+        "adaptive": h[:, None].expand(2, 7),
+        "full": h[:, None, None] ** 2 * torch.eye(3, dtype=torch.float64),
+    }
+    for form, bandwidth in as_forms.items():
+        found = kde_log_density(queries, points, bandwidth, bandwidth_form=form)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    scaled = kde_log_density(queries, points, torch.tensor([0.5, 0.8, 2.0]).double(), bandwidth_form="diagonal")
+    full = torch.diag(torch.tensor([0.25, 0.64, 4.0]).double())
+    torch.testing.assert_close(scaled, kde_log_density(queries, points, full, bandwidth_form="full"))
+
+
+@pytest.mark.parametrize("form", ["scalar", "diagonal", "adaptive", "full"])
+def test_leaving_one_out_is_a_density_of_the_others(backend, form: str):
+    points, weights = randn(9, 2), torch.rand(9, dtype=torch.float64) + 0.1
+    bandwidth = {
+        "scalar": torch.tensor(0.6), "diagonal": torch.tensor([0.4, 0.9]), "adaptive": torch.rand(9) + 0.3,
+        "full": covariance(2),
+    }[form].double()  # fmt: skip
+    found = kde_log_density(points, points, bandwidth, weights=weights, leave_one_out=True, bandwidth_form=form)
+    score = kde_score(points, points, bandwidth, weights=weights, leave_one_out=True, bandwidth_form=form)
+    for i in range(9):
+        others = torch.arange(9) != i
+        h = bandwidth[others] if form == "adaptive" else bandwidth
+        kwargs = {"weights": weights[others], "bandwidth_form": form}
+        expected = kde_log_density(points[i : i + 1], points[others], h, **kwargs)
+        torch.testing.assert_close(found[i : i + 1], expected)
+        torch.testing.assert_close(score[i : i + 1], kde_score(points[i : i + 1], points[others], h, **kwargs))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("form", ["scalar", "diagonal", "adaptive", "full"])
+def test_gradients_in_everything(backend, kernel: str, form: str):
+    queries, points, weights = randn(5, 2), randn(6, 2), torch.rand(6, dtype=torch.float64) + 0.2
+    bandwidth = {
+        "scalar": torch.tensor(1.6), "diagonal": torch.tensor([1.4, 1.9]), "adaptive": torch.rand(6) + 1.3,
+        "full": 4 * covariance(2),
+    }[form].double()  # fmt: skip
+
+    def log_density(queries: Tensor, points: Tensor, bandwidth: Tensor, weights: Tensor) -> Tensor:
+        if form == "full":
+            bandwidth = (bandwidth + bandwidth.T) / 2
+        return kde_log_density(queries, points, bandwidth, weights=weights, kernel=kernel, bandwidth_form=form)
+
+    args = tuple(t.requires_grad_() for t in (queries, points, bandwidth, weights))
+    finite = log_density(*args).isfinite()
+    assert finite.any()
+    assert torch.autograd.gradcheck(lambda *a: log_density(*a)[finite], args)
+    if kernel == "gaussian":
+        assert torch.autograd.gradgradcheck(lambda *a: log_density(*a)[finite], args, fast_mode=True)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("form", ["scalar", "diagonal", "adaptive", "full"])
+def test_score_is_the_gradient_in_the_queries(backend, kernel: str, form: str):
+    queries, points = randn(3, 20, 2).requires_grad_(), randn(15, 2)
+    bandwidth = {
+        "scalar": torch.tensor(1.1), "diagonal": torch.tensor([0.9, 1.4]), "adaptive": torch.rand(15) + 0.7,
+        "full": covariance(2),
+    }[form].double()  # fmt: skip
+    kwargs = {"kernel": kernel, "bandwidth_form": form}
+    log_density = kde_log_density(queries, points, bandwidth, **kwargs)
+    (expected,) = torch.autograd.grad(log_density.sum(), queries)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(kde_score(queries.detach(), points, bandwidth, **kwargs), expected)
+    # Its own gradient goes by the reference.
+    if kernel == "gaussian":
+        torch.testing.assert_close(kde_score(queries, points, bandwidth, **kwargs), expected)
+        assert torch.autograd.gradcheck(lambda q: kde_score(q, points, bandwidth, **kwargs), queries, fast_mode=True)
+
+
+def test_a_weight_of_zero_is_a_point_that_is_not_there(backend):
+    queries, points = randn(8, 2), randn(10, 2)
+    weights = torch.ones(10, dtype=torch.float64)
+    weights[7:] = 0
+    points[7] = queries[0] + 1e-3
+    expected = kde_log_density(queries, points[:7], 0.01)
+    torch.testing.assert_close(kde_log_density(queries, points, 0.01, weights=weights), expected)
+    weights.requires_grad_()
+    kde_log_density(queries, points, 0.5, weights=weights).sum().backward()
+    # What is left is that of the weights' sum: 8 queries over a sum of 7.
+    torch.testing.assert_close(weights.grad[7:], torch.full((3,), -8 / 7, dtype=torch.float64))
+    assert weights.grad[:7].isfinite().all()
+
+
+def test_far_queries_stay_finite(backend):
+    for dtype, far in ((torch.float32, 1e15), (torch.float64, 1e120)):
+        queries = torch.tensor([[0.0, 0.0], [far, 1.0], [-far, far]], dtype=dtype)
+        for kernel in ("gaussian", "exponential"):
+            found = kde_log_density(queries, randn(20, 2, dtype=dtype), 0.1, kernel=kernel)
+            assert found.isfinite().all() and (found[1:] < -1e10).all()
+    for kernel in ("epanechnikov", "tophat", "linear", "cosine"):
+        found = kde_log_density(queries, randn(20, 2), 5.0, kernel=kernel)
+        assert found[0].isfinite() and (found[1:] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_nan_stays_in_its_query(backend, kernel: str):
+    queries, points = randn(200, 3), randn(40, 3)
+    queries[77, 1] = torch.nan
+    for call in (kde_log_density, kde_score):
+        found = call(queries, points, 4.0, kernel=kernel)
+        rows = found if found.dim() == 1 else found.isnan().any(-1)
+        assert (rows.isnan() if found.dim() == 1 else rows).nonzero().tolist() == [[77]]
+
+
+def test_no_queries_and_no_problems(backend):
+    assert kde_log_density(randn(0, 3), randn(4, 3), 0.5).shape == (0,)
+    assert kde_score(randn(0, 3), randn(4, 3), 0.5).shape == (0, 3)
+    assert kde_log_density(randn(0, 5, 3), randn(0, 4, 3), 0.5).shape == (0, 5)
+
+
+def test_all_points_equal(backend):
+    points = torch.full((50, 3), 2.5, dtype=torch.float64)
+    found = kde_log_density(points[:1], points, 0.1)
+    torch.testing.assert_close(found, torch.tensor([-3 * math.log(0.1 * math.sqrt(2 * math.pi))]).double())
+
+
+def test_batches_broadcast(backend):
+    queries, points = randn(4, 1, 6, 2), randn(3, 5, 2)
+    bandwidth, weights = torch.rand(4, 1).double() + 0.3, torch.rand(3, 5).double() + 0.1
+    found = kde_log_density(queries, points, bandwidth, weights=weights)
+    assert found.shape == (4, 3, 6)
+    for i in range(4):
+        for j in range(3):
+            alone = kde_log_density(queries[i, 0], points[j], float(bandwidth[i, 0]), weights=weights[j])
+            torch.testing.assert_close(found[i, j], alone)
+
+
+def test_half_types_round_the_float32_answer():
+    queries, points = randn(30, 4).bfloat16(), randn(40, 4).bfloat16()
+    found = kde_log_density(queries, points, 0.7)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, kde_log_density(queries.float(), points.float(), 0.7).bfloat16())
+    assert kde_log_density(queries, points.float(), 0.7).dtype == torch.float32
+
+
+def test_large_references_go_in_chunks(monkeypatch):
+    queries, points = randn(40, 3).requires_grad_(), randn(30, 3).requires_grad_()
+    args, expected = (queries, points, 0.5), []
+    for chunk in (2**24, 1000):
+        monkeypatch.setattr("fastgen.ops._kde_reference.CHUNK", chunk)
+        found = kde_log_density_reference(*args)
+        expected.append((found, *torch.autograd.grad(found.square().sum(), (queries, points))))
+        points_only = kde_log_density_reference(points, points, 0.5, leave_one_out=True)
+        expected[-1] += (points_only,)
+    for one, many in zip(*expected, strict=True):
+        torch.testing.assert_close(one, many)
+
+
+BAD = [
+    ({"bandwidth": 0.0}, ValueError, "bandwidth: expected a positive, finite number, got 0.0"),
+    ({"bandwidth": -1.0}, ValueError, "bandwidth: expected a positive, finite number, got -1.0"),
+    ({"bandwidth": math.nan}, ValueError, "bandwidth: expected a positive, finite number, got nan"),
+    ({"bandwidth": math.inf}, ValueError, "bandwidth: expected a positive, finite number, got inf"),
+    ({"bandwidth": "scott"}, TypeError, "bandwidth: expected a number or a tensor, got str"),
+    ({"bandwidth": torch.tensor(0.0)}, ValueError, "bandwidth: expected positive, finite numbers, got 0.0"),
+    ({"bandwidth": torch.tensor(torch.nan)}, ValueError, "bandwidth: expected positive, finite numbers, got nan"),
+    ({"bandwidth": torch.tensor([1, 2])}, TypeError, "bandwidth: expected a floating dtype"),
+    ({"bandwidth": torch.ones(2)}, ValueError, r"one for each problem, \(\), got \(2,\); .*bandwidth_form='diagonal'"),
+    ({"bandwidth": torch.ones(3), "bandwidth_form": "diagonal"}, ValueError, r"expected \[..., d\] = \[..., 2\]"),
+    ({"bandwidth": torch.ones(2), "bandwidth_form": "adaptive"}, ValueError, r"expected \[..., N\] = \[..., 5\]"),
+    ({"bandwidth": torch.ones(2), "bandwidth_form": "full"}, ValueError, r"expected \[..., d, d\] = \[..., 2, 2\]"),
+    ({"bandwidth": 1.0, "bandwidth_form": "full"}, ValueError, r"\[..., d, d\] for bandwidth_form='full', got a num"),
+    ({"bandwidth": torch.ones(2, 2), "bandwidth_form": "full"}, ValueError, "bandwidth: .*positive definite"),
+    ({"bandwidth": -torch.eye(2), "bandwidth_form": "full"}, ValueError, "bandwidth: .*positive definite"),
+    ({"bandwidth": torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "bandwidth_form": "full"}, ValueError, "symmetric"),
+    ({"bandwidth": torch.full((2, 2), torch.nan), "bandwidth_form": "full"}, ValueError, "bandwidth: .*NaN"),
+    ({"bandwidth_form": "matrix"}, ValueError, "bandwidth_form: expected one of scalar, diagonal, adaptive, full"),
+    ({"points": torch.zeros(0, 2)}, ValueError, r"points: expected at least one point, got \(0, 2\)"),
+    ({"points": torch.zeros(5, 3)}, ValueError, r"queries: expected \[..., M, 3\] as points, got \(4, 2\)"),
+    ({"points": torch.zeros(5)}, ValueError, r"points: expected \[..., N, d\], got \(5,\); .*one dimension"),
+    ({"queries": torch.zeros(4)}, ValueError, r"queries: expected \[..., M, d\], got \(4,\); .*one dimension"),
+    ({"queries": torch.zeros(4, 0), "points": torch.zeros(5, 0)}, ValueError, "points: expected at least one dim"),
+    ({"queries": torch.zeros(4, 2, dtype=torch.int64)}, TypeError, "queries: expected a floating dtype"),
+    ({"points": torch.zeros(5, 2, dtype=torch.int64)}, TypeError, "points: expected a floating dtype"),
+    ({"points": [[0.0, 1.0]]}, TypeError, "points: expected a tensor, got list"),
+    ({"points": torch.tensor([[0.0, 1.0], [torch.nan, 0.0]])}, ValueError, r"points: .*NaN.* at \[1, 0\]"),
+    ({"points": torch.tensor([[0.0, torch.inf]])}, ValueError, r"points: expected finite numbers, got inf"),
+    ({"queries": torch.zeros(3, 4, 2), "points": torch.zeros(2, 5, 2)}, ValueError, r"broadcast, got \(3,\), \(2,\)"),
+    ({"weights": torch.ones(4)}, ValueError, r"weights: expected \[..., N\] = \[..., 5\], got \(4,\)"),
+    ({"weights": -torch.ones(5)}, ValueError, "weights: .*not negative, got -1.0"),
+    ({"weights": torch.zeros(5)}, ValueError, "weights: .*all zeros"),
+    ({"weights": torch.full((5,), torch.nan)}, ValueError, "weights: .*got nan"),
+    ({"weights": torch.ones(5, dtype=torch.bool)}, TypeError, "weights: expected a floating dtype"),
+    ({"kernel": "triangle"}, ValueError, "kernel: expected one of gaussian, epanechnikov, .*got 'triangle'"),
+    ({"precision": "medium"}, ValueError, "precision: expected one of highest, high, got 'medium'"),
+    ({"leave_one_out": True}, ValueError, r"with leave_one_out they are the points, expected \(5, 2\), got \(4, 2\)"),
+    (
+        {"queries": torch.zeros(1, 2), "points": torch.zeros(1, 2), "leave_one_out": True},
+        ValueError, "points: leave_one_out needs two or more",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", [kde_log_density, kde_score])
+@pytest.mark.parametrize(("change", "error", "message"), BAD)
+def test_bad_arguments(call, change: dict, error: type, message: str):
+    arguments = {"queries": torch.zeros(4, 2), "points": torch.zeros(5, 2), "bandwidth": 1.0, **change}
+    with pytest.raises(error, match=message):
+        call(**arguments)
+
+
+def test_queries_of_float32_are_exact_enough():
+    """The direct sum in float64 is the truth; scikit-learn is off by nats above eight dimensions."""
+    generator = torch.Generator().manual_seed(1)
+    for d in (2, 8, 64):
+        n = 3000
+        queries, points = (_kde_cases.draw(rows, d, generator) for rows in (500, n))
+        h = n ** (-1 / (d + 4))
+        truth = kde_log_density_reference(queries.double(), points.double(), h)
+        assert (kde_log_density(queries, points, h).double() - truth).abs().max() <= 5e-5
