@@ -13,7 +13,7 @@ def log_sums(problem: Problem, leave_one_out: bool, backend: str) -> Tensor:
     """What a kernel answers to a problem, [B, M], recorded by autograd where it must be."""
     tensors = problem.tensors
     if not needs_gradient(*tensors):
-        return _call(backend, "kde_log_density")(*tensors, leave_one_out)
+        return _call(backend, "kde_log_density")(*tensors, leave_one_out)[0]
     if needs_gradient(*tensors[1:]):
         return _LogSum.apply(*tensors, leave_one_out, backend)
     return _LogSumOfQueries.apply(*tensors, leave_one_out, backend)
@@ -41,18 +41,18 @@ def _call(backend: str, name: str):
 class _LogSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries, points, offsets, precisions, leave_one_out, backend):
-        log_sum = _call(backend, "kde_log_density")(queries, points, offsets, precisions, leave_one_out)
-        ctx.save_for_backward(queries, points, offsets, precisions, log_sum)
+        log_sum, inner = _call(backend, "kde_log_density")(queries, points, offsets, precisions, leave_one_out)
+        ctx.save_for_backward(queries, points, offsets, precisions, inner)
         ctx.leave_one_out, ctx.backend = leave_one_out, backend
         return log_sum
 
     @staticmethod
     def backward(ctx, grad):
-        *tensors, log_sum = ctx.saved_tensors
+        *tensors, inner = ctx.saved_tensors
         if differentiates_again():
             return *_reference_gradient(tensors, ctx, grad), None, None
         call = _call(ctx.backend, "kde_log_density_backward")
-        found = call(grad.contiguous(), log_sum, *tensors, ctx.leave_one_out)
+        found = call(grad.contiguous(), inner, *tensors, ctx.leave_one_out)
         return *(g if need else None for g, need in zip(found, ctx.needs_input_grad, strict=False)), None, None
 
 

@@ -126,7 +126,7 @@ def kde_score(
         )
     problem = problem_of(queries, points, bandwidth, weights, leave_one_out, bandwidth_form, batch)
     _, score = KDE_SCORE.call[backend]["kde_score"](*problem.tensors, leave_one_out)
-    return problem.bandwidth.scale_gradient(score.view(*problem.shape, -1)).to(dtype)
+    return problem.bandwidth.scale_gradient(score.view(*problem.shape, points.shape[-1])).to(dtype)
 
 
 def kde_log_density_reference(
@@ -163,15 +163,15 @@ def _tensor(bandwidth: float | Tensor) -> Tensor | None:
     return bandwidth if isinstance(bandwidth, Tensor) else None
 
 
-def _fake(queries: Tensor, points: Tensor, offsets, precisions, leave_one_out: bool) -> Tensor:
-    return queries.new_empty(queries.shape[:2])
+def _fake(queries: Tensor, points: Tensor, offsets, precisions, leave_one_out: bool) -> tuple[Tensor, Tensor]:
+    return queries.new_empty(queries.shape[:2]), queries.new_empty(queries.shape[:2])
 
 
 def _fake_score(queries: Tensor, points: Tensor, offsets, precisions, leave_one_out: bool) -> tuple[Tensor, Tensor]:
     return queries.new_empty(queries.shape[:2]), queries.new_empty(queries.shape)
 
 
-def _fake_backward(grad, log_sum, queries: Tensor, points: Tensor, offsets, precisions, leave_one_out: bool):
+def _fake_backward(grad, inner, queries: Tensor, points: Tensor, offsets, precisions, leave_one_out: bool):
     of_precisions = points.new_empty(points.shape[:2] if precisions is not None else (0,))
     return (
         queries.new_empty(queries.shape),
@@ -207,12 +207,12 @@ _TOLERANCE = {
 KDE_LOG_DENSITY = Op(
     "kde_log_density",
     schema=(
-        f"kde_log_density({_PROBLEM}) -> Tensor",
-        f"kde_log_density_backward(Tensor grad, Tensor log_sum, {_PROBLEM}) -> (Tensor, Tensor, Tensor, Tensor)",
+        f"kde_log_density({_PROBLEM}) -> (Tensor, Tensor)",
+        f"kde_log_density_backward(Tensor grad, Tensor inner, {_PROBLEM}) -> (Tensor, Tensor, Tensor, Tensor)",
     ),
     fake=(_fake, _fake_backward),
     reference=kde_log_density_reference,
-    supports={},
+    supports={"cpp": _supports_cpp},
     dtypes=_DTYPES,
     samples=_kde_cases.samples,
     cases=_kde_cases.cases,
@@ -225,7 +225,7 @@ KDE_SCORE = Op(
     schema=(f"kde_score({_PROBLEM}) -> (Tensor, Tensor)",),
     fake=(_fake_score,),
     reference=kde_score_reference,
-    supports={},
+    supports={"cpp": _supports_cpp},
     dtypes=_DTYPES,
     samples=_kde_cases.score_samples,
     cases=_kde_cases.cases,
