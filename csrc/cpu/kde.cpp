@@ -23,6 +23,12 @@ static void prepare(const T* points, const T* offsets, const T* precisions, cons
   }
 }
 
+// An exponent is taken relative to its upper bound less so much: sums of 2^27 points stay finite, and a sum is exact
+// down to kTooSmall, points that are then zero being 2^-60 of it at most.
+constexpr double kHeadroom = 100, kTooSmall = 0x1p-60;
+// Points after which it shows whether the bound is near enough to the largest exponent. A multiple of kPointsAtOnce.
+constexpr int64_t kTrial = 96;
+
 // The sums of a tile: sum[i] 2^largest[i], and numerators[k][i] likewise, of the points' coordinates.
 template <class T, int V>
 struct Running {
@@ -30,6 +36,12 @@ struct Running {
   alignas(64) T largest[width], sum[width];
   T* numerators;
   int64_t columns;
+
+  Running(T* numerators, int64_t columns) : numerators(numerators), columns(columns) { clear(); }
+  void clear() {
+    for (int64_t i = 0; i < width; ++i) largest[i] = T(kLowest), sum[i] = T(0);
+    for (int64_t i = 0; i < columns * width; ++i) numerators[i] = T(0);
+  }
 };
 
 // An exponent above the largest so far: what was summed is expressed in the new one. Out of line: it is rare after the
@@ -51,7 +63,7 @@ __attribute__((noinline, cold)) static void raise(const T* highest, Running<T, V
   }
 }
 
-template <class T, int R, int V, bool kScore>
+template <class T, int R, int V, bool kScore, bool kTrack>
 FASTGEN_LANE void add_points(const T* packed, int64_t own, const KdePoints<T>& points, int64_t first,
                              Running<T, V>& running) {
   constexpr int n = Lanes<T>::kCount;
@@ -59,20 +71,22 @@ FASTGEN_LANE void add_points(const T* packed, int64_t own, const KdePoints<T>& p
   Lanes<T> c[R][V];
   exponents<T, R, V>(packed, rows, points.columns, points.bias + first, c);
   leave_own_out<T, R, V>(own, first, c);
-  Lanes<T> highest[V], largest[V];
-  bool rises = false;
+  if (kTrack) {
+    Lanes<T> highest[V], largest[V];
+    bool rises = false;
 #pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) {
-    highest[v] = c[0][v];
+    for (int v = 0; v < V; ++v) {
+      highest[v] = c[0][v];
 #pragma GCC unroll 6
-    for (int r = 1; r < R; ++r) highest[v] = maximum(highest[v], c[r][v]);
-    largest[v] = load(running.largest + v * n, largest);
-    rises |= any(highest[v] > largest[v]);
-  }
-  if (__builtin_expect(rises, 0)) {
-    T at[V * n];
-    for (int v = 0; v < V; ++v) store(at + v * n, highest[v]);
-    raise<T, V>(at, running);
+      for (int r = 1; r < R; ++r) highest[v] = maximum(highest[v], c[r][v]);
+      largest[v] = load(running.largest + v * n, largest);
+      rises |= any(highest[v] > largest[v]);
+    }
+    if (__builtin_expect(rises, 0)) {
+      T at[V * n];
+      for (int v = 0; v < V; ++v) store(at + v * n, highest[v]);
+      raise<T, V>(at, running);
+    }
   }
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
@@ -87,6 +101,32 @@ FASTGEN_LANE void add_points(const T* packed, int64_t own, const KdePoints<T>& p
   if (kScore) add_to_queries<T, R, V>(c, rows, points.columns, running.numerators);
 }
 
+// Adds the points [first, last) to the sums.
+template <class T, int V, bool kScore, bool kTrack>
+static void add_range(const T* packed, int64_t own, const KdePoints<T>& points, int64_t first, int64_t last,
+                      Running<T, V>& running) {
+  int64_t j = first;
+  for (; j + kPointsAtOnce <= last; j += kPointsAtOnce) {
+    add_points<T, kPointsAtOnce, V, kScore, kTrack>(packed, own, points, j, running);
+  }
+  for (; j < last; ++j) add_points<T, 1, V, kScore, kTrack>(packed, own, points, j, running);
+}
+
+// Relative to the bound on each exponent; false where that is too far above the exponents there are.
+template <class T, int V, bool kScore>
+static bool add_below_bound(const T* packed, const double* half_norms, const KdeQueries<T>& queries,
+                            const KdePoints<T>& points, Running<T, V>& running) {
+  for (int64_t i = 0; i < running.width; ++i) {
+    running.largest[i] = T(double(points.most) + half_norms[i] * kLog2E - kHeadroom);
+  }
+  int64_t trial = points.n < kTrial ? points.n : kTrial;
+  add_range<T, V, kScore, false>(packed, queries.own, points, 0, trial, running);
+  bool enough = points.n < int64_t(1) << 27;
+  for (int64_t i = 0; i < queries.count; ++i) enough &= running.sum[i] >= T(kTooSmall);
+  if (enough) add_range<T, V, kScore, false>(packed, queries.own, points, trial, points.n, running);
+  return enough;
+}
+
 template <class T, int V, bool kScore>
 static void finish(const T* packed, const Running<T, V>& running, const double* half_norms, int64_t count,
                    const KdePoints<T>& points, T* log_sums, T* inner, T* score) {
@@ -99,10 +139,10 @@ static void finish(const T* packed, const Running<T, V>& running, const double* 
   }
   for (int64_t i = 0; i < count; ++i) {
     // Two large numbers of which a small one is left.
-    double value = double(running.largest[i]) * kLn2 - (points.adaptive() ? 0.0 : half_norms[i]);
-    log_sums[i] = T(value + double(logarithm[i]));
+    log_sums[i] = T(double(running.largest[i]) * kLn2 - half_norms[i] + double(logarithm[i]));
     inner[i] = running.largest[i] + logarithm[i] * T(kLog2E);
-    if (!kScore) continue;
+  }
+  for (int64_t i = 0; kScore && i < count; ++i) {
     T inverse = T(1) / running.sum[i];
     T pull = points.adaptive() ? running.numerators[points.d * width + i] * inverse : T(1);
     for (int64_t k = 0; k < points.d; ++k) {
@@ -119,16 +159,11 @@ static void forward_tile(const KdeQueries<T>& queries, const KdePoints<T>& point
   T* packed = scratch;
   double half_norms[width];
   pack<T, V>(queries.rows, queries.count, points, packed, half_norms);
-  Running<T, V> running;
-  running.numerators = scratch + points.columns * width;
-  running.columns = kScore ? points.columns : 0;
-  for (int64_t i = 0; i < width; ++i) running.largest[i] = T(kLowest), running.sum[i] = T(0);
-  for (int64_t i = 0; i < running.columns * width; ++i) running.numerators[i] = T(0);
-  int64_t j = 0;
-  for (; j + kPointsAtOnce <= points.n; j += kPointsAtOnce) {
-    add_points<T, kPointsAtOnce, V, kScore>(packed, queries.own, points, j, running);
+  Running<T, V> running(scratch + points.columns * width, kScore ? points.columns : 0);
+  if (!add_below_bound<T, V, kScore>(packed, half_norms, queries, points, running)) {
+    running.clear();
+    add_range<T, V, kScore, true>(packed, queries.own, points, 0, points.n, running);
   }
-  for (; j < points.n; ++j) add_points<T, 1, V, kScore>(packed, queries.own, points, j, running);
   finish<T, V, kScore>(packed, running, half_norms, queries.count, points, log_sums, inner, score);
 }
 

@@ -22,6 +22,7 @@ struct KdePoints {
   const T* bias;  // [n]
   const T* centre;
   int64_t n, d, columns;
+  T most;  // the largest offset, in base 2: no exponent less |q|^2 is above it
 
   bool adaptive() const { return columns > d; }
 };

@@ -63,7 +63,7 @@ class KdePrepared {
     } else {
       prepare(problem, 0, batch_.n);
     }
-    return {rows_.begin(), bias_.data(), centre_.data(), batch_.n, batch_.d, batch_.columns()};
+    return {rows_.begin(), bias_.data(), centre_.data(), batch_.n, batch_.d, batch_.columns(), most(problem)};
   }
 
  private:
@@ -75,6 +75,12 @@ class KdePrepared {
       for (int64_t k = 0; k < batch_.d; ++k) sums_[k] += double(points[j * batch_.d + k]);
     }
     for (int64_t k = 0; k < batch_.d; ++k) centre_[k] = T(sums_[k] / double(count));
+  }
+
+  T most(int64_t problem) const {
+    if (!batch_.offsets) return T(0);
+    const T* offsets = batch_.offsets + problem * batch_.n;
+    return *std::max_element(offsets, offsets + batch_.n) * T(1.44269504088896340736);
   }
 
   void prepare(int64_t problem, int64_t first, int64_t count) {

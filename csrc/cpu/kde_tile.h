@@ -34,20 +34,26 @@ class DenormalsAreZero {
   unsigned before_;
 };
 
-// V vectors of queries: packed[k][V vectors], centred, times log2(e), with the squared norm in one more column where
-// the points have one. half_norms gets |q|^2 / 2, and lanes beyond the last query are zero.
+// V vectors of queries: packed[k][V vectors], centred, times log2(e), with -|q|^2 log2(e) / 2 in one more column where
+// the points have one; else half_norms gets |q|^2 / 2. Lanes beyond the last query are zero.
 template <class T, int V>
 static void pack(const T* rows, int64_t count, const KdePoints<T>& points, T* packed, double* half_norms) {
   constexpr int64_t width = V * Lanes<T>::kCount;
-  for (int64_t i = 0; i < width; ++i) {
-    double norm = 0;
-    for (int64_t k = 0; k < points.d; ++k) {
-      T value = i < count ? rows[i * points.d + k] - points.centre[k] : T(0);
-      packed[k * width + i] = value * T(kLog2E);
-      norm += double(value) * double(value);
+  for (int64_t i = 0; i < width; ++i) half_norms[i] = 0;
+  for (int64_t k = 0; k < points.d; ++k) {
+    T *to = packed + k * width, centre = points.centre[k];
+    for (int64_t i = 0; i < count; ++i) {
+      T value = rows[i * points.d + k] - centre;
+      to[i] = value * T(kLog2E);
+      half_norms[i] += 0.5 * double(value) * double(value);
     }
-    half_norms[i] = norm / 2;
-    if (points.adaptive()) packed[points.d * width + i] = T(norm / -2 * kLog2E);
+    for (int64_t i = count; i < width; ++i) to[i] = T(0);
+  }
+  if (points.adaptive()) {
+    for (int64_t i = 0; i < width; ++i) {
+      packed[points.d * width + i] = T(half_norms[i] * -kLog2E);
+      half_norms[i] = 0;
+    }
   }
 }
 
