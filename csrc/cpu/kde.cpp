@@ -23,9 +23,9 @@ static void prepare(const T* points, const T* offsets, const T* precisions, cons
   }
 }
 
-// An exponent is taken relative to its upper bound less so much: sums of 2^27 points stay finite, and a sum is exact
-// down to kTooSmall, points that are then zero being 2^-60 of it at most.
-constexpr double kHeadroom = 100, kTooSmall = 0x1p-60;
+// An exponent is taken relative to its upper bound less so much, which keeps the digits of sums near the bound and
+// leaves room below. A sum above kTooSmall is exact: a point that is then zero is 2^-46 of it at most.
+constexpr double kHeadroom = 30, kTooSmall = 0x1p-80;
 // Points after which it shows whether the bound is near enough to the largest exponent. A multiple of kPointsAtOnce.
 constexpr int64_t kTrial = 96;
 
@@ -121,7 +121,7 @@ static bool add_below_bound(const T* packed, const double* half_norms, const Kde
   }
   int64_t trial = points.n < kTrial ? points.n : kTrial;
   add_range<T, V, kScore, false>(packed, queries.own, points, 0, trial, running);
-  bool enough = points.n < int64_t(1) << 27;
+  bool enough = true;
   for (int64_t i = 0; i < queries.count; ++i) enough &= running.sum[i] >= T(kTooSmall);
   if (enough) add_range<T, V, kScore, false>(packed, queries.own, points, trial, points.n, running);
   return enough;
@@ -132,15 +132,18 @@ static void finish(const T* packed, const Running<T, V>& running, const double* 
                    const KdePoints<T>& points, T* log_sums, T* inner, T* score) {
   constexpr int n = Lanes<T>::kCount;
   constexpr int64_t width = V * n;
-  T logarithm[width];
+  T mantissa_log[width], exponent[width];
   for (int v = 0; v < V; ++v) {
-    Lanes<T> s = load(running.sum + v * n, &s);
-    store(logarithm + v * n, log(s));
+    Lanes<T> sum = load(running.sum + v * n, &sum), mantissa, power;
+    split(sum, &mantissa, &power);
+    store(mantissa_log + v * n, log(mantissa));
+    store(exponent + v * n, power);
   }
   for (int64_t i = 0; i < count; ++i) {
     // Two large numbers of which a small one is left.
-    log_sums[i] = T(double(running.largest[i]) * kLn2 - half_norms[i] + double(logarithm[i]));
-    inner[i] = running.largest[i] + logarithm[i] * T(kLog2E);
+    double whole = double(running.largest[i]) + double(exponent[i]);
+    log_sums[i] = T(whole * kLn2 - half_norms[i] + double(mantissa_log[i]));
+    inner[i] = T(whole + double(mantissa_log[i]) * kLog2E);
   }
   for (int64_t i = 0; kScore && i < count; ++i) {
     T inverse = T(1) / running.sum[i];

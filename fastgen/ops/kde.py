@@ -188,7 +188,8 @@ def _supports_cpp(queries, points, bandwidth, weights, kernel: str) -> str:
 def _supports_triton(queries: Tensor, points, bandwidth, weights, kernel: str) -> str:
     if kernel != "gaussian":
         return f"no kernel for {kernel!r}"
-    return "more than 128 dimensions" if queries.shape[-1] > 128 else ""
+    # An adaptive bandwidth takes one more column, and a tile's columns are a power of two.
+    return "more than 127 dimensions" if queries.shape[-1] > 127 else ""
 
 
 _PROBLEM = "Tensor queries, Tensor points, Tensor? offsets, Tensor? precisions, bool leave_one_out"
@@ -212,7 +213,7 @@ KDE_LOG_DENSITY = Op(
     ),
     fake=(_fake, _fake_backward),
     reference=kde_log_density_reference,
-    supports={"cpp": _supports_cpp},
+    supports={"triton": _supports_triton, "cpp": _supports_cpp},
     dtypes=_DTYPES,
     samples=_kde_cases.samples,
     cases=_kde_cases.cases,
@@ -225,7 +226,7 @@ KDE_SCORE = Op(
     schema=(f"kde_score({_PROBLEM}) -> (Tensor, Tensor)",),
     fake=(_fake_score,),
     reference=kde_score_reference,
-    supports={"cpp": _supports_cpp},
+    supports={"triton": _supports_triton, "cpp": _supports_cpp},
     dtypes=_DTYPES,
     samples=_kde_cases.score_samples,
     cases=_kde_cases.cases,
