@@ -26,21 +26,29 @@ static void prepare(const T* points, const T* offsets, const T* precisions, cons
 // An exponent is taken relative to its upper bound less so much, which keeps the digits of sums near the bound and
 // leaves room below. A sum above kTooSmall is exact: a point that is then zero is 2^-46 of it at most.
 constexpr double kHeadroom = 30, kTooSmall = 0x1p-80;
-// Points after which it shows whether the bound is near enough to the largest exponent. A multiple of kPointsAtOnce.
-constexpr int64_t kTrial = 96;
+// Points after which it shows whether the bound is near enough to the largest exponent.
+constexpr int64_t kTrial = kPointsAtOnce * kGroupsPerSum;
 
-// The sums of a tile: sum[i] 2^largest[i], and numerators[k][i] likewise, of the points' coordinates.
+// The sums of a tile: sum[i] 2^largest[i], and numerators[k][i] likewise, of the points' coordinates. What is new is
+// summed in parts first.
 template <class T, int V>
 struct Running {
   static constexpr int64_t width = V * Lanes<T>::kCount;
-  alignas(64) T largest[width], sum[width];
-  T* numerators;
+  alignas(64) T largest[width], sum[width], part[width];
+  T *numerators, *numerator_parts;
   int64_t columns;
 
-  Running(T* numerators, int64_t columns) : numerators(numerators), columns(columns) { clear(); }
+  Running(T* scratch, int64_t columns)
+      : numerators(scratch), numerator_parts(scratch + columns * width), columns(columns) {
+    clear();
+  }
   void clear() {
-    for (int64_t i = 0; i < width; ++i) largest[i] = T(kLowest), sum[i] = T(0);
-    for (int64_t i = 0; i < columns * width; ++i) numerators[i] = T(0);
+    for (int64_t i = 0; i < width; ++i) largest[i] = T(kLowest), sum[i] = part[i] = T(0);
+    for (int64_t i = 0; i < 2 * columns * width; ++i) numerators[i] = T(0);
+  }
+  void take_parts() {
+    take_part(sum, part, V);
+    take_part(numerators, numerator_parts, columns * V);
   }
 };
 
@@ -49,6 +57,7 @@ struct Running {
 template <class T, int V>
 __attribute__((noinline, cold)) static void raise(const T* highest, Running<T, V>& running) {
   constexpr int n = Lanes<T>::kCount;
+  running.take_parts();
   for (int v = 0; v < V; ++v) {
     Lanes<T> before = load(running.largest + v * n, &before), after = load(highest + v * n, &after);
     after = maximum(before, after);
@@ -90,26 +99,30 @@ FASTGEN_LANE void add_points(const T* packed, int64_t own, const KdePoints<T>& p
   }
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
-    Lanes<T> top = load(running.largest + v * n, &top), s = load(running.sum + v * n, &s);
+    Lanes<T> top = load(running.largest + v * n, &top), s = load(running.part + v * n, &s);
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       c[r][v] = exp2(c[r][v] - top);
       s += c[r][v];
     }
-    store(running.sum + v * n, s);
+    store(running.part + v * n, s);
   }
-  if (kScore) add_to_queries<T, R, V>(c, rows, points.columns, running.numerators);
+  if (kScore) add_to_queries<T, R, V>(c, rows, points.columns, running.numerator_parts);
 }
 
 // Adds the points [first, last) to the sums.
 template <class T, int V, bool kScore, bool kTrack>
 static void add_range(const T* packed, int64_t own, const KdePoints<T>& points, int64_t first, int64_t last,
                       Running<T, V>& running) {
-  int64_t j = first;
-  for (; j + kPointsAtOnce <= last; j += kPointsAtOnce) {
-    add_points<T, kPointsAtOnce, V, kScore, kTrack>(packed, own, points, j, running);
+  constexpr int64_t at_once = kPointsAtOnce * kGroupsPerSum;
+  for (int64_t begin = first; begin < last; begin += at_once) {
+    int64_t j = begin, end = begin + at_once < last ? begin + at_once : last;
+    for (; j + kPointsAtOnce <= end; j += kPointsAtOnce) {
+      add_points<T, kPointsAtOnce, V, kScore, kTrack>(packed, own, points, j, running);
+    }
+    for (; j < end; ++j) add_points<T, 1, V, kScore, kTrack>(packed, own, points, j, running);
+    running.take_parts();
   }
-  for (; j < last; ++j) add_points<T, 1, V, kScore, kTrack>(packed, own, points, j, running);
 }
 
 // Relative to the bound on each exponent; false where that is too far above the exponents there are.
@@ -207,7 +220,7 @@ static void forward(const KdeQueries<T>& queries, const KdePoints<T>& points, T*
 
 template <class T>
 static int64_t forward_scratch(int64_t columns, bool score) {
-  return columns * kTile<T> * (score ? 2 : 1);
+  return columns * kTile<T> * (score ? 3 : 1);
 }
 
 }  // namespace

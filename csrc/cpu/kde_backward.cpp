@@ -7,23 +7,28 @@ namespace {
 // What the queries of a panel have packed and summed should stay in the second level of cache.
 constexpr int64_t kPanelBytes = 768 << 10;
 
+// Tiles whose gifts to a point are summed before they are added to the rest.
+constexpr int64_t kTilesPerSum = 64;
+
 // A panel of tiles of V vectors of queries. Each tile has its packed queries and, in base 2, the logarithm of its sum
 // and the gradient of it; and the sums that the points add to it.
 template <class T, int V>
 struct Panel {
   static constexpr int64_t width = V * Lanes<T>::kCount;
-  T *packed, *sums, *totals;
+  T *packed, *sums, *parts, *totals;
   int64_t columns;
 
   Panel(T* scratch, int64_t columns, int64_t tiles) : columns(columns) {
     packed = scratch;
     sums = packed + tiles * (columns + 2) * width;
-    totals = sums + tiles * (columns + 1) * width;
+    parts = sums + tiles * (columns + 1) * width;
+    totals = parts + tiles * (columns + 1) * width;
   }
   T* packed_of(int64_t tile) const { return packed + tile * (columns + 2) * width; }
   T* log_sums_of(int64_t tile) const { return packed_of(tile) + columns * width; }
   T* grads_of(int64_t tile) const { return packed_of(tile) + (columns + 1) * width; }
   T* sums_of(int64_t tile) const { return sums + tile * (columns + 1) * width; }
+  T* parts_of(int64_t tile) const { return parts + tile * (columns + 1) * width; }
   // Those of point r are gathered along the lanes: [columns + 1][kPointsAtOnce][lanes].
   T* totals_of(int64_t k, int r) const { return totals + (k * kPointsAtOnce + r) * Lanes<T>::kCount; }
 };
@@ -42,7 +47,7 @@ static void fill(const Panel<T, V>& panel, int64_t tile, const KdeQueries<T>& qu
   double half_norms[width];
   int64_t left = queries.count - tile * width, count = left < width ? left : width;
   pack<T, V>(queries.rows + tile * width * points.d, count, points, panel.packed_of(tile), half_norms);
-  T *logs = panel.log_sums_of(tile), *grads = panel.grads_of(tile), *sums = panel.sums_of(tile);
+  T *logs = panel.log_sums_of(tile), *grads = panel.grads_of(tile);
   for (int64_t i = 0; i < width; ++i) {
     if (i < count) {
       logs[i] = inner[tile * width + i];
@@ -52,7 +57,9 @@ static void fill(const Panel<T, V>& panel, int64_t tile, const KdeQueries<T>& qu
       logs[i] = T(-kNowhere), grads[i] = T(0);
     }
   }
-  for (int64_t i = 0; i < (points.columns + 1) * width; ++i) sums[i] = T(0);
+  for (int64_t i = 0; i < (points.columns + 1) * width; ++i) {
+    panel.sums_of(tile)[i] = panel.parts_of(tile)[i] = T(0);
+  }
 }
 
 // totals[k][r] += sum over v of p[r][v] q[k][v]: what the queries give to the points, still along the lanes.
@@ -109,8 +116,8 @@ FASTGEN_LANE void add_tile(const Panel<T, V>& panel, int64_t tile, int64_t own, 
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) p[r][v] = exp2(p[r][v] - log_sum) * grad;
   }
-  add_shares<T, R, V>(p, panel, panel.sums_of(tile));
-  add_to_queries<T, R, V>(p, rows, points.columns, panel.sums_of(tile));
+  add_shares<T, R, V>(p, panel, panel.parts_of(tile));
+  add_to_queries<T, R, V>(p, rows, points.columns, panel.parts_of(tile));
   add_to_points<T, R, V>(p, panel, packed);
 }
 
@@ -118,14 +125,17 @@ FASTGEN_LANE void add_tile(const Panel<T, V>& panel, int64_t tile, int64_t own, 
 template <class T, int R, int V>
 static void add_points(const Panel<T, V>& panel, int64_t tiles, int64_t own, const KdePoints<T>& points, int64_t first,
                        T* point_sums) {
-  for (int64_t k = 0; k <= panel.columns; ++k) {
-    for (int r = 0; r < R; ++r) store(panel.totals_of(k, r), Lanes<T>(T(0)));
-  }
-  for (int64_t tile = 0; tile < tiles; ++tile) add_tile<T, R, V>(panel, tile, own, points, first);
-  for (int64_t k = 0; k <= panel.columns; ++k) {
-    for (int r = 0; r < R; ++r) {
-      Lanes<T> total = load(panel.totals_of(k, r), &total);
-      point_sums[r * (panel.columns + 1) + k] += sum(total);
+  for (int64_t begin = 0; begin < tiles; begin += kTilesPerSum) {
+    int64_t end = begin + kTilesPerSum < tiles ? begin + kTilesPerSum : tiles;
+    for (int64_t k = 0; k <= panel.columns; ++k) {
+      for (int r = 0; r < R; ++r) store(panel.totals_of(k, r), Lanes<T>(T(0)));
+    }
+    for (int64_t tile = begin; tile < end; ++tile) add_tile<T, R, V>(panel, tile, own, points, first);
+    for (int64_t k = 0; k <= panel.columns; ++k) {
+      for (int r = 0; r < R; ++r) {
+        Lanes<T> total = load(panel.totals_of(k, r), &total);
+        point_sums[r * (panel.columns + 1) + k] += sum(total);
+      }
     }
   }
 }
@@ -141,11 +151,15 @@ static void accumulate_tiles(const KdeQueries<T>& queries, const KdePoints<T>& p
     int64_t tiles = (count + width - 1) / width, own = queries.own + begin;
     KdeQueries<T> part{queries.rows + begin * points.d, count, own};
     for (int64_t tile = 0; tile < tiles; ++tile) fill(panel, tile, part, points, grad + begin, inner + begin);
-    int64_t j = 0;
-    for (; j + kPointsAtOnce <= points.n; j += kPointsAtOnce) {
-      add_points<T, kPointsAtOnce, V>(panel, tiles, own, points, j, point_sums + j * wide);
+    constexpr int64_t together = kPointsAtOnce * kGroupsPerSum;
+    for (int64_t first = 0; first < points.n; first += together) {
+      int64_t j = first, last = first + together < points.n ? first + together : points.n;
+      for (; j + kPointsAtOnce <= last; j += kPointsAtOnce) {
+        add_points<T, kPointsAtOnce, V>(panel, tiles, own, points, j, point_sums + j * wide);
+      }
+      for (; j < last; ++j) add_points<T, 1, V>(panel, tiles, own, points, j, point_sums + j * wide);
+      take_part(panel.sums, panel.parts, tiles * wide * V);
     }
-    for (; j < points.n; ++j) add_points<T, 1, V>(panel, tiles, own, points, j, point_sums + j * wide);
     for (int64_t i = 0; i < count; ++i) {
       const T* sums = panel.sums_of(i / width) + i % width;
       for (int64_t k = 0; k < wide; ++k) query_sums[(begin + i) * wide + k] += sums[k * width];
@@ -170,7 +184,7 @@ static void accumulate(const KdeQueries<T>& queries, const KdePoints<T>& points,
 template <class T>
 static int64_t scratch(int64_t count, int64_t columns) {
   int64_t tiles = tiles_of_panel<T>(count, columns, kTile<T>);
-  return tiles * (2 * columns + 3) * kTile<T> + (columns + 1) * kPointsAtOnce * Lanes<T>::kCount;
+  return tiles * (3 * columns + 4) * kTile<T> + (columns + 1) * kPointsAtOnce * Lanes<T>::kCount;
 }
 
 }  // namespace

@@ -21,6 +21,21 @@ constexpr double kNowhere = -2e30;
 // What a running maximum starts from: above a point that does not count, whose exponential is then zero.
 constexpr double kLowest = -1e30;
 
+// Groups of kPointsAtOnce points that are summed before they are added to the rest: one long sum in float32 would lose
+// more digits than everything else here together.
+constexpr int64_t kGroupsPerSum = 16;
+
+// total += part, and part starts again.
+template <class T>
+FASTGEN_LANE void take_part(T* total, T* part, int64_t vectors) {
+  constexpr int n = Lanes<T>::kCount;
+  for (int64_t i = 0; i < vectors; ++i) {
+    Lanes<T> a = load(total + i * n, &a), b = load(part + i * n, &b);
+    store(total + i * n, a + b);
+    store(part + i * n, Lanes<T>(T(0)));
+  }
+}
+
 template <class T>
 constexpr int64_t kTile = kVectors * Lanes<T>::kCount;
 

@@ -76,12 +76,16 @@ def draw(n: int, d: int, generator: torch.Generator) -> Tensor:
 
 def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     generator = torch.Generator().manual_seed(0)
-    m = 10_000
-    for n, d in ((10_000, 8), (10_000, 2), (10_000, 64), (50_000, 2), (50_000, 8), (50_000, 64)):
+    sizes = [(10_000, 10_000, 8), (10_000, 10_000, 2), (10_000, 10_000, 64), (10_000, 50_000, 2), (10_000, 50_000, 8)]
+    # Fewer queries, or the reference's gradient would take many minutes.
+    for m, n, d in (*sizes, (2_000, 50_000, 64)):
         queries, points = (draw(rows, d, generator).to(device, dtype) for rows in (m, n))
         yield Sample(f"{m}x{n}, d={d}", (queries, points, n ** (-1 / (d + 4))))
     queries, points = (torch.randn(10_000, 32, 3, generator=generator).to(device, dtype) for _ in range(2))
     yield Sample("10000 problems of 32x32, d=3", (queries, points, 0.6))
+    # For the libraries that take seconds for what is above.
+    queries, points = (draw(rows, 8, generator).to(device, dtype) for rows in (1000, 10_000))
+    yield Sample("1000x10000, d=8", (queries, points, 10_000 ** (-1 / 12)))
 
 
 def cost(pass_: str, queries: Tensor, points: Tensor, bandwidth: float | Tensor, **kwargs: object) -> Cost:

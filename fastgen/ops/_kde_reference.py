@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from fastgen.ops._kde_bandwidth import Bandwidth, bandwidth_of
 from fastgen.ops._kde_kernels import COMPACT, compact_kernel, log_kernel, log_volume, slope
 
-# Elements of the differences of one chunk.
-CHUNK = 2**24
+# Elements of the differences of one chunk: in a cache they are several times faster.
+CHUNK = 2**20
 
 
 def log_density(queries, points, bandwidth, weights, kernel: str, leave_one_out: bool, form: str) -> Tensor:
