@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor
 import fastgen
 from fastgen.ops import _kde_cases
 from fastgen.ops._kde_kernels import KERNELS
+from fastgen.ops._library import use_cpu_capability
 from fastgen.ops.kde import kde_log_density, kde_log_density_reference, kde_score
+
+CAPABILITIES = ["AVX2"] + ["AVX512"] * (torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -303,3 +307,82 @@ def test_queries_of_float32_are_exact_enough():
         h = n ** (-1 / (d + 4))
         truth = kde_log_density_reference(queries.double(), points.double(), h)
         assert (kde_log_density(queries, points, h).double() - truth).abs().max() <= 5e-5
+
+
+def slowdown_of_denormals(passes: str, nearest: float, exponent: float) -> float:
+    """How much longer it takes where the exponentials of nearly all points are denormal than where none is."""
+    directions = torch.nn.functional.normalize(torch.randn(3000, 4), dim=1)
+    calls = []
+    for further in (10.0, exponent):
+        points = directions * math.sqrt(2 * (nearest + further))
+        points[0] = directions[0] * math.sqrt(2 * nearest)
+        queries = (torch.randn(384, 4) * 1e-2).requires_grad_(passes == "backward")
+        points.requires_grad_(passes == "backward")
+
+        def call(queries: Tensor = queries, points: Tensor = points) -> None:
+            if passes == "backward":
+                kde_log_density(queries, points, 1.0).sum().backward()
+            else:
+                (kde_score if passes == "score" else kde_log_density)(queries, points, 1.0)
+
+        calls.append(call)
+    # What disturbs a measurement only ever makes it longer.
+    least = [math.inf, math.inf]
+    for _ in range(40):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            least[i] = min(least[i], time.perf_counter() - start)
+    return least[1] / least[0]
+
+
+@pytest.mark.parametrize("passes", ["forward", "score", "backward"])
+@pytest.mark.parametrize("nearest", [0.0, 200.0], ids=["near", "far"])
+@pytest.mark.parametrize("exponent", [95.0, 115.0])
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_denormal_results_are_not_slow(capability: str, exponent: float, nearest: float, passes: str):
+    """exp(-95) is denormal; relative to a bound that is 30 powers of two lower, exp(-115) is."""
+    with fastgen.use_backend("cpp"), use_cpu_capability(capability):
+        # A busy machine gets another chance; one hundred cycles per exponential would show in every one.
+        assert any(slowdown_of_denormals(passes, nearest, exponent) < 1.1 for _ in range(3))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("far", [0.0, 8.0, 14.0, 40.0])
+def test_sums_below_the_bound_and_with_a_running_maximum_agree(capability: str, far: float):
+    """Queries near the points, where the bound serves, and further and further, where the maximum is tracked."""
+    points = randn(700, 2)
+    queries = randn(130, 2) + far
+    truth = kde_log_density_reference(queries, points, 1.0)
+    with fastgen.use_backend("cpp"), use_cpu_capability(capability):
+        torch.testing.assert_close(kde_log_density(queries, points, 1.0), truth, rtol=1e-12, atol=1e-12)
+        found = kde_log_density(queries.float(), points.float(), 1.0).double()
+    torch.testing.assert_close(found, truth, rtol=1e-6, atol=3e-5)
+
+
+def test_threads_and_many_problems_change_nothing():
+    queries, points, weights = randn(1, 300, 5), randn(1, 900, 5), torch.rand(1, 900, dtype=torch.float64) + 0.1
+    many = tuple(t.repeat(16, *(1,) * (t.dim() - 1)).requires_grad_() for t in (queries, points, weights))
+    few = tuple(t.clone().requires_grad_() for t in (queries, points, weights))
+    swapped = (points.clone().requires_grad_(), queries.clone().requires_grad_())
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for q, x, w in (many, few, (*swapped, None)):
+            value = kde_log_density(q, x, 0.8, weights=w)
+            tensors = [t for t in (q, x, w) if t is not None]
+            found.append([value[:1], *(g[:1] for g in torch.autograd.grad(value.sum(), tensors))])
+    torch.set_num_threads(before)
+    for result in found:
+        same = found[2] if len(result) == 3 else found[0]
+        for a, b in zip(result, same, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_a_million_queries_in_little_memory():
+    """O(M + N): what is allocated is the inputs scaled and the answers, not a matrix."""
+    queries, points = torch.randn(200_000, 16), torch.randn(50, 16)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        kde_log_density(queries, points, 1.0)
+    allocated = sum(max(0, e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]")
+    assert allocated < 3 * queries.numel() * 4
