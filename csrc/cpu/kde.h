@@ -65,7 +65,29 @@ struct KdeBackwardTable {
   KdeBackwardFunctions<double> f64;
 };
 
+// Bandwidths in chains: 1 / h^2 of the first of each, and how many there are, each with twice the 1 / h^2 of the one
+// before.
+struct KdeChains {
+  const double* precisions;
+  const int64_t* lengths;
+  int64_t count, bandwidths;
+};
+
+template <class T>
+struct KdeBandwidthsFunctions {
+  int64_t (*scratch)(int64_t columns, int64_t bandwidths);
+  // log sum_j w_j exp(-|q_i - x_j|^2 / 2 h^2) for every bandwidth, chain by chain; those of one lie `stride` apart.
+  void (*evaluate)(const KdeQueries<T>& queries, const KdePoints<T>& points, const T* weights, const KdeChains& chains,
+                   T* log_sums, int64_t stride, T* scratch);
+};
+
+struct KdeBandwidthsTable {
+  KdeBandwidthsFunctions<float> f32;
+  KdeBandwidthsFunctions<double> f64;
+};
+
 }  // namespace fastgen
 
 FASTGEN_DECLARE_TABLES(fastgen::KdeTable, kde);
 FASTGEN_DECLARE_TABLES(fastgen::KdeBackwardTable, kde_backward);
+FASTGEN_DECLARE_TABLES(fastgen::KdeBandwidthsTable, kde_bandwidths);

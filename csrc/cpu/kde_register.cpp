@@ -52,6 +52,9 @@ static KdeBatch<T> batch_of(const KdeFunctions<T>& functions, const Tensor& quer
           leave_one_out};
 }
 
+static const auto& pick(const KdeBandwidthsTable& table, float) { return table.f32; }
+static const auto& pick(const KdeBandwidthsTable& table, double) { return table.f64; }
+
 // Calls body(an element of the dtype, the forward's functions, the gradient's) for the dtype of x.
 template <class Body>
 static void dispatch(const Tensor& x, const Body& body) {
@@ -122,10 +125,39 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> log_density_backward_cpu(const
   return {grad_queries, grad_points, grad_offsets, grad_precisions};
 }
 
+// chains: for each bandwidth in float64 on the CPU, 1 / h^2 where it starts a chain and zero where it has twice that of
+// the one before; offsets are zero, or minus infinity for a point of weight zero.
+static Tensor log_densities_cpu(const Tensor& queries, const Tensor& points, const std::optional<Tensor>& offsets,
+                                const std::optional<Tensor>& weights, const Tensor& chains, bool leave_one_out) {
+  check(queries, points, offsets, weights, leave_one_out);
+  STD_TORCH_CHECK(chains.dim() == 1 && chains.is_contiguous() && chains.scalar_type() == ScalarType::Double,
+                  "kde: chains must be [bandwidths] in float64");
+  std::vector<double> precisions;
+  std::vector<int64_t> lengths;
+  int64_t bandwidths = chains.numel();
+  for (int64_t i = 0; i < bandwidths; ++i) {
+    double precision = data<double>(chains)[i];
+    if (precision > 0 || i == 0) precisions.push_back(precision), lengths.push_back(0);
+    ++lengths.back();
+  }
+  Tensor log_sums = torch::stable::new_empty(queries, {bandwidths, queries.size(0), queries.size(1)});
+  dispatch(queries, [&](auto element, const auto& functions, const auto&) {
+    using T = decltype(element);
+    KdeBatch<T> batch = batch_of<T>(functions, queries, points, offsets, std::nullopt, leave_one_out);
+    std::vector<T> ones(weights ? 0 : batch.problems * batch.n, T(1));
+    const KdeBandwidthsTable& table = FASTGEN_PICK(kde_bandwidths);
+    run_bandwidths(batch, pick(table, element), weights ? data<T>(*weights) : ones.data(),
+                   {precisions.data(), lengths.data(), int64_t(lengths.size()), bandwidths},
+                   static_cast<T*>(log_sums.mutable_data_ptr()));
+  });
+  return log_sums;
+}
+
 }  // namespace fastgen
 
 STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
   m.impl("kde_log_density.cpp", TORCH_BOX(&fastgen::log_density_cpu));
+  m.impl("kde_log_densities.cpp", TORCH_BOX(&fastgen::log_densities_cpu));
   m.impl("kde_score.cpp", TORCH_BOX(&fastgen::score_cpu));
   m.impl("kde_log_density_backward.cpp", TORCH_BOX(&fastgen::log_density_backward_cpu));
 }

@@ -129,6 +129,38 @@ void run_forward(const KdeBatch<T>& batch, T* log_sums, T* inner, T* score) {
   }
 }
 
+// log_sums: [bandwidths][problems][m].
+template <class T>
+void run_bandwidths(const KdeBatch<T>& batch, const KdeBandwidthsFunctions<T>& functions, const T* weights,
+                    const KdeChains& chains, T* log_sums) {
+  int64_t m = batch.m, n = batch.n, d = batch.d, stride = batch.problems * m;
+  int64_t scratch_size = functions.scratch(d, chains.bandwidths);
+  if (batch.whole()) {
+    torch::stable::parallel_for(0, batch.problems, batch.problems_grain(), [&](int64_t begin, int64_t end) {
+      KdePrepared<T> prepared(batch);
+      KdeScratch<T> scratch(scratch_size);
+      for (int64_t b = begin; b < end; ++b) {
+        functions.evaluate(batch.queries_of(b), prepared.take(b, false), weights + b * n, chains, log_sums + b * m,
+                           stride, scratch.begin());
+      }
+    });
+    return;
+  }
+  KdePrepared<T> prepared(batch);
+  int64_t tiles = (m + kQueriesTogether - 1) / kQueriesTogether;
+  for (int64_t b = 0; b < batch.problems; ++b) {
+    KdePoints<T> points = prepared.take(b, true);
+    KdeQueries<T> all = batch.queries_of(b);
+    torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, kPairsGrain / (kQueriesTogether * n)),
+                                [&](int64_t begin, int64_t end) {
+                                  KdeScratch<T> scratch(scratch_size);
+                                  int64_t i = begin * kQueriesTogether, count = std::min(end * kQueriesTogether, m) - i;
+                                  functions.evaluate({all.rows + i * d, count, all.own + i}, points, weights + b * n,
+                                                     chains, log_sums + b * m + i, stride, scratch.begin());
+                                });
+  }
+}
+
 template <class T>
 struct KdeGradients {
   T *queries, *points, *offsets, *precisions;

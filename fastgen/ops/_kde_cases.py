@@ -66,6 +66,35 @@ def score_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("full", (queries, points, matrix(3)), {"bandwidth_form": "full"})
 
 
+def several_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+
+    def grid(least: float, ratio: float, count: int) -> Tensor:
+        return (least * ratio ** torch.arange(count, dtype=torch.float64)).to(device, dtype)
+
+    weights = torch.rand(2, 11, dtype=torch.float64).to(device, dtype)
+    weights[0, 3] = weights[1, 5:] = 0
+    yield Sample("geometric", (randn(7, 2), randn(11, 2), grid(0.3, 2**0.5, 8)))
+    yield Sample("two chains", (randn(7, 3), randn(11, 3), grid(0.3, 2**0.25, 9)))
+    yield Sample("any", (randn(7, 2), randn(11, 2), torch.tensor([0.5, 2.0, 0.3, 0.7]).to(device, dtype)))
+    yield Sample("one", (randn(1, 1), randn(2, 1), grid(0.5, 1.0, 1)))
+    yield Sample("weights, batch", (randn(2, 9, 2), randn(11, 2), grid(0.4, 2**0.5, 5)), {"weights": weights})
+    points = randn(2, 151, 3)
+    yield Sample("leave one out", (points, points.clone(), grid(0.4, 2**0.5, 5)), {"leave_one_out": True})
+    yield Sample("many problems", (randn(9, 20, 2), randn(9, 33, 2), grid(0.4, 2**0.5, 5)))
+    yield Sample("no queries", (randn(0, 2), randn(3, 2), grid(0.4, 2**0.5, 3)))
+    yield Sample("epanechnikov", (randn(7, 2), randn(11, 2), grid(1.5, 2.0, 3)), {"kernel": "epanechnikov"})
+
+
+def several_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    generator = torch.Generator().manual_seed(0)
+    for d, n in ((2, 4000), (64, 1000)):
+        points = draw(n, d, generator).to(device, dtype)
+        bandwidths = (n ** (-1 / (d + 4)) * 2 ** torch.linspace(-3.5, 3.75, 30).double()).to(device, dtype)
+        yield Sample(f"{n} left out, d={d}, 30 bandwidths", (points, points, bandwidths), {"leave_one_out": True})
+
+
 def draw(n: int, d: int, generator: torch.Generator) -> Tensor:
     """Numbers from a mixture of ten Gaussians, of about unit variance."""
     centres = torch.randn(10, d, generator=torch.Generator().manual_seed(3)) * 1.5
@@ -95,6 +124,15 @@ def cost(pass_: str, queries: Tensor, points: Tensor, bandwidth: float | Tensor,
 
 def score_cost(pass_: str, queries: Tensor, points: Tensor, bandwidth: float | Tensor, **kwargs: object) -> Cost:
     return _cost(2, queries.numel(), queries, points)
+
+
+def several_cost(pass_: str, queries: Tensor, points: Tensor, bandwidths: Tensor, **kwargs: object) -> Cost:
+    """Each bandwidth takes a product and a sum of every pair, besides the distances and one exponential."""
+    each = _cost(1, bandwidths.numel() * queries.numel() // points.shape[-1], queries, points)
+    pairs = queries.numel() // points.shape[-1] * points.shape[-2]
+    return Cost(
+        each.bytes + bandwidths.numel() * bandwidths.element_size(), each.flops + 2 * bandwidths.numel() * pairs
+    )
 
 
 def _cost(products: int, results: int, queries: Tensor, points: Tensor) -> Cost:

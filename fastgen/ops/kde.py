@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fastgen.ops import _kde_cases, _kde_reference
-from fastgen.ops._kde_arguments import check_arguments
+from fastgen.ops._kde_arguments import check_arguments, check_bandwidths, check_values
+from fastgen.ops._kde_chains import CLOSE, chains_of
 from fastgen.ops._kde_gradient import log_sums
 from fastgen.ops._kde_problem import problem_of
 from fastgen.ops._registry import Op, Tolerance, needs_gradient
@@ -129,6 +132,70 @@ def kde_score(
     return problem.bandwidth.scale_gradient(score.view(*problem.shape, points.shape[-1])).to(dtype)
 
 
+def kde_log_densities(
+    queries: Tensor,
+    points: Tensor,
+    bandwidths: Tensor | Sequence[float],
+    *,
+    weights: Tensor | None = None,
+    kernel: str = "gaussian",
+    precision: str = "highest",
+    leave_one_out: bool = False,
+) -> Tensor:
+    """The log-density of a kernel density estimate at several bandwidths, with distances computed once.
+
+    What a search for a bandwidth needs: with `leave_one_out` the mean of a row is that bandwidth's leave-one-out
+    log-likelihood. Bandwidths on a geometric grid of ratio 2^(1 / 2 k) take k exponentials for each pair, whatever
+    their number, the rest being squares of those; any others take one each.
+
+    Args:
+        queries: [..., M, d]; this and all others as for `kde_log_density`.
+        points: [..., N, d].
+        bandwidths: [S], numbers, the same for every problem.
+        weights: [..., N].
+        kernel: one of the six.
+        precision: "highest" or "high".
+        leave_one_out: the queries are the points, and point i does not count at query i.
+
+    Returns:
+        The log-densities, [S, ..., M], nats.
+
+    Raises:
+        ValueError: as `kde_log_density`; no bandwidths.
+        TypeError: as `kde_log_density`.
+
+    Where a gradient is needed, and under torch.compile, it is `kde_log_density` once for each bandwidth. In one pass a
+    weight below 1e-30 of the largest may count as zero where the bandwidth is small.
+
+    Source: Silverman, "Density Estimation for Statistics and Data Analysis" (1986), section 3.4.4.
+    """
+    bandwidths = check_bandwidths(bandwidths, queries)
+    settings = (weights, kernel, precision, leave_one_out, "scalar")
+    batch = check_arguments(queries, points, bandwidths[0], *settings)
+    check_values(points, bandwidths, None, "scalar")
+    tensors = (queries, points, bandwidths, weights)
+    backend = KDE_LOG_DENSITIES.choose(tensors, kernel)
+    if backend == "reference" or needs_gradient(*tensors) or torch.compiler.is_compiling():
+        options = {"weights": weights, "kernel": kernel, "precision": precision, "leave_one_out": leave_one_out}
+        return torch.stack([kde_log_density(queries, points, h, **options) for h in bandwidths.unbind()])
+    problem = problem_of(queries, points, 1.0, weights, leave_one_out, "scalar", batch)
+    widths = bandwidths.double()
+    chains, place = chains_of(widths.tolist(), 1e-14 if bandwidths.dtype == torch.float64 else CLOSE)
+    shares, present = None, None
+    if problem.offsets is not None:
+        shares = problem.offsets.softmax(-1)
+        present = torch.where(shares > 0, 0.0, -torch.inf).to(shares.dtype)
+    call = KDE_LOG_DENSITIES.call[backend]["kde_log_densities"]
+    answer = call(problem.queries, problem.points, present, shares, chains, leave_one_out)[place]
+    log_sizes = points.shape[-1] * widths.log().to(answer.dtype)
+    answer = answer.view(len(place), *problem.shape) - log_sizes.view(-1, *(1,) * len(problem.shape))
+    constant = problem.log_constant
+    if problem.offsets is not None:
+        # The shares sum to one where the weights do not.
+        constant = constant - weights.to(answer.dtype).sum(-1, keepdim=True).log()
+    return (answer - constant).to(torch.promote_types(queries.dtype, points.dtype))
+
+
 def kde_log_density_reference(
     queries: Tensor,
     points: Tensor,
@@ -159,6 +226,21 @@ def kde_score_reference(
     return score.to(torch.promote_types(queries.dtype, points.dtype))
 
 
+def kde_log_densities_reference(
+    queries: Tensor,
+    points: Tensor,
+    bandwidths: Tensor | Sequence[float],
+    *,
+    weights: Tensor | None = None,
+    kernel: str = "gaussian",
+    precision: str = "highest",
+    leave_one_out: bool = False,
+) -> Tensor:
+    rest = (weights, kernel, leave_one_out, "scalar")
+    found = torch.stack([_kde_reference.log_density(queries, points, h, *rest) for h in bandwidths])
+    return found.to(torch.promote_types(queries.dtype, points.dtype))
+
+
 def _tensor(bandwidth: float | Tensor) -> Tensor | None:
     return bandwidth if isinstance(bandwidth, Tensor) else None
 
@@ -179,6 +261,10 @@ def _fake_backward(grad, inner, queries: Tensor, points: Tensor, offsets, precis
         points.new_empty(points.shape[:2]),
         of_precisions,
     )
+
+
+def _fake_several(queries: Tensor, points, offsets, weights, chains: Tensor, leave_one_out: bool) -> Tensor:
+    return queries.new_empty((chains.shape[0], *queries.shape[:2]))
 
 
 def _supports_cpp(queries, points, bandwidth, weights, kernel: str) -> str:
@@ -232,6 +318,24 @@ KDE_SCORE = Op(
     cases=_kde_cases.cases,
     tolerance=_TOLERANCE,
     cost=_kde_cases.score_cost,
+    grad_order=0,
+    passes=("forward",),
+)
+
+KDE_LOG_DENSITIES = Op(
+    "kde_log_densities",
+    schema=(
+        "kde_log_densities(Tensor queries, Tensor points, Tensor? offsets, Tensor? weights, Tensor chains, "
+        "bool leave_one_out) -> Tensor",
+    ),
+    fake=(_fake_several,),
+    reference=kde_log_densities_reference,
+    supports={"cpp": _supports_cpp},
+    dtypes=_DTYPES,
+    samples=_kde_cases.several_samples,
+    cases=_kde_cases.several_cases,
+    tolerance=_TOLERANCE,
+    cost=_kde_cases.several_cost,
     grad_order=0,
     passes=("forward",),
 )

@@ -9,9 +9,10 @@ from torch import Tensor
 
 import fastgen
 from fastgen.ops import _kde_cases
+from fastgen.ops._kde_chains import CLOSE, chains_of
 from fastgen.ops._kde_kernels import KERNELS
 from fastgen.ops._library import use_cpu_capability
-from fastgen.ops.kde import kde_log_density, kde_log_density_reference, kde_score
+from fastgen.ops.kde import kde_log_densities, kde_log_density, kde_log_density_reference, kde_score
 
 CAPABILITIES = ["AVX2"] + ["AVX512"] * (torch.backends.cpu.get_cpu_capability() == "AVX512")
 
@@ -386,3 +387,54 @@ def test_a_million_queries_in_little_memory():
         kde_log_density(queries, points, 1.0)
     allocated = sum(max(0, e.nbytes()) for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]")
     assert allocated < 3 * queries.numel() * 4
+
+
+@pytest.mark.parametrize("ratio", [2**0.5, 2**0.25, 1.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_several_bandwidths_are_each_its_own(ratio: float, dtype: torch.dtype):
+    queries, points = randn(70, 3, dtype=dtype), randn(203, 3, dtype=dtype)
+    bandwidths = [0.2 * ratio**k for k in (3, 0, 7, 1, 2, 12, 5)]
+    several = kde_log_densities(queries, points, bandwidths)
+    assert several.shape == (7, 70)
+    for h, found in zip(bandwidths, several, strict=True):
+        truth = kde_log_density_reference(queries.double(), points.double(), h)
+        bound = 1e-12 if dtype == torch.float64 else 1e-6 * (1 + float(truth.abs().max()) + 4 / h**2)
+        assert (found.double() - truth).abs().max() < bound
+
+
+def test_a_grid_of_roots_of_two_takes_one_exponential():
+    starts, place = chains_of([0.1 * 2 ** (k / 2) for k in range(30)], CLOSE)
+    assert starts.count_nonzero() == 1 and place == list(range(29, -1, -1))
+    assert chains_of([0.1 * 2 ** (k / 4) for k in range(30)], CLOSE)[0].count_nonzero() == 2
+    assert chains_of([0.3, 0.3, 0.5], CLOSE)[0].count_nonzero() == 3
+
+
+def test_leave_one_out_likelihood_finds_a_bandwidth():
+    points = randn(400, 1)
+    bandwidths = [0.02 * 2 ** (k / 4) for k in range(28)]
+    several = kde_log_densities(points, points, bandwidths, leave_one_out=True)
+    best = bandwidths[int(several.mean(-1).argmax())]
+    assert 0.1 < best < 0.6  # n^(-1/5) is 0.3
+    for h, found in zip(bandwidths, several, strict=True):
+        torch.testing.assert_close(found, kde_log_density(points, points, h, leave_one_out=True))
+
+
+def test_gradients_in_several_bandwidths():
+    bandwidths = torch.tensor([0.7, 1.2], dtype=torch.float64, requires_grad=True)
+    queries, points = randn(4, 2).requires_grad_(), randn(5, 2).requires_grad_()
+    assert torch.autograd.gradcheck(kde_log_densities, (queries, points, bandwidths))
+
+
+@pytest.mark.parametrize(
+    ("bandwidths", "error", "message"),
+    [
+        ([], ValueError, "bandwidths: expected one or more numbers"),
+        ([0.5, 0.0], ValueError, "bandwidth: expected positive, finite numbers, got 0.0"),
+        ([0.5, math.nan], ValueError, "bandwidth: expected positive, finite numbers, got nan"),
+        (torch.ones(2, 2), ValueError, r"bandwidths: expected one or more numbers, \[S\], got shape \(2, 2\)"),
+        (torch.ones(2, dtype=torch.int64), TypeError, "bandwidths: expected a floating dtype"),
+    ],
+)
+def test_bad_bandwidths(bandwidths, error: type, message: str):
+    with pytest.raises(error, match=message):
+        kde_log_densities(torch.zeros(4, 2), torch.zeros(5, 2), bandwidths)
