@@ -11,8 +11,9 @@
 
 namespace fastgen {
 
-// Queries that a thread takes together: a multiple of every kernel's tile.
-constexpr int64_t kQueriesTogether = 64;
+// Queries that a thread takes together: a multiple of every kernel's tile. Where that leaves threads without any, as
+// many as the widest vector has lanes.
+constexpr int64_t kQueriesTogether = 64, kFewQueriesTogether = 16;
 // Points that a thread prepares at least, and pairs that it evaluates at least, so that waking it costs little.
 constexpr int64_t kPrepareGrain = 2048, kPairsGrain = 1 << 18;
 // The centre need not be exact: it is the mean of at most so many points.
@@ -29,6 +30,9 @@ struct KdeBatch {
   // Enough problems for every thread: then each is one thread's.
   bool whole() const { return problems >= 2 * int64_t(torch::stable::get_num_threads()); }
   int64_t problems_grain() const { return std::max<int64_t>(1, kPairsGrain / std::max<int64_t>(1, m * n)); }
+  int64_t queries_together() const {
+    return m <= (torch::stable::get_num_threads() - 1) * kQueriesTogether ? kFewQueriesTogether : kQueriesTogether;
+  }
   KdeQueries<T> queries_of(int64_t problem) const {
     return {queries + problem * m * d, m, leave_one_out ? 0 : kNoneLeftOut};
   }
@@ -114,15 +118,15 @@ void run_forward(const KdeBatch<T>& batch, T* log_sums, T* inner, T* score) {
     return;
   }
   KdePrepared<T> prepared(batch);
-  int64_t tiles = (m + kQueriesTogether - 1) / kQueriesTogether;
-  int64_t grain = std::max<int64_t>(1, kPairsGrain / (kQueriesTogether * batch.n));
+  int64_t together = batch.queries_together(), pieces = (m + together - 1) / together;
+  int64_t grain = std::max<int64_t>(1, kPairsGrain / (together * batch.n));
   for (int64_t b = 0; b < batch.problems; ++b) {
     KdePoints<T> points = prepared.take(b, true);
     KdeQueries<T> all = batch.queries_of(b);
     T *sums = of_problem(log_sums, b, 1), *inners = of_problem(inner, b, 1), *scores = of_problem(score, b, d);
-    torch::stable::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
       KdeScratch<T> scratch(scratch_size);
-      int64_t i = begin * kQueriesTogether, count = std::min(end * kQueriesTogether, m) - i;
+      int64_t i = begin * together, count = std::min(end * together, m) - i;
       batch.functions.forward({all.rows + i * d, count, all.own + i}, points, sums + i, inners + i,
                               scores ? scores + i * d : nullptr, scratch.begin());
     });
@@ -147,17 +151,17 @@ void run_bandwidths(const KdeBatch<T>& batch, const KdeBandwidthsFunctions<T>& f
     return;
   }
   KdePrepared<T> prepared(batch);
-  int64_t tiles = (m + kQueriesTogether - 1) / kQueriesTogether;
+  int64_t together = batch.queries_together(), pieces = (m + together - 1) / together;
+  int64_t grain = std::max<int64_t>(1, kPairsGrain / (together * n));
   for (int64_t b = 0; b < batch.problems; ++b) {
     KdePoints<T> points = prepared.take(b, true);
     KdeQueries<T> all = batch.queries_of(b);
-    torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, kPairsGrain / (kQueriesTogether * n)),
-                                [&](int64_t begin, int64_t end) {
-                                  KdeScratch<T> scratch(scratch_size);
-                                  int64_t i = begin * kQueriesTogether, count = std::min(end * kQueriesTogether, m) - i;
-                                  functions.evaluate({all.rows + i * d, count, all.own + i}, points, weights + b * n,
-                                                     chains, log_sums + b * m + i, stride, scratch.begin());
-                                });
+    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
+      KdeScratch<T> scratch(scratch_size);
+      int64_t i = begin * together, count = std::min(end * together, m) - i;
+      functions.evaluate({all.rows + i * d, count, all.own + i}, points, weights + b * n, chains, log_sums + b * m + i,
+                         stride, scratch.begin());
+    });
   }
 }
 

@@ -7,6 +7,7 @@ those of q, x, o and s.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +59,7 @@ def problem_of(
     queries, points = queries.to(dtype), points.to(dtype)
     (m, d), n = queries.shape[-2:], points.shape[-2]
     scale = bandwidth_of(bandwidth, form, dtype)
-    offsets, log_total = None, torch.tensor(float(n - leave_one_out), dtype=torch.float64).log().item()
+    offsets, log_total = None, math.log(n - leave_one_out)
     if weights is not None:
         weights = weights.to(dtype)
         total = weights.sum(-1, keepdim=True)

@@ -438,3 +438,26 @@ def test_gradients_in_several_bandwidths():
 def test_bad_bandwidths(bandwidths, error: type, message: str):
     with pytest.raises(error, match=message):
         kde_log_densities(torch.zeros(4, 2), torch.zeros(5, 2), bandwidths)
+
+
+def test_high_precision_runs_what_there_is():
+    queries, points = randn(20, 3, dtype=torch.float32), randn(30, 3, dtype=torch.float32)
+    high = kde_log_density(queries, points, 0.5, precision="high")
+    assert torch.equal(high, kde_log_density(queries, points, 0.5))
+
+
+def test_few_queries_are_shared_out_too():
+    queries, points = randn(50, 3), randn(30_000, 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    found = kde_log_density(queries, points, 0.5)
+    torch.set_num_threads(before)
+    torch.testing.assert_close(found, kde_log_density_reference(queries, points, 0.5), rtol=1e-11, atol=1e-11)
+
+
+def test_compiles_for_any_number_of_points():
+    torch._dynamo.reset()
+    compiled = torch.compile(kde_log_density, fullgraph=True, dynamic=True, backend="aot_eager")
+    for m, n in ((5, 7), (9, 12)):
+        queries, points = randn(m, 2), randn(n, 2)
+        torch.testing.assert_close(compiled(queries, points, 0.5), kde_log_density(queries, points, 0.5))
