@@ -64,16 +64,16 @@ def check_values(points: Tensor, bandwidth: float | Tensor, weights: Tensor | No
     if not isinstance(bandwidth, Tensor):
         if not 0 < bandwidth < math.inf:
             raise ValueError(f"bandwidth: expected a positive, finite number, got {bandwidth}")
-    elif _visible(bandwidth):
+    elif is_visible(bandwidth):
         values = bandwidth.detach()
         if form == "full":
             _check_covariance(values)
         elif not ((values > 0) & (values < math.inf)).all():
             raise ValueError(f"bandwidth: expected positive, finite numbers, got {_worst(values)}")
-    if _visible(points) and not math.isfinite(points.detach().sum().item()) and not points.isfinite().all():
+    if is_visible(points) and not math.isfinite(points.detach().sum().item()) and not points.isfinite().all():
         bad = (~points.isfinite()).nonzero()[0].tolist()
         raise ValueError(f"points: expected finite numbers, got {points[tuple(bad)].item()} (NaN or infinity) at {bad}")
-    if weights is not None and _visible(weights) and weights.numel():
+    if weights is not None and is_visible(weights) and weights.numel():
         values = weights.detach()
         if not (values >= 0).all() or not values.isfinite().all():
             raise ValueError(f"weights: expected finite numbers that are not negative, got {_worst(values)}")
@@ -81,7 +81,8 @@ def check_values(points: Tensor, bandwidth: float | Tensor, weights: Tensor | No
             raise ValueError("weights: expected one that is not zero in every problem, got all zeros")
 
 
-def _visible(tensor: Tensor) -> bool:
+def is_visible(tensor: Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device or breaking a graph."""
     plain = tensor.is_cpu and type(tensor) in (Tensor, Parameter)
     return plain and not torch.compiler.is_compiling() and maybe_current_level() is None
 

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastgen.ops._kde_arguments import is_visible
 from fastgen.ops._kde_bandwidth import Bandwidth, bandwidth_of
 from fastgen.ops._kde_kernels import log_volume
 from fastgen.ops._kde_reference import log_of
+
+# In bandwidths; the square of it times 6e-8 is 6e-5.
+FAR = 32
 
 
 @dataclass
@@ -39,6 +43,20 @@ class Problem:
     log_constant: float | Tensor
     bandwidth: Bandwidth
     shape: tuple[int, ...]
+
+    def loses_digits(self) -> bool:
+        """Whether float32 would cost a CPU kernel more than a few 1e-5 of the log-density: it counts the points from
+        their mean, and an exponent is off by the square of that distance times 6e-8. False where looking is not free.
+        """
+        points, precisions = self.points.detach(), self.precisions
+        if points.dtype != torch.float32 or not points.numel() or not is_visible(points):
+            return False
+        largest = 1.0 if precisions is None else precisions.detach().max().item()
+        least, most = points.aminmax()
+        if points.shape[-1] * ((most - least).item() / 2) ** 2 * largest <= FAR**2:
+            return False
+        squared = (points - points.mean(-2, keepdim=True)).square().sum(-1)
+        return bool((squared if precisions is None else squared * precisions.detach()).max() > FAR**2)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

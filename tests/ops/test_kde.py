@@ -461,3 +461,20 @@ def test_compiles_for_any_number_of_points():
     for m, n in ((5, 7), (9, 12)):
         queries, points = randn(m, 2), randn(n, 2)
         torch.testing.assert_close(compiled(queries, points, 0.5), kde_log_density(queries, points, 0.5))
+
+
+def test_small_bandwidths_keep_their_digits():
+    """Points hundreds of bandwidths apart, whose squared norms in float32 would cost hundredths of a nat."""
+    points, queries = randn(5000, 1, dtype=torch.float32) + 7, randn(200, 1, dtype=torch.float32) + 7
+    truth = kde_log_density_reference(queries.double(), points.double(), 0.005)
+    relative = (kde_log_density(queries, points, 0.005).double() - truth).abs() / truth.abs().clamp(min=1)
+    assert relative.max() < 1e-6
+    assert (kde_log_density(queries, points, 0.005, precision="high").double() - truth).abs().max() < 0.5
+    expected = kde_score(queries.double(), points.double(), 0.005)
+    torch.testing.assert_close(kde_score(queries, points, 0.005).double(), expected, rtol=1e-5, atol=1e-4)
+    adaptive = torch.full((5000,), 0.005)
+    found = kde_log_density(queries, points, adaptive, bandwidth_form="adaptive").double()
+    assert ((found - truth).abs() / truth.abs().clamp(min=1)).max() < 1e-5
+    leaf = queries.clone().requires_grad_()
+    kde_log_density(leaf, points, 0.005).sum().backward()
+    torch.testing.assert_close(leaf.grad.double(), expected, rtol=1e-5, atol=1e-4)
