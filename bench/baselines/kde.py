@@ -80,6 +80,24 @@ def kde_score_eager(queries: Tensor, points: Tensor, bandwidth: float, **options
     return score
 
 
+def kde_log_densities_eager(
+    queries: Tensor, points: Tensor, bandwidths: Tensor, *, leave_one_out: bool = False
+) -> Tensor:
+    """Distances once, then a sum of exponentials for each bandwidth."""
+    exponents = torch.cdist(queries, points).square() / -2
+    n, d = points.shape
+    if leave_one_out:
+        exponents.fill_diagonal_(-torch.inf)
+    sums = []
+    for h in bandwidths.unbind():
+        scaled = exponents / h**2
+        largest = scaled.amax(1, keepdim=True)
+        sum_of = (scaled - largest).clamp(min=CLAMP).exp().sum(1)
+        # The pair left out was clamped as well.
+        sums.append((sum_of - leave_one_out * math.exp(CLAMP)).log() + largest[:, 0] - d * h.log())
+    return torch.stack(sums) - math.log(n - leave_one_out) - d / 2 * math.log(2 * math.pi)
+
+
 def _exponents(queries: Tensor, points: Tensor, bandwidth: float) -> Tensor:
     """Those of the Gaussians, short of -|q|^2 / 2 h^2."""
     halves = points.square().sum(-1).unsqueeze(-2) / (-2 * bandwidth**2)
