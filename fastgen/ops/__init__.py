@@ -21,6 +21,14 @@ from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1_reference,
     invertible_conv1x1_weight,
 )
+from fastgen.ops.kde import (
+    kde_log_densities,
+    kde_log_densities_reference,
+    kde_log_density,
+    kde_log_density_reference,
+    kde_score,
+    kde_score_reference,
+)
 from fastgen.ops.masked_autoregressive import masked_autoregressive_inverse, masked_autoregressive_inverse_reference
 from fastgen.ops.masked_conv2d import (
     masked_conv2d,
@@ -65,6 +73,12 @@ __all__ = [
     "invertible_conv1x1_factors",
     "invertible_conv1x1_reference",
     "invertible_conv1x1_weight",
+    "kde_log_densities",
+    "kde_log_densities_reference",
+    "kde_log_density",
+    "kde_log_density_reference",
+    "kde_score",
+    "kde_score_reference",
     "linear_spline",
     "linear_spline_reference",
     "masked_autoregressive_inverse",

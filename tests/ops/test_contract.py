@@ -82,8 +82,13 @@ def test_nan_goes_where_the_reference_sends_it(op: Op, variant: str):
         poisoned = argument.clone()
         poisoned.view(-1)[0] = float("nan")
         args = (*sample.args[:i], poisoned, *sample.args[i + 1 :])
-        with c.running_on(variant):
-            found = c.as_tuple(op.public(*args, **sample.kwargs))
+        try:
+            with c.running_on(variant):
+                found = c.as_tuple(op.public(*args, **sample.kwargs))
+        except ValueError as error:
+            # Where NaN makes the question meaningless, it is an error that says so.
+            assert "nan" in str(error).lower(), f"argument {i}"
+            continue
         for value, expected in zip(found, c.as_tuple(op.reference(*args, **sample.kwargs)), strict=True):
             assert torch.equal(value.isnan(), expected.isnan()), f"argument {i}"
 

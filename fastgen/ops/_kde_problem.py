@@ -1,0 +1,106 @@
+"""A kernel density estimate as its kernels take it: scaled, centred nowhere, one batch dimension.
+
+A kernel computes log sum_j exp(o_j - s_j |q_i - x_j|^2 / 2). Bandwidths of every form, weights and volumes become the
+scaled q and x, the offsets o and the precisions s here, in differentiable PyTorch, so that their gradients come from
+those of q, x, o and s.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastgen.ops._kde_arguments import is_visible
+from fastgen.ops._kde_bandwidth import Bandwidth, bandwidth_of
+from fastgen.ops._kde_kernels import log_volume
+from fastgen.ops._kde_reference import log_of
+
+# In bandwidths; the square of it times 6e-8 is 6e-5.
+FAR = 32
+
+
+@dataclass
+class Problem:
+    """B problems of M queries and N points each.
+
+    Attributes:
+        queries: [B, M, d], scaled.
+        points: [B, N, d], scaled.
+        offsets: [B, N], or None where all are zero.
+        precisions: [B, N] where the bandwidth is adaptive; None where they are one.
+        log_constant: what is subtracted from a kernel's answer, of a shape that broadcasts with the answer's.
+        bandwidth: in the dtype of the computation.
+        shape: of the answer, [..., M].
+    """
+
+    queries: Tensor
+    points: Tensor
+    offsets: Tensor | None
+    precisions: Tensor | None
+    log_constant: float | Tensor
+    bandwidth: Bandwidth
+    shape: tuple[int, ...]
+
+    def loses_digits(self) -> bool:
+        """Whether float32 would cost a CPU kernel more than a few 1e-5 of the log-density: it counts the points from
+        their mean, and an exponent is off by the square of that distance times 6e-8. False where looking is not free.
+        """
+        points, precisions = self.points.detach(), self.precisions
+        if points.dtype != torch.float32 or not points.numel() or not is_visible(points):
+            return False
+        largest = 1.0 if precisions is None else precisions.detach().max().item()
+        least, most = points.aminmax()
+        if points.shape[-1] * ((most - least).item() / 2) ** 2 * largest <= FAR**2:
+            return False
+        squared = (points - points.mean(-2, keepdim=True)).square().sum(-1)
+        return bool((squared if precisions is None else squared * precisions.detach()).max() > FAR**2)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        return self.queries, self.points, self.offsets, self.precisions
+
+
+def problem_of(
+    queries: Tensor,
+    points: Tensor,
+    bandwidth: float | Tensor,
+    weights: Tensor | None,
+    leave_one_out: bool,
+    form: str,
+    batch: torch.Size,
+) -> Problem:
+    """The problem for the Gaussian kernel; `batch` is the batch shape of the answer."""
+    dtype = torch.promote_types(torch.promote_types(queries.dtype, points.dtype), torch.float32)
+    queries, points = queries.to(dtype), points.to(dtype)
+    (m, d), n = queries.shape[-2:], points.shape[-2]
+    scale = bandwidth_of(bandwidth, form, dtype)
+    offsets, log_total = None, math.log(n - leave_one_out)
+    if weights is not None:
+        weights = weights.to(dtype)
+        total = weights.sum(-1, keepdim=True)
+        offsets, log_total = log_of(weights), (total - weights if leave_one_out else total).log()
+    log_size = scale.log_volume(d)
+    precisions = None
+    if form == "adaptive":
+        offsets = -log_size if offsets is None else offsets - log_size
+        precisions, log_size = scale.value.square().reciprocal(), 0.0
+    elif isinstance(log_size, Tensor):
+        log_size = log_size.unsqueeze(-1)
+    constant = log_total + log_size + log_volume("gaussian", d)
+    shape = (*batch, m)
+    queries, points = scale.scale(queries), scale.scale(points)
+    # Queries of several problems over the same points are queries of one problem.
+    shared = points.dim() == 2 and all(t is None or t.dim() == 1 for t in (offsets, precisions)) and not leave_one_out
+    if shared:
+        queries, batch = queries.expand(*batch, m, d).reshape(-1, d), torch.Size()
+
+    def rows(tensor: Tensor | None, *last: int) -> Tensor | None:
+        return None if tensor is None else tensor.expand(*batch, *last).reshape(batch.numel(), *last).contiguous()
+
+    return Problem(
+        rows(queries, queries.shape[-2], d), rows(points, n, d), rows(offsets, n), rows(precisions, n), constant,
+        scale, shape,
+    )  # fmt: skip

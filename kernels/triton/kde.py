@@ -1,0 +1,216 @@
+"""The log of a sum of Gaussians and its gradient as matrix products in tiles; `csrc/cpu/kde.h` tells the algebra.
+
+Queries and points are counted from the points' mean; exponents are in base 2, `bias_j + q_i . x_j`; where precisions
+differ, queries and points have one more column. What is linear in M + N is left to PyTorch.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 32
+LOG2_E = math.log2(math.e)
+# Of a point that does not count: finite, since a difference of infinities is NaN, and below LOWEST.
+NOWHERE = tl.constexpr(-2e30)
+LOWEST = tl.constexpr(-1e30)
+
+
+@triton.jit
+def load_rows(base, row, rows, columns, WIDTH: tl.constexpr):
+    column = tl.arange(0, WIDTH)
+    mask = (row < rows)[:, None] & (column < columns)[None, :]
+    return tl.load(base + row[:, None].to(tl.int64) * columns + column[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def store_rows(base, row, rows, columns, value, WIDTH: tl.constexpr):
+    column = tl.arange(0, WIDTH)
+    mask = (row < rows)[:, None] & (column < columns)[None, :]
+    tl.store(base + row[:, None].to(tl.int64) * columns + column[None, :], value, mask=mask)
+
+
+@triton.jit
+def problem_and_rows(rows, BLOCK: tl.constexpr):
+    """The problem of this program and its rows."""
+    blocks = tl.cdiv(rows, BLOCK)
+    problem = (tl.program_id(0) // blocks).to(tl.int64)
+    return problem, tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def kde_forward_kernel(
+    queries, points, bias, inner, sums, m, n, columns,
+    LEAVE_OWN: tl.constexpr, SCORE: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """inner_i = log2 sum_j 2^(bias_j + q_i . x_j); with SCORE the mean of x_j under those terms, in sums."""
+    problem, row = problem_and_rows(m, BLOCK)
+    q = load_rows(queries + problem * m * columns, row, m, columns, WIDTH)
+    largest = tl.full((BLOCK,), LOWEST, tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    mean = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for first in range(0, n, BLOCK):
+        other = first + tl.arange(0, BLOCK)
+        x = load_rows(points + problem * n * columns, other, n, columns, WIDTH)
+        b = tl.load(bias + problem * n + other, mask=other < n, other=NOWHERE)
+        c = tl.dot(q, tl.trans(x), input_precision="ieee") + b[None, :]
+        if LEAVE_OWN:
+            c = tl.where(row[:, None] == other[None, :], NOWHERE, c)
+        highest = tl.max(c, 1)
+        raised = tl.where(highest > largest, highest, largest)
+        kept = tl.exp2(largest - raised)
+        e = tl.exp2(c - raised[:, None])
+        total = total * kept + tl.sum(e, 1)
+        if SCORE:
+            mean = tl.dot(e, x, mean * kept[:, None], input_precision="ieee")
+        largest = raised
+    tl.store(inner + problem * m + row, largest + tl.log2(total), mask=row < m)
+    if SCORE:
+        store_rows(sums + problem * m * columns, row, m, columns, mean / total[:, None], WIDTH)
+
+
+@triton.jit
+def kde_backward_kernel(
+    rows, others, row_bias, other_bias, grad, sums, totals, m, n, columns,
+    OF_QUERIES: tl.constexpr, LEAVE_OWN: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """With p_ij = grad 2^(row . other + both biases): sums_i = sum_j p_ij other_j and totals_i = sum_j p_ij.
+
+    Queries are the rows and points the others, or the other way round; grad is that of the queries.
+    """
+    problem, row = problem_and_rows(m, BLOCK)
+    a = load_rows(rows + problem * m * columns, row, m, columns, WIDTH)
+    a_bias = tl.load(row_bias + problem * m + row, mask=row < m, other=NOWHERE)
+    total = tl.zeros((BLOCK,), tl.float32)
+    weighted = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for first in range(0, n, BLOCK):
+        other = first + tl.arange(0, BLOCK)
+        b = load_rows(others + problem * n * columns, other, n, columns, WIDTH)
+        b_bias = tl.load(other_bias + problem * n + other, mask=other < n, other=NOWHERE)
+        c = tl.dot(a, tl.trans(b), input_precision="ieee") + (a_bias[:, None] + b_bias[None, :])
+        if LEAVE_OWN:
+            c = tl.where(row[:, None] == other[None, :], NOWHERE, c)
+        p = tl.exp2(c)
+        if not OF_QUERIES:
+            p *= tl.load(grad + problem * n + other, mask=other < n, other=0.0)[None, :]
+        total += tl.sum(p, 1)
+        weighted = tl.dot(p, b, weighted, input_precision="ieee")
+    if OF_QUERIES:
+        g = tl.load(grad + problem * m + row, mask=row < m, other=0.0)
+        total *= g
+        weighted *= g[:, None]
+    tl.store(totals + problem * m + row, total, mask=row < m)
+    store_rows(sums + problem * m * columns, row, m, columns, weighted, WIDTH)
+
+
+def _prepare(queries: Tensor, points: Tensor, offsets: Tensor | None, precisions: Tensor | None):
+    """Centred queries times log2(e) and centred points, with a last column where there are precisions; the points'
+    bias; |q|^2 / 2 in float64; the centre.
+    """
+    centre = points.mean(1, keepdim=True)
+    q, x = queries - centre, points - centre
+    half_norms = q.double().square().sum(-1) / 2
+    exponent = x.double().square().sum(-1) / -2
+    if precisions is not None:
+        exponent = exponent * precisions
+        x = torch.cat([x * precisions.unsqueeze(-1), precisions.unsqueeze(-1)], -1)
+        q = torch.cat([q, -half_norms.unsqueeze(-1).to(q.dtype)], -1)
+    if offsets is not None:
+        exponent = exponent + offsets
+    bias = (exponent * LOG2_E).clamp(min=NOWHERE.value).to(points.dtype)
+    return q * LOG2_E, x, bias, half_norms, centre
+
+
+def _width(columns: int) -> int:
+    return max(16, triton.next_power_of_2(columns))
+
+
+def _forward(queries, points, offsets, precisions, leave_one_out: bool, score: bool):
+    q, x, bias, half_norms, centre = _prepare(queries, points, offsets, precisions)
+    (problems, m, columns), n = q.shape, x.shape[1]
+    inner, sums = q.new_empty((problems, m)), q.new_empty(q.shape if score else (0,))
+    if inner.numel():
+        kde_forward_kernel[(problems * triton.cdiv(m, BLOCK),)](
+            q, x, bias, inner, sums, m, n, columns, leave_one_out, score, _width(columns), BLOCK
+        )
+    log_sums = inner.double() * math.log(2) - (half_norms if precisions is None else 0)
+    return log_sums.to(queries.dtype), inner, sums, queries - centre
+
+
+def kde_log_density(
+    queries: Tensor, points: Tensor, offsets: Tensor | None, precisions: Tensor | None, leave_one_out: bool
+) -> tuple[Tensor, Tensor]:
+    return _forward(queries, points, offsets, precisions, leave_one_out, False)[:2]
+
+
+def kde_score(
+    queries: Tensor, points: Tensor, offsets: Tensor | None, precisions: Tensor | None, leave_one_out: bool
+) -> tuple[Tensor, Tensor]:
+    log_sums, _, sums, q = _forward(queries, points, offsets, precisions, leave_one_out, True)
+    if precisions is None:
+        return log_sums, sums - q
+    return log_sums, sums[..., :-1] - q * sums[..., -1:]
+
+
+def kde_log_density_backward(
+    grad: Tensor,
+    inner: Tensor,
+    queries: Tensor,
+    points: Tensor,
+    offsets: Tensor | None,
+    precisions: Tensor | None,
+    leave_one_out: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, x, bias, _, centre = _prepare(queries, points, offsets, precisions)
+    (problems, m, columns), n = q.shape, x.shape[1]
+    query_sums, point_sums = torch.zeros_like(q), torch.zeros_like(x)
+    query_totals, point_totals = torch.zeros_like(inner), torch.zeros_like(bias)
+    if inner.numel():
+        of_both = leave_one_out, _width(columns), BLOCK
+        kde_backward_kernel[(problems * triton.cdiv(m, BLOCK),)](
+            q, x, -inner, bias, grad, query_sums, query_totals, m, n, columns, True, *of_both
+        )
+        kde_backward_kernel[(problems * triton.cdiv(n, BLOCK),)](
+            x, q, bias, -inner, grad, point_sums, point_totals, n, m, columns, False, *of_both
+        )
+    d = points.shape[-1]
+    point_sums *= math.log(2)
+    # How hard a query is pulled by all points together: the sum of their shares, each times its precision.
+    pull = query_totals.unsqueeze(-1) if precisions is None else query_sums[..., d:]
+    grad_queries = query_sums[..., :d] - (queries - centre) * pull
+    centred = points - centre
+    grad_points = point_sums[..., :d] - centred * point_totals.unsqueeze(-1)
+    if precisions is None:
+        return grad_queries, grad_points, point_totals, points.new_empty(0)
+    slope = centred * (point_sums[..., :d] - centred * point_totals.unsqueeze(-1) / 2)
+    grad_precisions = slope.sum(-1) + point_sums[..., d]
+    return grad_queries, grad_points * precisions.unsqueeze(-1), point_totals, grad_precisions
+
+
+_SIZES = {"m": "i32", "n": "i32", "columns": "i32"}
+_WIDTHS = (16, 64, 128)
+
+# What each kernel is compiled for without a GPU: its signature and constants.
+COMPILE = {
+    kde_forward_kernel: [
+        (
+            {**dict.fromkeys(("queries", "points", "bias", "inner", "sums"), "*fp32"), **_SIZES},
+            {"LEAVE_OWN": score, "SCORE": score, "WIDTH": width, "BLOCK": BLOCK},
+        )
+        for width in _WIDTHS
+        for score in (False, True)
+    ],
+    kde_backward_kernel: [
+        (
+            {
+                **dict.fromkeys(("rows", "others", "row_bias", "other_bias", "grad", "sums", "totals"), "*fp32"),
+                **_SIZES,
+            },
+            {"OF_QUERIES": of_queries, "LEAVE_OWN": not of_queries, "WIDTH": width, "BLOCK": BLOCK},
+        )
+        for width in _WIDTHS
+        for of_queries in (False, True)
+    ],
+}
