@@ -3,5 +3,19 @@
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.gaussian import Gaussian
 from fastgen.density.gaussian_mixture import GaussianMixture
+from fastgen.density.histogram import Histogram
+from fastgen.density.inverse_transform import InverseTransform
+from fastgen.density.knn_density import KNNDensity
+from fastgen.density.neural_cdf import NeuralCDF
+from fastgen.density.orthogonal_series import OrthogonalSeries
 
-__all__ = ["DensityEstimator", "Gaussian", "GaussianMixture"]
+__all__ = [
+    "DensityEstimator",
+    "Gaussian",
+    "GaussianMixture",
+    "Histogram",
+    "InverseTransform",
+    "KNNDensity",
+    "NeuralCDF",
+    "OrthogonalSeries",
+]

@@ -1,0 +1,79 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from density.estimator_cases import two_hills
+from scipy import stats
+
+from fastgen.density import Gaussian, NeuralCDF
+
+
+@pytest.fixture(scope="module")
+def plane():
+    return NeuralCDF(steps=400, batch_size=256, random_state=0).fit(two_hills(1000, 2))
+
+
+def test_learns_the_cumulative():
+    x = two_hills(2000, 1)
+    model = NeuralCDF(steps=300, batch_size=256, random_state=0).fit(x)
+    grid = np.linspace(-6, 6, 6001)
+    learned = np.exp(model.score_samples(grid)).cumsum() * (grid[1] - grid[0])
+    true = 0.4 * stats.norm.cdf(grid, -1.5, 0.5) + 0.6 * stats.norm.cdf(grid, 1, 1)
+    assert np.abs(learned - true).max() < 0.04
+    samples = model.sample(3000, random_state=0)[:, 0]
+    assert stats.kstest(samples, lambda v: np.interp(v, grid, learned)).pvalue > 0.01
+
+
+def test_learns_what_depends_on_what(plane):
+    """Far better than the normal density on held-out points, and its samples have the correlation of the data."""
+    held_out = two_hills(1000, 2, seed=1)
+    gaussian = Gaussian().fit(two_hills(1000, 2))
+    assert plane.score_samples(held_out).mean() > gaussian.score_samples(held_out).mean() + 0.3
+    samples = plane.sample(5000, random_state=0)
+    np.testing.assert_allclose(np.cov(samples.T), np.cov(two_hills(1000, 2).T), atol=0.3)
+
+
+def test_penalty_keeps_it_monotone(plane):
+    """The derivative is hardly ever below zero, so that clipping it adds no mass."""
+    z = torch.linspace(-3, 3, 201, dtype=torch.float64)
+    rows = torch.stack((z.repeat(201), z.repeat_interleave(201)), 1)
+    for dim in (0, 1):
+        values = plane._conditional(dim, rows)(rows[:, dim]).view(201, 201)
+        rises = values.diff(dim=1 - dim)
+        assert -rises.clamp(max=0).sum() / 201 < 2e-3 and rises.max() > 0.01
+
+
+def test_fits_are_reproducible():
+    x, arguments = two_hills(100, 2), {"steps": 5, "hidden_features": 8}
+    one = NeuralCDF(random_state=1, **arguments).fit(x).score_samples(x)
+    np.testing.assert_array_equal(one, NeuralCDF(random_state=1, **arguments).fit(x).score_samples(x))
+    assert (one != NeuralCDF(random_state=2, **arguments).fit(x).score_samples(x)).any()
+
+
+def test_gradients_reach_the_queries(plane):
+    model = NeuralCDF(steps=30, hidden_features=8, random_state=0).fit(torch.from_numpy(two_hills(200, 2)))
+    query = torch.from_numpy(two_hills(4, 2, seed=1)).requires_grad_()
+    assert torch.autograd.gradcheck(model.score_samples, query)
+    with torch.inference_mode():
+        scores = model.score_samples(query.detach().clone())
+    torch.testing.assert_close(scores, model.score_samples(query).detach(), check_dtype=True)
+    assert not model.score_samples(query.detach()).requires_grad
+
+
+@pytest.mark.parametrize("name", ["hidden_features", "num_layers", "steps", "batch_size"])
+def test_refuses_sizes(name):
+    with pytest.raises(ValueError, match=f"{name}: expected a positive int, got 0"):
+        NeuralCDF(**{name: 0})
+
+
+def test_refuses():
+    for name, wrong in (("learning_rate", 0), ("monotonicity", -1), ("floor", 1), ("floor", math.nan)):
+        with pytest.raises(ValueError, match=f"{name}: expected a"):
+            NeuralCDF(**{name: wrong})
+    with pytest.raises(ValueError, match="all 9 points are equal, and there is nothing to learn"):
+        NeuralCDF().fit(np.ones((9, 2)))
+    with pytest.raises(ValueError, match=r"X: expected at least 2 points, got \(1, 2\)"):
+        NeuralCDF().fit(np.ones((1, 2)))
+    with pytest.raises(TypeError, match="random_state: expected an int"):
+        NeuralCDF(random_state="0").fit(two_hills(9, 2))
