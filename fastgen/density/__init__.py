@@ -5,9 +5,11 @@ from fastgen.density.gaussian import Gaussian
 from fastgen.density.gaussian_mixture import GaussianMixture
 from fastgen.density.histogram import Histogram
 from fastgen.density.inverse_transform import InverseTransform
+from fastgen.density.kernel_density import KernelDensity
 from fastgen.density.knn_density import KNNDensity
 from fastgen.density.neural_cdf import NeuralCDF
 from fastgen.density.orthogonal_series import OrthogonalSeries
+from fastgen.density.outliers import outliers
 
 __all__ = [
     "DensityEstimator",
@@ -16,6 +18,8 @@ __all__ = [
     "Histogram",
     "InverseTransform",
     "KNNDensity",
+    "KernelDensity",
     "NeuralCDF",
     "OrthogonalSeries",
+    "outliers",
 ]

@@ -41,9 +41,9 @@ class Histogram(DensityEstimator):
         ValueError: another rule, a width that is not a finite positive number; on fitting, one width for each of
             another number of features. For the rules: one point, a constant column (an interquartile range of zero).
 
-    Source: Scott, "Multivariate Density Estimation" (1992), equations 3.16 and 3.66; Freedman and Diaconis, "On the
+    Source: Scott, "Multivariate Density Estimation" (1992), chapter 3; Freedman and Diaconis, "On the
     histogram as a density estimator" (1981); Rudemo, "Empirical choice of histograms and kernel density estimators"
-    (1982), equation 2.8, for the risk.
+    (1982), for the risk.
     """
 
     def __init__(self, bin_width: str | float | Sequence[float] = "scott") -> None:
@@ -95,7 +95,7 @@ class Histogram(DensityEstimator):
 def cross_validated_risk(x: Tensor, origin: Tensor, width: Tensor) -> float:
     """An unbiased estimate of the integral of `(estimate - density)^2`, less that of `density^2`, for bins of `width`.
 
-    Source: Rudemo (1982), equation 2.8, with the volume of a bin for its width.
+    Source: Rudemo (1982), with the volume of a bin for its width.
     """
     n = len(x)
     counts = cell_numbers(x, origin, width).unique(dim=0, return_counts=True)[1]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fastgen.density import Gaussian, GaussianMixture, Histogram, KNNDensity, NeuralCDF, OrthogonalSeries
+from fastgen.density import Gaussian, GaussianMixture, Histogram, KernelDensity, KNNDensity, NeuralCDF, OrthogonalSeries
+from fastgen.density.kernels import KERNELS
 
 ESTIMATORS = {
     "gaussian": Gaussian,
@@ -15,6 +16,14 @@ ESTIMATORS = {
     "knn": KNNDensity,
     "series": OrthogonalSeries,
     "series-order": lambda: OrthogonalSeries(5, floor=1e-2),
+    "kde": KernelDensity,
+    "kde-matrix": lambda: KernelDensity(covariance_type="full"),
+    "kde-adaptive": lambda: KernelDensity("silverman", adaptive=10),
+    "kde-likelihood": lambda: KernelDensity("likelihood"),
+    "kde-lscv": lambda: KernelDensity("lscv"),
+    "kde-fft": lambda: KernelDensity(method="fft"),
+    "kde-score": lambda: KernelDensity(debias="score"),
+    **{f"kde-{kernel}": lambda kernel=kernel: KernelDensity(kernel=kernel) for kernel in KERNELS[1:]},
     "neural": lambda: NeuralCDF(hidden_features=16, steps=60, batch_size=128, random_state=0),
 }
 
@@ -29,12 +38,13 @@ def two_hills(n: int, d: int, seed: int = 0) -> np.ndarray:
     return np.where(hill[:, None], 0.5 * rng.standard_normal((n, d)) - 1.5, rng.standard_normal((n, d)) + 1)
 
 
-def mass(model, d: int, low: float = -9.0, high: float = 9.0, steps: int | None = None) -> float:
-    """The integral of a density over [low, high]^d, at a random place in each of `steps`^d cells.
+def mass(model, d: int, low: float | None = None, high: float | None = None) -> float:
+    """The integral of a density over [low, high]^d, at a random place in each of many cells.
 
     Middles would do better where it is smooth, and badly where it has edges along the grid.
     """
-    steps = steps or {1: 20000, 2: 400}[d]
+    steps = {1: 20000, 2: 320}[d]
+    low, high = (-40.0, 40.0) if low is None and d == 1 else (-8.0, 8.0) if low is None else (low, high)
     cell = (high - low) / steps
     corner = np.stack(np.meshgrid(*[np.arange(steps)] * d, indexing="ij"), -1).reshape(-1, d)
     points = low + cell * (corner + np.random.default_rng(0).random(corner.shape))
