@@ -15,19 +15,19 @@ def cell_numbers(x: Tensor, origin: Tensor, width: Tensor) -> Tensor:
     return cells.clamp(-_FARTHEST, _FARTHEST).long()
 
 
-def leaves(cells: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """A tree over distinct cells [B, d], sorted by row: for every axis, its values and the nodes that are there.
+def count_cells(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ones of cells [N, d], [B, d] sorted by row, and how many there are of each, [B]."""
+    node = _nodes(cells)[0]
+    counts = node.bincount()
+    distinct = cells.new_empty(len(counts), cells.shape[1])
+    # Any of those that are the same will do.
+    distinct[node] = cells
+    return distinct, counts
 
-    A node stands for cells that share their numbers on the axes so far, and goes by its rank among those. Its children
-    are keyed `node * (number of values) + rank of the value`, at most B^2 of them: no key overflows, whatever d.
-    """
-    tree = []
-    node = torch.zeros(len(cells), dtype=torch.int64, device=cells.device)
-    for column in cells.T:
-        values, rank = column.unique(return_inverse=True)
-        keys, node = (node * len(values) + rank).unique(return_inverse=True)
-        tree.append((values, keys))
-    return tree
+
+def leaves(cells: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """A tree over distinct cells [B, d], sorted by row: for every axis, its values and the keys of the nodes there."""
+    return _nodes(cells)[1]
 
 
 def locate(queries: Tensor, tree: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -39,6 +39,21 @@ def locate(queries: Tensor, tree: list[tuple[Tensor, Tensor]]) -> Tensor:
         node, present = _find(node * len(values) + rank, keys)
         found &= known & present
     return node.where(found, -1)
+
+
+def _nodes(cells: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The rank of each cell [N, d] among the distinct ones, and the tree over those.
+
+    A node stands for cells that share their numbers on the axes so far, and goes by its rank among those. Its children
+    are keyed `node * (number of values) + rank of the value`, below N^2: no key overflows, whatever d.
+    """
+    tree = []
+    node = torch.zeros(len(cells), dtype=torch.int64, device=cells.device)
+    for column in cells.T:
+        values, rank = column.unique(return_inverse=True)
+        keys, node = (node * len(values) + rank).unique(return_inverse=True)
+        tree.append((values, keys))
+    return node, tree
 
 
 def _find(numbers: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from fastgen.density.kernel_sums import kde_log_density, squared_distances
 
 DEBIAS = ("score", "laplace")
 
-_CHUNK_PAIRS = 2**21
+_CHUNK_PAIRS = 2**17
 
 
 def step_along_score(points: Tensor, weights: Tensor, scales: Tensor | None) -> Tensor:

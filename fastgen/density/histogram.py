@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from fastgen.density.arrays import check_varying
 from fastgen.density.categorical import draw
-from fastgen.density.cells import cell_numbers, leaves, locate
+from fastgen.density.cells import cell_numbers, count_cells, leaves, locate
 from fastgen.density.estimator import DensityEstimator
 
 BIN_WIDTHS = ("scott", "freedman-diaconis", "cv")
@@ -62,7 +62,7 @@ class Histogram(DensityEstimator):
     def _fit(self, x: Tensor) -> None:
         self.origin_ = x.amin(0)
         self.bin_width_ = self._width(x)
-        self.cells_, self.counts_ = cell_numbers(x, self.origin_, self.bin_width_).unique(dim=0, return_counts=True)
+        self.cells_, self.counts_ = count_cells(cell_numbers(x, self.origin_, self.bin_width_))
 
     def _width(self, x: Tensor) -> Tensor:
         if not isinstance(self.bin_width, str):
@@ -98,7 +98,7 @@ def cross_validated_risk(x: Tensor, origin: Tensor, width: Tensor) -> float:
     Source: Rudemo (1982), with the volume of a bin for its width.
     """
     n = len(x)
-    counts = cell_numbers(x, origin, width).unique(dim=0, return_counts=True)[1]
+    counts = count_cells(cell_numbers(x, origin, width))[1]
     share = counts.double() / n
     return ((2 - (n + 1) * share.square().sum()) / ((n - 1) * width.double().prod())).item()
 

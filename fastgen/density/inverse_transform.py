@@ -67,6 +67,7 @@ class InverseTransform:
         self._numpy = False
         self._table = None if table_size is None else self.quantile(_levels(table_size, dtype, self._device))
 
+    @torch.no_grad()
     def quantile(self, levels: Any) -> Tensor:
         """`F^-1` of levels [n] in (0, 1), [n], for one dimension.
 
@@ -80,6 +81,7 @@ class InverseTransform:
             raise ValueError(f"levels: expected [n] in (0, 1), got {tuple(levels.shape)} {levels.tolist()[:3]}")
         return self._invert(0, levels, ())
 
+    @torch.no_grad()
     def sample(self, n: int = 1, random_state: int | Generator | None = None) -> Any:
         """Points [n, d], a tensor, or an array where `cdf` gives arrays.
 

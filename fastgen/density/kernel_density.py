@@ -28,9 +28,10 @@ class KernelDensity(DensityEstimator):
     K is one of scikit-learn's six kernels, a function of the distance alone, and `H = diag(h^2)` for bandwidths h, or a
     full matrix. It is evaluated by log-sum-exp: far away the Gaussian's log-density is finite.
 
-    Learned: `points_` [N, d] (moved where `debias="score"`), `weights_` [N], which sum to one, `centre_` [d], their
-    mean, `bandwidth_` [d] or H [d, d], `scales_` [N] (what the bandwidth is multiplied by at each point, where
-    `adaptive`), and with `method="fft"` the `grid_` and its `grid_origin_`.
+    Learned: `points_` [N, d] (moved where `debias="score"`), `weights_` [N], which sum to one, `weighted_` (whether
+    they are not all the same), `centre_` [d], their mean, `bandwidth_` [d] or H [d, d], `scales_` [N] (what the
+    bandwidth is multiplied by at each point, where `adaptive`), and with `method="fft"` the `grid_` and its
+    `grid_origin_`.
 
     Args:
         bandwidth: in units of the data: a number, one for each feature [d], or a matrix H [d, d] in squared units. Or a
@@ -98,7 +99,7 @@ class KernelDensity(DensityEstimator):
         self.method = method
         self.debias = debias
 
-    def fit(self, X: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, *, sample_weight: Any = None) -> Self:
         """Keep the points, and choose the bandwidth.
 
         Args:
@@ -124,6 +125,7 @@ class KernelDensity(DensityEstimator):
             raise ValueError(f"method: 'fft' is for at most 2 features, got {tuple(x.shape)}")
         weights = _weights(self._sample_weight, x)
         x, weights = x[weights > 0], weights[weights > 0]
+        self.weighted_ = self._sample_weight is not None
         self.points_, self.weights_, self.centre_ = x, weights, weights @ x
         self.bandwidth_ = self._choose_bandwidth(x, weights)
         # In bandwidths from here on: all else follows from that.
@@ -198,7 +200,8 @@ class KernelDensity(DensityEstimator):
     def _direct(self, queries: Tensor) -> Tensor:
         points = self._to_bandwidths(self.points_)
         scales = 1.0 if self.scales_ is None else self.scales_
-        log_density = kde_log_density(queries, points, scales, weights=self.weights_, kernel=self.kernel)
+        weights = self.weights_ if self.weighted_ else None
+        log_density = kde_log_density(queries, points, scales, weights=weights, kernel=self.kernel)
         if self.debias == "laplace":
             log_density = log_density + laplace_factor(queries, points, self.weights_).clamp(min=0).log()
         return log_density

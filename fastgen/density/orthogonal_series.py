@@ -17,6 +17,9 @@ from fastgen.nn.arguments import positive
 # Without max_order: the largest that makes no more terms than this, and no higher than that.
 _MOST_TERMS, _HIGHEST_ORDER = 512, 64
 
+# More than these are a mistake.
+_TERMS_LIMIT = 2**18
+
 _CHUNK_NUMBERS = 2**21
 
 
@@ -43,8 +46,8 @@ class OrthogonalSeries(DensityEstimator):
         floor: the least density within the box, in units of the uniform density there.
 
     Raises:
-        ValueError: an argument out of range; on fitting, a point outside of `box`, or without one, fewer than 2 points
-            or a constant column.
+        ValueError: an argument out of range; on fitting, an order of more than 2^18 terms, a point outside of `box`, or
+            without one a constant column; fewer than 2 points.
 
     Source: Cencov, "Evaluation of an unknown distribution density from observations" (1962); Hart, "On the choice of a
     truncation point in Fourier series density estimation" (1985), for the risk.
@@ -79,6 +82,9 @@ class OrthogonalSeries(DensityEstimator):
         u = (x - self.low_) / (self.high_ - self.low_)
         d = x.shape[1]
         order = self._largest_order(d) if self.order == "cv" else self.order
+        if (number := math.comb(order + d, d)) > _TERMS_LIMIT:
+            name = "max_order" if self.order == "cv" else "order"
+            raise ValueError(f"{name}: {order} in {d} dimensions makes {number} terms, expected {_TERMS_LIMIT} at most")
         terms = terms_of_degree(d, order, x.device)
         total, squares = (torch.zeros(len(terms), dtype=x.dtype, device=x.device) for _ in range(2))
         for rows in u.split(self._rows_at_once(terms)):

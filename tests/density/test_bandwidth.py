@@ -25,7 +25,9 @@ def test_likelihood_is_that_of_leaving_each_point_out(kernel, weighted, monkeypa
     expected = []
     for h in (1.0, 9.0):
         left_out = [
-            KernelDensity(h, kernel=kernel).fit(np.delete(x, i, 0), np.delete(weights, i)).score_samples(x[i : i + 1])
+            KernelDensity(h, kernel=kernel)
+            .fit(np.delete(x, i, 0), sample_weight=np.delete(weights, i))
+            .score_samples(x[i : i + 1])
             for i in range(25)
         ]
         expected.append((weights * np.concatenate(left_out)).sum())
@@ -41,11 +43,13 @@ def test_least_squares_risk_is_its_definition(weighted, monkeypatch):
     weights = np.random.default_rng(0).random(20) if weighted else np.ones(20)
     weights = weights / weights.sum()
     h = 0.4
-    model = KernelDensity(h).fit(x, weights)
+    model = KernelDensity(h).fit(x, sample_weight=weights)
     grid = np.linspace(-9, 9, 4001)
     squared = integrate.trapezoid(np.exp(2 * model.score_samples(grid)), grid)
     left_out = [
-        np.exp(KernelDensity(h).fit(np.delete(x, i, 0), np.delete(weights, i)).score_samples(x[i : i + 1])[0])
+        np.exp(
+            KernelDensity(h).fit(np.delete(x, i, 0), sample_weight=np.delete(weights, i)).score_samples(x[i : i + 1])[0]
+        )
         for i in range(20)
     ]
     monkeypatch.setattr(bandwidth, "_CHUNK_PAIRS", 20 * 7)

@@ -18,14 +18,14 @@ def model(request):
 @pytest.mark.parametrize("d", [1, 2])
 @pytest.mark.parametrize("name", NORMALIZED)
 def test_density_integrates_to_one(name, d):
-    model = ESTIMATORS[name]().fit(two_hills(150, d))
+    model = ESTIMATORS[name]().fit(two_hills(80, d))
     assert mass(model, d) == pytest.approx(1, abs=3e-3)
 
 
 @pytest.mark.parametrize("d", [1, 2])
 @pytest.mark.parametrize("name", NORMALIZED)
 def test_samples_fall_where_the_density_is(name, d):
-    model = ESTIMATORS[name]().fit(two_hills(150, d))
+    model = ESTIMATORS[name]().fit(two_hills(80, d))
     n = 10000
     samples = model.sample(n, random_state=0)
     assert samples.shape == (n, d)

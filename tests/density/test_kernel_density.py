@@ -106,8 +106,8 @@ def test_fft_is_close_to_direct(d, dtype):
     weights = np.random.default_rng(0).random(300)
     query = np.random.default_rng(1).uniform(-8, 8, (2000, d)).astype(dtype)
     for arguments in ({}, {"covariance_type": "full"}, {"debias": "score"}):
-        direct = KernelDensity(**arguments).fit(x, weights).score_samples(query)
-        binned = KernelDensity(method="fft", **arguments).fit(x, weights).score_samples(query)
+        direct = KernelDensity(**arguments).fit(x, sample_weight=weights).score_samples(query)
+        binned = KernelDensity(method="fft", **arguments).fit(x, sample_weight=weights).score_samples(query)
         np.testing.assert_allclose(binned, direct, atol=2e-3)
         assert (binned != direct).any()
 
@@ -247,16 +247,16 @@ def test_refuses_data():
     with pytest.raises(ValueError, match="X: 5 points coincide with 4 others, expected adaptive larger"):
         KernelDensity(adaptive=4).fit(np.concatenate((x, np.zeros((5, 2)))))
     with pytest.raises(ValueError, match="X: adaptive=4 expects at least 5 points of positive weight, got 1"):
-        KernelDensity(1.0, adaptive=4).fit(x, np.arange(30) == 3)
+        KernelDensity(1.0, adaptive=4).fit(x, sample_weight=np.arange(30) == 3)
     with pytest.raises(ValueError, match="method: 'fft' is for at most 2 features"):
         KernelDensity(method="fft").fit(np.zeros((4, 3)))
     with pytest.raises(ValueError, match="the points reach too far for this bandwidth, expected method='direct'"):
         KernelDensity(1e-9, method="fft").fit(x)
     for wrong in (np.ones(29), np.ones((30, 1))):
         with pytest.raises(ValueError, match=r"sample_weight: expected \(30,\), a number for each point, got"):
-            KernelDensity().fit(x, wrong)
+            KernelDensity().fit(x, sample_weight=wrong)
     for wrong in (-np.ones(30), np.zeros(30), np.full(30, math.nan), np.full(30, math.inf)):
         with pytest.raises(ValueError, match="sample_weight: expected finite non-negative numbers, not all zero"):
-            KernelDensity().fit(x, wrong)
+            KernelDensity().fit(x, sample_weight=wrong)
     with pytest.raises(TypeError, match="sample_weight: expected a tensor or a NumPy array, got list"):
-        KernelDensity().fit(x, [1] * 30)
+        KernelDensity().fit(x, sample_weight=[1] * 30)

@@ -100,6 +100,8 @@ def test_refuses_data():
         OrthogonalSeries(box=(1, [2, 1])).fit(x)
     with pytest.raises(ValueError, match="box: expected a number or 2 for low and for high"):
         OrthogonalSeries(box=([0, 0, 0], 9)).fit(x)
+    with pytest.raises(ValueError, match="order: 20 in 30 dimensions makes 47129212243960 terms"):
+        OrthogonalSeries(20).fit(two_hills(50, 30))
     with pytest.raises(ValueError, match="X: all 50 points are equal, and there is no range"):
         OrthogonalSeries().fit(np.ones((50, 2)))
     with pytest.raises(ValueError, match=r"X: expected at least 2 points, got \(1, 2\)"):
