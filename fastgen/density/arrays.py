@@ -56,11 +56,22 @@ def as_points(X: Any, *, features: int | None = None) -> tuple[Tensor, Kind]:
 
 
 def check_training_points(points: Tensor, at_least: int) -> None:
-    """Raises unless there are `at_least` points [n, d], all finite."""
+    """Raises unless there are `at_least` points [n, d], all finite, whose differences can be squared and summed."""
     if len(points) < at_least:
         raise ValueError(f"X: expected at least {at_least} point{'s' * (at_least > 1)}, got {tuple(points.shape)}")
     if bad := int((~points.isfinite()).any(1).sum()):
         raise ValueError(f"X: expected finite numbers, {bad} of {len(points)} rows hold NaN or infinity")
+    spread = points.amax(0) - points.amin(0)
+    number = torch.finfo(points.dtype)
+    too_far = spread.square() * points.numel() > number.max
+    too_close = (spread > 0) & (spread.square() * number.eps < number.tiny)
+    if (too_far | too_close).any():
+        column = int((too_far | too_close).nonzero()[0])
+        dtype = str(points.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"X: column {column} spans {spread[column].item():.3g}, whose square {dtype} cannot hold: "
+            "expected other units"
+        )
 
 
 def check_varying(points: Tensor, why: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fastgen.density.arrays import check_varying
+from fastgen.density.covariance import cholesky_factor
 from fastgen.density.estimator import DensityEstimator
 
 
@@ -50,8 +51,8 @@ class Gaussian(DensityEstimator):
         mean = precise.mean(0)
         covariance = (precise - mean).T @ (precise - mean) / len(x)
         covariance.diagonal().add_(self.regularization)
-        rounding = torch.finfo(x.dtype).eps * precise.abs().amax(0)
-        self.mean_, self.scale_tril_ = mean.to(x.dtype), _cholesky(covariance, rounding).to(x.dtype)
+        factor = cholesky_factor(covariance, x, "regularization > 0")
+        self.mean_, self.scale_tril_ = mean.to(x.dtype), factor.to(x.dtype)
 
     def _log_density(self, x: Tensor) -> Tensor:
         whitened = torch.linalg.solve_triangular(self.scale_tril_, (x - self.mean_).T, upper=False)
@@ -61,20 +62,3 @@ class Gaussian(DensityEstimator):
     def _sample(self, n: int, generator: Generator | None) -> Tensor:
         noise = torch.randn(n, len(self.mean_), generator=generator, dtype=self.mean_.dtype, device=self.mean_.device)
         return self.mean_ + noise @ self.scale_tril_.T
-
-
-def _cholesky(covariance: Tensor, rounding: Tensor) -> Tensor:
-    """The Cholesky factor of a covariance [d, d] of data whose columns are rounded by `rounding` [d].
-
-    A direction is no direction where its deviation is lost in the rounding, of the data or of the factor itself.
-    """
-    deviation = covariance.diagonal().sqrt()
-    # Correlations have no units, so neither has the judgement.
-    factor, info = torch.linalg.cholesky_ex(covariance / (deviation[:, None] * deviation))
-    smallest = (4 * rounding / deviation).square() + 10 * len(covariance) * torch.finfo(covariance.dtype).eps
-    if info.item() or (factor.diagonal().square() <= smallest).any():
-        raise ValueError(
-            "X: the covariance is singular, some columns are linear combinations of others: "
-            "expected points that span the space, or regularization > 0"
-        )
-    return deviation[:, None] * factor

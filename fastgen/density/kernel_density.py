@@ -13,6 +13,7 @@ from fastgen.density.arrays import check_varying
 from fastgen.density.bandwidth import RULES, choose_bandwidth
 from fastgen.density.binned import grid_log_density, interpolate
 from fastgen.density.categorical import draw
+from fastgen.density.covariance import cholesky_factor
 from fastgen.density.debias import DEBIAS, laplace_factor, step_along_score
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.kernel_sums import kde_log_density
@@ -148,21 +149,20 @@ class KernelDensity(DensityEstimator):
                 raise ValueError(f"bandwidth: expected a number, {d} of them or {d} x {d}, got {tuple(given.shape)}")
             return given.expand(d).clone() if given.dim() < 2 else given
         check_varying(x, f"and '{self.bandwidth}' has no scale to go by: expected bandwidth as a number")
-        centred = x - weights @ x
+        precise, share = x.double(), weights.double()
+        centred = precise - share @ precise
         # Unbiased, as in SciPy: of equal weights it divides by N - 1.
-        covariance = (weights[:, None] * centred).T @ centred / (1 - weights.square().sum())
+        covariance = (share[:, None] * centred).T @ centred / (1 - share.square().sum())
         if self.covariance_type == "diag":
             shape = covariance.diagonal().sqrt()
             z = centred / shape
         else:
-            shape, info = torch.linalg.cholesky_ex(covariance)
-            if info.item():
-                raise ValueError("X: the covariance is singular: expected covariance_type='diag' or a number")
+            shape = cholesky_factor(covariance, x, "covariance_type='diag', or bandwidth as a number")
             z = torch.linalg.solve_triangular(shape, centred.T, upper=False).T
-        h = choose_bandwidth(self.bandwidth, z, weights, self.kernel)
+        h = choose_bandwidth(self.bandwidth, z.to(x.dtype), weights, self.kernel)
         if self.debias:
             h *= weights.square().sum().item() ** (1 / (d + 8) - 1 / (d + 4))
-        return h * shape if shape.dim() == 1 else h**2 * covariance
+        return (h * shape if shape.dim() == 1 else h**2 * covariance).to(x.dtype)
 
     def _to_bandwidths(self, x: Tensor) -> Tensor:
         """Points [n, d] in units of the bandwidth, around `centre_`, so that no number is large."""

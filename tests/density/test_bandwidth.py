@@ -16,6 +16,16 @@ def even(x):
     return torch.full((len(x),), 1 / len(x), dtype=torch.float64)
 
 
+def each_left_out(x, weights, h, kernel="gaussian"):
+    """The log-density at each point by the estimate of the others."""
+
+    def score(i):
+        others = np.delete(x, i, 0), np.delete(weights, i)
+        return KernelDensity(h, kernel=kernel).fit(others[0], sample_weight=others[1]).score_samples(x[i : i + 1])[0]
+
+    return np.array([score(i) for i in range(len(x))])
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_likelihood_is_that_of_leaving_each_point_out(kernel, weighted, monkeypatch):
@@ -24,13 +34,8 @@ def test_likelihood_is_that_of_leaving_each_point_out(kernel, weighted, monkeypa
     weights = weights / weights.sum()
     expected = []
     for h in (1.0, 9.0):
-        left_out = [
-            KernelDensity(h, kernel=kernel)
-            .fit(np.delete(x, i, 0), sample_weight=np.delete(weights, i))
-            .score_samples(x[i : i + 1])
-            for i in range(25)
-        ]
-        expected.append((weights * np.concatenate(left_out)).sum())
+        left_out = each_left_out(x, weights, h, kernel)
+        expected.append((weights * left_out).sum())
     monkeypatch.setattr(bandwidth, "_CHUNK_PAIRS", 25 * 7)
     scores = leave_one_out_log_likelihood(torch.from_numpy(x), torch.from_numpy(weights), [1.0, 9.0], kernel)
     np.testing.assert_allclose(scores, expected, rtol=1e-10)
@@ -46,12 +51,7 @@ def test_least_squares_risk_is_its_definition(weighted, monkeypatch):
     model = KernelDensity(h).fit(x, sample_weight=weights)
     grid = np.linspace(-9, 9, 4001)
     squared = integrate.trapezoid(np.exp(2 * model.score_samples(grid)), grid)
-    left_out = [
-        np.exp(
-            KernelDensity(h).fit(np.delete(x, i, 0), sample_weight=np.delete(weights, i)).score_samples(x[i : i + 1])[0]
-        )
-        for i in range(20)
-    ]
+    left_out = np.exp(each_left_out(x, weights, h))
     monkeypatch.setattr(bandwidth, "_CHUNK_PAIRS", 20 * 7)
     risk = least_squares_risk(torch.from_numpy(x), torch.from_numpy(weights), [h])
     assert risk.item() == pytest.approx(squared - 2 * (weights * left_out).sum(), abs=1e-10)

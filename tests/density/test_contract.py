@@ -136,6 +136,14 @@ def test_rows_that_are_no_numbers(model):
         model.score_samples(query)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_refuses_units_whose_squares_overflow(model, scale):
+    data = two_hills(50, 2).astype(np.float32)
+    data[:, 1] *= scale
+    with pytest.raises(ValueError, match=r"X: column 1 spans .*e.30, whose square float32 cannot hold"):
+        model.fit(data)
+
+
 def test_far_away_is_unlikely_not_an_error(model):
     data = two_hills(200, 2)
     near, far, further = model.fit(data).score_samples(np.array([[1.0, 1.0], [1e3, -1e3], [1e30, 1e30]]))

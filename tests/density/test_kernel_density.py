@@ -237,8 +237,9 @@ def test_refuses_data():
             KernelDensity(rule).fit(np.ones((9, 2)))
     # A number is a scale, also for one point.
     assert KernelDensity(1.0).fit(x[:1]).score_samples(x[:1])[0] == pytest.approx(-math.log(2 * math.pi))
-    with pytest.raises(ValueError, match="X: the covariance is singular"):
-        KernelDensity(covariance_type="full").fit(x[:, :1] * [1, 2])
+    for flat in (x[:, :1] * [1, 2], np.stack((x[:, 0], x[:, 0] / 3 + 100), 1)):
+        with pytest.raises(ValueError, match="X: the covariance is singular, .*or covariance_type='diag'"):
+            KernelDensity(covariance_type="full").fit(flat)
     for wrong in ([1.0, 2.0, 3.0], np.eye(3)):
         with pytest.raises(ValueError, match="bandwidth: expected a number, 2 of them or 2 x 2, got"):
             KernelDensity(wrong).fit(x)
