@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fastgen.density.kernel_sums import log_sum_exp, squared_distances
 from fastgen.density.kernels import deviation, log_normalizer, log_profile
+from fastgen.density.pairs import log_sum_exp, rows_at_once, squared_distances
 from fastgen.density.sheather_jones import improved_sheather_jones
 
 RULES = ("scott", "silverman", "isj", "likelihood", "lscv")
 
 # What cross-validation tries, in units of Scott's bandwidth.
 _FACTORS = [2.0 ** (6 * step / 29 - 4) for step in range(30)]
-
-_CHUNK_PAIRS = 2**17
 
 
 def choose_bandwidth(rule: str, z: Tensor, weights: Tensor, kernel: str) -> float:
@@ -101,10 +100,9 @@ def least_squares_risk(z: Tensor, weights: Tensor, bandwidths: list[float]) -> T
     return risk
 
 
-def _chunks_without_self(z: Tensor):
+def _chunks_without_self(z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows, and their squared distances to all points; infinite to themselves."""
-    rows_at_once = max(1, _CHUNK_PAIRS // len(z))
-    for rows in torch.arange(len(z), device=z.device).split(rows_at_once):
+    for rows in torch.arange(len(z), device=z.device).split(rows_at_once(len(z))):
         squared = squared_distances(z[rows], z)
         squared[torch.arange(len(rows), device=z.device), rows] = math.inf
         yield rows, squared

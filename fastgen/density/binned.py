@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def _bin(points: Tensor, weights: Tensor, low: Tensor, shape: list[int]) -> Tens
     return counts.view(shape)
 
 
-def _corners(place: Tensor):
+def _corners(place: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The corners [n, d] of the cell that each place [n, d] is in, with its shares [n] in them."""
     below = place.detach().floor()
     beyond = place - below

@@ -9,8 +9,8 @@ from torch import Tensor
 def cholesky_factor(covariance: Tensor, points: Tensor, otherwise: str) -> Tensor:
     """`L` [d, d], lower triangular, with `L L^T = covariance`, in its dtype (float64, for it squares what is small).
 
-    A direction is no direction where its deviation is lost in rounding: of the points, in their dtype, or of the factor.
-    The judgement is made on correlations, so it does not depend on units.
+    A direction is no direction where its deviation is lost in rounding: of the points, in their dtype, or of the
+    factor. The judgement is made on correlations, so it does not depend on units.
 
     Args:
         covariance: [d, d], of positive diagonal.

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from fastgen.density.kernel_sums import kde_log_density, squared_distances
+from fastgen.density.pairs import rows_at_once, squared_distances
 
 DEBIAS = ("score", "laplace")
 
-_CHUNK_PAIRS = 2**17
 
-
-def step_along_score(points: Tensor, weights: Tensor, scales: Tensor | None) -> Tensor:
-    """Points [N, d] moved by half their squared bandwidth times the gradient of the estimated log-density.
+def step_along_score(points: Tensor, log_density: Callable[[Tensor], Tensor], scales: Tensor | None) -> Tensor:
+    """Points [N, d] moved by half their squared bandwidth times the gradient of an estimated log-density.
 
     `x_i + (h_i^2 / 2) grad log f(x_i)`: the kernels around these widen the density to about where it was.
+
+    Args:
+        points: [N, d].
+        log_density: that of an estimate from these points, [M, d] to [M].
+        scales: bandwidths [N]; None for 1 everywhere.
 
     Source: Epstein et al., "SD-KDE: score-debiased kernel density estimation" (2025), with the score of the
     estimate itself as in "Flash-SD-KDE" (arXiv 2602.10378).
     """
     scores = []
-    for rows in points.split(max(1, _CHUNK_PAIRS // len(points))):
+    for rows in points.split(rows_at_once(len(points))):
         with torch.enable_grad():
             queries = rows.clone().requires_grad_()
-            log_density = kde_log_density(queries, points, 1.0 if scales is None else scales, weights=weights)
-            scores.extend(torch.autograd.grad(log_density.sum(), queries))
+            scores.extend(torch.autograd.grad(log_density(queries).sum(), queries))
     steps = 0.5 * torch.cat(scores)
     return points + (steps if scales is None else steps * scales.square()[:, None])
 
@@ -41,7 +45,7 @@ def laplace_factor(queries: Tensor, points: Tensor, weights: Tensor) -> Tensor:
     """
     log_weights = weights.log()
     means = []
-    for rows in queries.split(max(1, _CHUNK_PAIRS // len(points))):
+    for rows in queries.split(rows_at_once(len(points))):
         squared = squared_distances(rows, points)
         means.append(((log_weights - 0.5 * squared).softmax(1) * squared).sum(1))
     return 1 + 0.5 * queries.shape[1] - 0.5 * torch.cat(means)

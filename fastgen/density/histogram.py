@@ -67,6 +67,8 @@ class Histogram(DensityEstimator):
     def _width(self, x: Tensor) -> Tensor:
         if not isinstance(self.bin_width, str):
             width = torch.as_tensor(self.bin_width, dtype=x.dtype, device=x.device)
+            if not (width > 0).all():
+                raise ValueError(f"bin_width: expected numbers that {x.dtype} can hold, got {self.bin_width!r}")
             if width.dim() == 1 and len(width) != x.shape[1]:
                 raise ValueError(f"bin_width: expected one number or {x.shape[1]}, got {len(width)}")
             return width.expand(x.shape[1]).clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -133,7 +134,7 @@ class KernelDensity(DensityEstimator):
         y = self._to_bandwidths(x)
         self.scales_ = _adaptive_scales(y, self.adaptive) if self.adaptive else None
         if self.debias == "score":
-            y = step_along_score(y, weights, self.scales_)
+            y = step_along_score(y, partial(self._sum_of_kernels, points=y), self.scales_)
             self.points_ = self._from_bandwidths(y)
         if self.method == "fft":
             # In float64: what the transform rounds is relative to the highest density.
@@ -147,6 +148,8 @@ class KernelDensity(DensityEstimator):
             given = torch.as_tensor(self.bandwidth, dtype=x.dtype, device=x.device)
             if given.dim() and len(given) != d:
                 raise ValueError(f"bandwidth: expected a number, {d} of them or {d} x {d}, got {tuple(given.shape)}")
+            if not ((given.diagonal() if given.dim() == 2 else given) > 0).all():
+                raise ValueError(f"bandwidth: expected numbers that {x.dtype} can hold, got {self.bandwidth!r}")
             return given.expand(d).clone() if given.dim() < 2 else given
         check_varying(x, f"and '{self.bandwidth}' has no scale to go by: expected bandwidth as a number")
         precise, share = x.double(), weights.double()
@@ -199,12 +202,16 @@ class KernelDensity(DensityEstimator):
 
     def _direct(self, queries: Tensor) -> Tensor:
         points = self._to_bandwidths(self.points_)
-        scales = 1.0 if self.scales_ is None else self.scales_
-        weights = self.weights_ if self.weighted_ else None
-        log_density = kde_log_density(queries, points, scales, weights=weights, kernel=self.kernel)
+        log_density = self._sum_of_kernels(queries, points)
         if self.debias == "laplace":
             log_density = log_density + laplace_factor(queries, points, self.weights_).clamp(min=0).log()
         return log_density
+
+    def _sum_of_kernels(self, queries: Tensor, points: Tensor) -> Tensor:
+        """The log-density at queries [M, d] of kernels on points [N, d], in units of the bandwidth: the costly part."""
+        scales = 1.0 if self.scales_ is None else self.scales_
+        weights = self.weights_ if self.weighted_ else None
+        return kde_log_density(queries, points, scales, weights=weights, kernel=self.kernel)
 
     def _sample(self, n: int, generator: Generator | None) -> Tensor:
         drawn: list[Tensor] = []

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.density.kernels import log_normalizer, log_profile
-
-# e^-80 of the highest term is lost in the rounding of any sum, and is no denormal number in float32.
-_LEAST_EXPONENT = -80.0
-
-# Pairs that are held at once: in a cache.
-_CHUNK_PAIRS = 2**17
+from fastgen.density.pairs import log_sum_exp, rows_at_once, squared_distances
 
 
 def kde_log_density(
@@ -40,24 +35,7 @@ def kde_log_density(
     h = torch.as_tensor(bandwidth, dtype=points.dtype, device=points.device)
     heights = -d * h.log() - log_normalizer(kernel, d)
     heights = heights - math.log(n) if weights is None else heights + weights.log()
-    chunks = queries.split(max(1, _CHUNK_PAIRS // n))
+    chunks = queries.split(rows_at_once(n))
     return torch.cat(
         [log_sum_exp(log_profile(squared_distances(rows, points) / h.square(), kernel) + heights) for rows in chunks]
     )
-
-
-def log_sum_exp(exponents: Tensor) -> Tensor:
-    """`torch.logsumexp` over the last axis, without exponentials too small for the result to notice.
-
-    Those are denormal numbers, on which a CPU is up to fifty times slower.
-    """
-    highest = exponents.detach().amax(-1)
-    nothing = highest == -math.inf
-    shift = torch.where(nothing, 0, highest)
-    total = (exponents - shift[..., None]).clamp(min=_LEAST_EXPONENT).exp().sum(-1).log() + shift
-    return torch.where(nothing, -math.inf, total)
-
-
-def squared_distances(queries: Tensor, points: Tensor) -> Tensor:
-    """|q - x|^2, [M, N], from differences: exact also where points are close and far from zero."""
-    return torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from fastgen.density.knn_density import log_unit_ball
+from fastgen.density.unit_ball import log_unit_ball
 
 KERNELS = ("gaussian", "epanechnikov", "exponential", "tophat", "linear", "cosine")
 

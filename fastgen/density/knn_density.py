@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.neighbours import knn
+from fastgen.density.unit_ball import log_unit_ball
 
 
 class KNNDensity(DensityEstimator):
@@ -59,8 +60,3 @@ class KNNDensity(DensityEstimator):
         raise NotImplementedError(
             "KNNDensity has no finite integral, so nothing can be sampled from it: KernelDensity(adaptive=k) can"
         )
-
-
-def log_unit_ball(d: int) -> float:
-    """The logarithm of the volume of the ball of radius 1 in d dimensions."""
-    return 0.5 * d * math.log(math.pi) - math.lgamma(0.5 * d + 1)

@@ -23,6 +23,9 @@ _WIDE = 2.0
 # How far the interval reaches beyond the data, and how far apart the places are that the penalty compares.
 _MARGIN, _APART = 1.0, 0.02
 
+# Activations that are held at once, times a few.
+_CHUNK_NUMBERS = 2**20
+
 
 class NeuralCDF(DensityEstimator):
     """The stochastic learning of the cumulative: networks regress ranks, and the density is their derivative.
@@ -135,6 +138,11 @@ class NeuralCDF(DensityEstimator):
         return (regressed - targets).square().mean(1).sum() + self.monotonicity * fall.square().mean(1).sum()
 
     def _log_density(self, x: Tensor) -> Tensor:
+        rows = max(1, _CHUNK_NUMBERS // (x.shape[1] * self.hidden_features))
+        return torch.cat([self._log_slopes(chunk) for chunk in x.split(rows)])
+
+    def _log_slopes(self, x: Tensor) -> Tensor:
+        """The sum over dimensions of `log dF_i / dx_i`, [n]."""
         with torch.inference_mode(False), torch.enable_grad():
             z = (x.clone() - self.mean_) / self.deviation_
             # A variable of its own, which is not among those that the other dimensions condition on.

@@ -98,5 +98,7 @@ def test_refuses_what_has_no_scale():
             Histogram(wrong)
     with pytest.raises(ValueError, match="bin_width: expected numbers or one of scott, freedman-diaconis, cv, got 'a'"):
         Histogram("a")
+    with pytest.raises(ValueError, match=r"bin_width: expected numbers that .* can hold, got 1e-60"):
+        Histogram(1e-60).fit(np.ones(3, np.float32))
     with pytest.raises(ValueError, match="bin_width: expected one number or 2, got 3"):
         Histogram([1, 2, 3]).fit(two_hills(10, 2))

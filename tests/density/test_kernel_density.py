@@ -7,7 +7,7 @@ from density.estimator_cases import two_hills
 from scipy import stats
 from sklearn.neighbors import KernelDensity as Sklearn
 
-from fastgen.density import KernelDensity, kernel_sums
+from fastgen.density import KernelDensity, pairs
 from fastgen.density.kernels import KERNELS, deviation, noise
 
 
@@ -170,7 +170,7 @@ def test_debiasing_lessens_the_squared_error(debias):
 def test_chunks_do_not_matter(monkeypatch):
     x = two_hills(100, 2)
     whole = KernelDensity().fit(x).score_samples(x)
-    monkeypatch.setattr(kernel_sums, "_CHUNK_PAIRS", 700)
+    monkeypatch.setattr(pairs, "_CHUNK_PAIRS", 700)
     np.testing.assert_array_equal(KernelDensity().fit(x).score_samples(x), whole)
 
 
@@ -238,11 +238,14 @@ def test_refuses_data():
     # A number is a scale, also for one point.
     assert KernelDensity(1.0).fit(x[:1]).score_samples(x[:1])[0] == pytest.approx(-math.log(2 * math.pi))
     for flat in (x[:, :1] * [1, 2], np.stack((x[:, 0], x[:, 0] / 3 + 100), 1)):
-        with pytest.raises(ValueError, match="X: the covariance is singular, .*or covariance_type='diag'"):
+        with pytest.raises(ValueError, match=r"X: the covariance is singular, .*or covariance_type='diag'"):
             KernelDensity(covariance_type="full").fit(flat)
     for wrong in ([1.0, 2.0, 3.0], np.eye(3)):
         with pytest.raises(ValueError, match="bandwidth: expected a number, 2 of them or 2 x 2, got"):
             KernelDensity(wrong).fit(x)
+    for tiny in (1e-60, np.eye(2) * 1e-60):
+        with pytest.raises(ValueError, match=r"bandwidth: expected numbers that torch\.float32 can hold"):
+            KernelDensity(tiny).fit(x.astype(np.float32))
     with pytest.raises(ValueError, match=r"X: expected at least 6 points, got \(5, 2\)"):
         KernelDensity(adaptive=5).fit(x[:5])
     with pytest.raises(ValueError, match="X: 5 points coincide with 4 others, expected adaptive larger"):
