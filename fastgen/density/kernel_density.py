@@ -31,9 +31,9 @@ class KernelDensity(DensityEstimator):
     full matrix. It is evaluated by log-sum-exp: far away the Gaussian's log-density is finite.
 
     Learned: `points_` [N, d] (moved where `debias="score"`), `weights_` [N], which sum to one, `weighted_` (whether
-    they are not all the same), `centre_` [d], their mean, `bandwidth_` [d] or H [d, d], `scales_` [N] (what the
-    bandwidth is multiplied by at each point, where `adaptive`), and with `method="fft"` the `grid_` and its
-    `grid_origin_`.
+    they are not all the same), `centre_` [d], their mean, `bandwidth_` [d], or H [d, d] and its Cholesky `factor_`,
+    `scales_` [N] (what the bandwidth is multiplied by at each point, where `adaptive`), and with `method="fft"` the
+    `grid_` and its `grid_origin_`.
 
     Args:
         bandwidth: in units of the data: a number, one for each feature [d], or a matrix H [d, d] in squared units. Or a
@@ -129,7 +129,7 @@ class KernelDensity(DensityEstimator):
         x, weights = x[weights > 0], weights[weights > 0]
         self.weighted_ = self._sample_weight is not None
         self.points_, self.weights_, self.centre_ = x, weights, weights @ x
-        self.bandwidth_ = self._choose_bandwidth(x, weights)
+        self.bandwidth_, self.factor_ = self._choose_bandwidth(x, weights)
         # In bandwidths from here on: all else follows from that.
         y = self._to_bandwidths(x)
         self.scales_ = _adaptive_scales(y, self.adaptive) if self.adaptive else None
@@ -141,53 +141,53 @@ class KernelDensity(DensityEstimator):
             grid, origin = grid_log_density(y.double(), weights.double())
             self.grid_, self.grid_origin_ = grid.to(x.dtype), origin.to(x.dtype)
 
-    def _choose_bandwidth(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The bandwidth of each feature [d], or the matrix H [d, d]."""
+    def _choose_bandwidth(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The bandwidth of each feature [d] and None, or the matrix H [d, d] and its Cholesky factor."""
         d = x.shape[1]
         if not isinstance(self.bandwidth, str):
-            given = torch.as_tensor(self.bandwidth, dtype=x.dtype, device=x.device)
+            given = torch.as_tensor(self.bandwidth, dtype=torch.float64, device=x.device)
             if given.dim() and len(given) != d:
                 raise ValueError(f"bandwidth: expected a number, {d} of them or {d} x {d}, got {tuple(given.shape)}")
-            if not ((given.diagonal() if given.dim() == 2 else given) > 0).all():
+            factor = torch.linalg.cholesky(given) if given.dim() == 2 else None
+            if not ((given if factor is None else factor.diagonal()).to(x.dtype) > 0).all():
                 raise ValueError(f"bandwidth: expected numbers that {x.dtype} can hold, got {self.bandwidth!r}")
-            return given.expand(d).clone() if given.dim() < 2 else given
+            if factor is None:
+                return given.expand(d).to(x.dtype).clone(), None
+            return given.to(x.dtype), factor.to(x.dtype)
         check_varying(x, f"and '{self.bandwidth}' has no scale to go by: expected bandwidth as a number")
         precise, share = x.double(), weights.double()
         centred = precise - share @ precise
         # Unbiased, as in SciPy: of equal weights it divides by N - 1.
         covariance = (share[:, None] * centred).T @ centred / (1 - share.square().sum())
         if self.covariance_type == "diag":
-            shape = covariance.diagonal().sqrt()
-            z = centred / shape
+            factor = None
+            z = centred / covariance.diagonal().sqrt()
         else:
-            shape = cholesky_factor(covariance, x, "covariance_type='diag', or bandwidth as a number")
-            z = torch.linalg.solve_triangular(shape, centred.T, upper=False).T
+            factor = cholesky_factor(covariance, x, "covariance_type='diag', or bandwidth as a number")
+            z = torch.linalg.solve_triangular(factor, centred.T, upper=False).T
         h = choose_bandwidth(self.bandwidth, z.to(x.dtype), weights, self.kernel)
         if self.debias:
             h *= weights.square().sum().item() ** (1 / (d + 8) - 1 / (d + 4))
-        return (h * shape if shape.dim() == 1 else h**2 * covariance).to(x.dtype)
+        if factor is None:
+            return (h * covariance.diagonal().sqrt()).to(x.dtype), None
+        return (h**2 * covariance).to(x.dtype), (h * factor).to(x.dtype)
 
     def _to_bandwidths(self, x: Tensor) -> Tensor:
         """Points [n, d] in units of the bandwidth, around `centre_`, so that no number is large."""
         centred = x - self.centre_
-        if self.bandwidth_.dim() == 1:
+        if self.factor_ is None:
             return centred / self.bandwidth_
-        return torch.linalg.solve_triangular(torch.linalg.cholesky(self.bandwidth_), centred.T, upper=False).T
+        return torch.linalg.solve_triangular(self.factor_, centred.T, upper=False).T
 
     def _from_bandwidths(self, y: Tensor) -> Tensor:
         return self.centre_ + self._stretched(y)
 
     def _stretched(self, y: Tensor) -> Tensor:
         """Differences [n, d] in units of the bandwidth, in those of the data."""
-        if self.bandwidth_.dim() == 1:
-            return y * self.bandwidth_
-        return y @ torch.linalg.cholesky(self.bandwidth_).T
+        return y * self.bandwidth_ if self.factor_ is None else y @ self.factor_.T
 
     def _log_density(self, x: Tensor) -> Tensor:
-        if self.bandwidth_.dim() == 1:
-            log_volume = self.bandwidth_.log().sum()
-        else:
-            log_volume = torch.linalg.cholesky(self.bandwidth_).diagonal().log().sum()
+        log_volume = (self.bandwidth_ if self.factor_ is None else self.factor_.diagonal()).log().sum()
         queries = self._to_bandwidths(x)
         if self.method == "direct":
             return self._direct(queries) - log_volume

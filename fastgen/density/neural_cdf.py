@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -22,6 +23,9 @@ _WIDE = 2.0
 
 # How far the interval reaches beyond the data, and how far apart the places are that the penalty compares.
 _MARGIN, _APART = 1.0, 0.02
+
+# Points at which a fit is checked.
+_CHECKED = 1000
 
 # Activations that are held at once, times a few.
 _CHUNK_NUMBERS = 2**20
@@ -61,6 +65,9 @@ class NeuralCDF(DensityEstimator):
 
     Raises:
         ValueError: an argument out of range; on fitting, fewer than 2 points or a constant column.
+
+    Warns:
+        UserWarning: the networks have not learned to rise from 0 to 1.
 
     Source: Magdon-Ismail and Atiya, "Density estimation and random variate generation using multilayer networks"
     (2002), section II: the stochastic learning of the cumulative, and its hint of monotonicity.
@@ -116,6 +123,19 @@ class NeuralCDF(DensityEstimator):
             schedule.step()
         self.weights_, self.biases_ = ([tensor.detach() for tensor in kind] for kind in parameters)
         self.loss_ = loss.item()
+        self._warn_where_flat(z[:_CHECKED])
+
+    def _warn_where_flat(self, z: Tensor) -> None:
+        """Says so where a network does not go from near 0 to near 1 over its interval: what it says is not learned."""
+        ends = torch.stack((self.low_, self.high_), 1).repeat_interleave(len(z), 1)
+        start, stop = heights((self.weights_, self.biases_), z.repeat(2, 1), ends).chunk(2, 1)
+        rise = (stop - start).mean(1)
+        if not (rise > 0.5).all():
+            warnings.warn(
+                f"NeuralCDF did not learn (its networks rise by {rise.min().item():.2g} to {rise.max().item():.2g}, "
+                "expected about 1): raise steps, or lower learning_rate",
+                stacklevel=4,
+            )
 
     def _loss(self, parameters: Parameters, z: Tensor, generator: Generator | None) -> Tensor:
         """The loss of one step, on a batch of standardised points [N, d]."""
@@ -151,7 +171,7 @@ class NeuralCDF(DensityEstimator):
             places = torch.cat((own.clamp(low, high), low, high), 1)
             height, start, stop = heights((self.weights_, self.biases_), z.repeat(3, 1), places).chunk(3, 1)
             (slope,) = torch.autograd.grad(height.sum(), own, create_graph=x.requires_grad)
-        density = (1 - self.floor) * slope.clamp(min=0) / (stop - start) + self.floor * _wide_density(own)
+        density = (1 - self.floor) * (slope / (stop - start)).clamp(min=0) + self.floor * _wide_density(own)
         log_density = density.log().sum(0) - self.deviation_.log().sum()
         return log_density if x.requires_grad else log_density.detach()
 

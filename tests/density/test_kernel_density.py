@@ -70,6 +70,16 @@ def test_one_bandwidth_for_each_feature_is_a_diagonal_matrix():
     np.testing.assert_allclose(np.cov(samples.T), [[0.09, 0.2], [0.2, 0.81]], atol=0.02)
 
 
+def test_features_that_hardly_differ_in_float32():
+    """Correlations that float32 holds in a factor, though no longer in its square."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 1))
+    x = np.concatenate((x, x + 2e-4 * rng.standard_normal((300, 1))), 1)
+    expected = KernelDensity(covariance_type="full").fit(x).score_samples(x)
+    scores = KernelDensity(covariance_type="full").fit(x.astype(np.float32)).score_samples(x.astype(np.float32))
+    np.testing.assert_allclose(scores, expected, atol=0.05)
+
+
 def test_weights_are_repetitions_and_zero_is_absence():
     x = two_hills(40, 2)
     times = np.arange(40) % 4
@@ -243,7 +253,7 @@ def test_refuses_data():
     for wrong in ([1.0, 2.0, 3.0], np.eye(3)):
         with pytest.raises(ValueError, match="bandwidth: expected a number, 2 of them or 2 x 2, got"):
             KernelDensity(wrong).fit(x)
-    for tiny in (1e-60, np.eye(2) * 1e-60):
+    for tiny in (1e-60, np.eye(2) * 1e-120):
         with pytest.raises(ValueError, match=r"bandwidth: expected numbers that torch\.float32 can hold"):
             KernelDensity(tiny).fit(x.astype(np.float32))
     with pytest.raises(ValueError, match=r"X: expected at least 6 points, got \(5, 2\)"):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import two_hills
+from density.estimator_cases import mass, two_hills
 from scipy import stats
 
 from fastgen.density import Gaussian, NeuralCDF
@@ -45,10 +45,18 @@ def test_penalty_keeps_it_monotone(plane):
 
 
 def test_fits_are_reproducible():
-    x, arguments = two_hills(100, 2), {"steps": 5, "hidden_features": 8}
+    x, arguments = two_hills(100, 2), {"steps": 40, "hidden_features": 8}
     one = NeuralCDF(random_state=1, **arguments).fit(x).score_samples(x)
     np.testing.assert_array_equal(one, NeuralCDF(random_state=1, **arguments).fit(x).score_samples(x))
     assert (one != NeuralCDF(random_state=2, **arguments).fit(x).score_samples(x)).any()
+
+
+def test_warns_when_it_has_not_learned():
+    with pytest.warns(UserWarning, match="NeuralCDF did not learn .* raise steps, or lower learning_rate") as caught:
+        model = NeuralCDF(steps=1, random_state=0).fit(two_hills(50, 2))
+    assert caught[0].filename == __file__
+    # A density all the same.
+    assert mass(model, 2) == pytest.approx(1, abs=0.5) and np.isfinite(model.score_samples(two_hills(50, 2))).all()
 
 
 def test_gradients_reach_the_queries(plane):
