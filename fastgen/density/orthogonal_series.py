@@ -93,9 +93,7 @@ class OrthogonalSeries(DensityEstimator):
             squares += values.square().sum(0)
         theta = total / len(x)
         if self.order == "cv":
-            risk = (2 * squares / len(x) - (len(x) + 1) * theta.square()) / (len(x) - 1)
-            by_degree = torch.zeros(order + 1, dtype=x.dtype, device=x.device).index_add_(0, terms.sum(1), risk)
-            order = int(by_degree.cumsum(0).argmin())
+            order = int(risks_by_order(terms.sum(1), theta, squares / len(x), len(x)).argmin())
         kept = terms.sum(1) <= order
         self.order_, self.terms_, self.coefficients_ = order, terms[kept], theta[kept]
         self.integral_ = integral_of_clipped(self.terms_, self.coefficients_, self.floor)
@@ -148,3 +146,15 @@ class OrthogonalSeries(DensityEstimator):
 
     def _rows_at_once(self, terms: Tensor) -> int:
         return max(1, _CHUNK_NUMBERS // len(terms))
+
+
+def risks_by_order(degrees: Tensor, theta: Tensor, squares: Tensor, n: int) -> Tensor:
+    """The integral of `f^2` less twice the mean of f at each of n points by the others, for orders from 0.
+
+    Args:
+        degrees: of the terms, [T].
+        theta: their means over the points, [T].
+        squares: the means of their squares, [T].
+    """
+    risks = (2 * squares - (n + 1) * theta.square()) / (n - 1)
+    return theta.new_zeros(int(degrees.max()) + 1).index_add_(0, degrees, risks).cumsum(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from density.estimator_cases import two_hills
-from scipy import integrate, stats
+from scipy import fft, integrate, optimize, special, stats
 
 from fastgen.density import KernelDensity, pairs
 from fastgen.density.bandwidth import choose_bandwidth, least_squares_risk, leave_one_out_log_likelihood
@@ -86,6 +86,33 @@ def test_sheather_jones_is_near_silverman_for_a_normal_density():
     assert improved_sheather_jones(x, even(x)) == pytest.approx((4 / 3 / 5000) ** 0.2, rel=0.15)
     # It has the units of the data, and does not care where they are.
     assert improved_sheather_jones(x * 1e-3 + 7, even(x)) == pytest.approx(1e-3 * improved_sheather_jones(x, even(x)))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sheather_jones_is_the_published_algorithm(seed):
+    """Written out with SciPy's cosine transform and root finder."""
+    x = stats.gamma(3).rvs(1500, random_state=seed)
+    span = x.max() - x.min()
+    counts = np.histogram(x, 4096, (x.min() - span / 10, x.max() + span / 10))[0] / len(x)
+    power = (fft.dct(counts)[1:] / 2) ** 2
+    squares = np.arange(1, 4096.0) ** 2
+
+    def norm(j, t):
+        return 2 * np.pi ** (2 * j) * (squares**j * power * np.exp(-squares * np.pi**2 * t)).sum()
+
+    def excess(t):
+        value = norm(7, t)
+        for j in (6, 5, 4, 3, 2):
+            # t_j of equation 29, with (2j - 1)!! = 1 3 5 ... (2j - 1).
+            double_factorial = special.factorial2(2 * j - 1)
+            t_j = ((1 + 2 ** -(j + 0.5)) / 3 * double_factorial / (len(x) * np.sqrt(np.pi / 2) * value)) ** (
+                2 / (3 + 2 * j)
+            )
+            value = norm(j, t_j)
+        return t - (2 * len(x) * np.sqrt(np.pi) * value) ** (-2 / 5)
+
+    expected = np.sqrt(optimize.brentq(excess, 1e-6, 0.05)) * 1.2 * span
+    assert improved_sheather_jones(torch.from_numpy(x), even(x)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_sheather_jones_finds_narrow_hills():

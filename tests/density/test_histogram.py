@@ -61,6 +61,19 @@ def test_risk_estimates_the_squared_error():
     assert np.mean(risks) == pytest.approx(np.mean(errors), abs=0.02)
 
 
+@pytest.mark.parametrize("d", [1, 3])
+def test_risk_is_that_of_leaving_each_point_out(d):
+    x, width = two_hills(60, d), np.full(d, 0.9)
+    cells = np.floor(x / width)
+    counts = (cells[:, None] == cells).all(-1).sum(1)
+    volume = 0.9**d
+    # Each bin of c points is counted c times.
+    squared = (counts / 60**2).sum() / volume
+    left_out = (counts - 1) / (59 * volume)
+    risk = cross_validated_risk(torch.from_numpy(x), torch.zeros(d), torch.from_numpy(width))
+    assert risk == pytest.approx(squared - 2 * left_out.mean(), rel=1e-12)
+
+
 def test_cross_validation_finds_narrow_hills():
     rng = np.random.default_rng(0)
     x = np.concatenate((rng.normal(0, 0.1, 2000), rng.normal(10, 0.1, 2000)))

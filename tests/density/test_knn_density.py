@@ -24,10 +24,13 @@ def test_neighbours_are_those_of_scikit_learn(d, monkeypatch):
 @pytest.mark.parametrize("d", [2, 64])
 def test_near_duplicates_far_from_the_origin(d):
     points = torch.from_numpy(two_hills(200, d)) + 1000
-    points = torch.cat((points, points + 1e-6))
+    # Closer than |x|^2 - 2 q x + |q|^2 can tell.
+    step = 1e-8
+    points = torch.cat([points + i * step for i in (0, 1, 3, 6)])
     distances, indices = knn(points, points, 2)
     np.testing.assert_array_equal(distances[:, 0], 0)
-    np.testing.assert_allclose(distances[:, 1], 1e-6 * math.sqrt(d), rtol=1e-3)
+    np.testing.assert_allclose(distances[:400, 1], step * math.sqrt(d), rtol=1e-3)
+    np.testing.assert_allclose(distances[600:, 1], 3 * step * math.sqrt(d), rtol=1e-3)
     np.testing.assert_array_equal(indices[:200, 1], np.arange(200, 400))
 
 

@@ -8,6 +8,7 @@ from scipy import stats
 
 from fastgen.density import OrthogonalSeries
 from fastgen.density.cosines import cosines, terms_of_degree
+from fastgen.density.orthogonal_series import risks_by_order
 
 
 @pytest.mark.parametrize(("d", "order"), [(1, 5), (2, 4), (3, 3), (5, 2)])
@@ -39,12 +40,16 @@ def test_is_the_sum_in_one_dimension():
 def test_order_has_the_least_risk_by_leaving_points_out(d):
     u = np.random.default_rng(d).beta(4, 8, (60, d))
     chosen = OrthogonalSeries(box=(0, 1), max_order=8).fit(u)
+    terms = terms_of_degree(d, 8, torch.device("cpu"))
+    values = cosines(torch.from_numpy(u), terms)
+    ours = risks_by_order(terms.sum(1), values.mean(0), values.square().mean(0), len(u))
     risks = []
     for order in range(9):
         values = cosines(torch.from_numpy(u), terms_of_degree(d, order, torch.device("cpu"))).numpy()
         theta = values.mean(0)
         others = (values.sum(0) - values) / (len(u) - 1)
         risks.append((theta**2).sum() - 2 * (others * values).sum(1).mean())
+    np.testing.assert_allclose(ours, risks, rtol=1e-10)
     assert chosen.order_ == int(np.argmin(risks)) and 0 < chosen.order_ < 8
 
 
