@@ -103,12 +103,8 @@ def test_sheather_jones_is_the_published_algorithm(seed):
     def excess(t):
         value = norm(7, t)
         for j in (6, 5, 4, 3, 2):
-            # t_j of equation 29, with (2j - 1)!! = 1 3 5 ... (2j - 1).
-            double_factorial = special.factorial2(2 * j - 1)
-            t_j = ((1 + 2 ** -(j + 0.5)) / 3 * double_factorial / (len(x) * np.sqrt(np.pi / 2) * value)) ** (
-                2 / (3 + 2 * j)
-            )
-            value = norm(j, t_j)
+            factor = (1 + 2 ** -(j + 0.5)) / 3 * special.factorial2(2 * j - 1)
+            value = norm(j, (factor / (len(x) * np.sqrt(np.pi / 2) * value)) ** (2 / (3 + 2 * j)))
         return t - (2 * len(x) * np.sqrt(np.pi) * value) ** (-2 / 5)
 
     expected = np.sqrt(optimize.brentq(excess, 1e-6, 0.05)) * 1.2 * span

@@ -161,6 +161,16 @@ def test_score_debiasing_moves_points_along_the_score():
     )
 
 
+@pytest.mark.parametrize("d", [1, 3])
+def test_rules_are_wider_for_what_takes_the_widening_back(d):
+    x = two_hills(500, d)
+    factor = 500 ** (1 / (d + 4) - 1 / (d + 8))
+    assert factor > 1.2
+    for debias in ("score", "laplace"):
+        ratio = KernelDensity(debias=debias).fit(x).bandwidth_ / KernelDensity().fit(x).bandwidth_
+        np.testing.assert_allclose(ratio, factor, rtol=1e-10)
+
+
 @pytest.mark.parametrize("debias", ["score", "laplace"])
 def test_debiasing_lessens_the_squared_error(debias):
     rng = np.random.default_rng(0)

@@ -34,7 +34,24 @@ def test_learns_what_depends_on_what(plane):
     np.testing.assert_allclose(np.cov(samples.T), np.cov(two_hills(1000, 2).T), atol=0.3)
 
 
-def test_penalty_keeps_it_monotone(plane):
+@pytest.mark.parametrize("d", [1, 3])
+def test_penalty_is_for_falling_alone(d):
+    z = torch.from_numpy(two_hills(100, d))
+    losses = {}
+    for sign in (-1.0, 1.0):
+        weights = [torch.zeros(d, d, 1).double(), torch.ones(d, 1, 1).double()]
+        weights[0].diagonal().fill_(sign)
+        biases = [torch.zeros(d, 1, 1).double()] * 2
+        for penalty in (0.0, 1.0):
+            model = NeuralCDF(monotonicity=penalty)
+            model.low_, model.high_ = z.amin(0) - 1, z.amax(0) + 1
+            losses[sign, penalty] = model._loss((weights, biases), z, torch.Generator().manual_seed(0)).item()
+    assert losses[1, 1] == losses[1, 0]
+    # The steepest fall is tanh' sigmoid' = 1/4.
+    assert 0.001 * d < losses[-1, 1] - losses[-1, 0] < d / 16
+
+
+def test_learned_cumulative_is_monotone(plane):
     """The derivative is hardly ever below zero, so that clipping it adds no mass."""
     z = torch.linspace(-3, 3, 201, dtype=torch.float64)
     rows = torch.stack((z.repeat(201), z.repeat_interleave(201)), 1)
