@@ -1,5 +1,8 @@
 """Density estimators with scikit-learn's interface: `fit`, `score_samples` (nats), `sample`, `save` and `load`."""
 
+from fastgen.density.convergence import Rate, fit_rate
+from fastgen.density.cross_validation import CrossValidation, HeldOut
+from fastgen.density.distributed import score_samples_distributed
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.gaussian import Gaussian
 from fastgen.density.gaussian_mixture import GaussianMixture
@@ -12,14 +15,19 @@ from fastgen.density.orthogonal_series import OrthogonalSeries
 from fastgen.density.outliers import outliers
 
 __all__ = [
+    "CrossValidation",
     "DensityEstimator",
     "Gaussian",
     "GaussianMixture",
+    "HeldOut",
     "Histogram",
     "InverseTransform",
     "KNNDensity",
     "KernelDensity",
     "NeuralCDF",
     "OrthogonalSeries",
+    "Rate",
+    "fit_rate",
     "outliers",
+    "score_samples_distributed",
 ]

@@ -1,4 +1,4 @@
-"""One file for one fitted estimator: safetensors, with the configuration as JSON in its header."""
+"""One file for one fitted estimator: safetensors, with the configuration as JSON in its header; whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write an estimator's file beside `path` and rename it, so that a kill leaves the old file or the new one.
+    """Write an estimator's file, by `write_whole`.
 
     Raises:
         ImportError: safetensors is not installed.
@@ -23,7 +23,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) 
     save = _safetensors().torch.save
     # Tensors that share memory are refused, hence the clones.
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content = save(whole, metadata={"config": json.dumps({"format": FORMAT, **config})})
+    write_whole(path, save(whole, metadata={"config": json.dumps({"format": FORMAT, **config})}))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside `path` and rename it, so that a kill leaves the old file or the new one."""
     beside = path.with_name(f".{path.name}.partial")
     with open(beside, "wb") as file:
         file.write(content)
