@@ -1,6 +1,6 @@
 """Density estimators with scikit-learn's interface: `fit`, `score_samples` (nats), `sample`, `save` and `load`."""
 
-from fastgen.density.convergence import Rate, fit_rate
+from fastgen.density.convergence import Rate, fit_rates
 from fastgen.density.cross_validation import CrossValidation, HeldOut
 from fastgen.density.distributed import score_samples_distributed
 from fastgen.density.estimator import DensityEstimator
@@ -27,7 +27,7 @@ __all__ = [
     "NeuralCDF",
     "OrthogonalSeries",
     "Rate",
-    "fit_rate",
+    "fit_rates",
     "outliers",
     "score_samples_distributed",
 ]

@@ -24,7 +24,8 @@ class HeldOut:
 
     Args:
         sizes: numbers of rows learned from, rising, [S].
-        log_density: in nats, of every row while it was held out, [S, N]; NaN for a size too small to learn from.
+        log_density: in nats, of every row while it was held out, [S, N], the mean over training sets where there were
+            several of a size; NaN for a size too small to learn from.
         fold: that each row belongs to, [N].
     """
 
@@ -75,8 +76,8 @@ def training_sizes(largest: int, least: int) -> tuple[int, ...]:
 class CrossValidation:
     """K-fold cross-validation of any number of estimators on the same rows, at the same sizes.
 
-    Each fold is held out in turn. The others, in an order that is the same for all estimators, are learned from: the
-    first n of them, for each n of a geometric series.
+    Each fold is held out in turn. The others, in an order that is the same for all estimators, are learned from: n of
+    them at a time, for each n of a geometric series, and several times where there are enough of them.
 
     Args:
         x: points [N, d].
@@ -97,15 +98,15 @@ class CrossValidation:
             raise ValueError(f"{len(x)} rows in {folds} folds leave {largest} to learn from, expected at least {least}")
         self.sizes = training_sizes(largest, least)
 
-    @property
-    def steps(self) -> int:
+    def steps(self, draws: int) -> int:
         """How many estimators `run` fits."""
-        return self.folds * len(self.sizes)
+        return self.folds * sum(self._draws(size, draws) for size in self.sizes)
 
     def run(
         self,
         fit: Callable[[Tensor], DensityEstimator],
         *,
+        draws: int = 4,
         filled: bool = False,
         advance: Callable[[], object] = lambda: None,
     ) -> HeldOut:
@@ -113,6 +114,7 @@ class CrossValidation:
 
         Args:
             fit: gives a fitted estimator.
+            draws: training sets of a size for each fold, with no row in common; fewer where the rows do not suffice.
             filled: for densities that are zero somewhere, and so would score `-inf`: `1 / (n + 1)` of the density is
                 taken from them and spread as a normal density of twice the training rows' deviation.
             advance: called after every fit, for whoever watches.
@@ -122,18 +124,30 @@ class CrossValidation:
         """
         log_density = self.x.new_full((len(self.sizes), len(self.x)), math.nan)
         # Large before small: what cannot be fitted at all says so at once.
-        for index in reversed(range(len(self.sizes))):
-            for k in range(self.folds):
-                held_out = self.fold == k
-                train = self.x[self.order[~held_out[self.order]]][: self.sizes[index]]
-                try:
-                    scores = fit(train).score_samples(self.x[held_out])
-                    log_density[index, held_out] = _filled(scores, self.x[held_out], train) if filled else scores
-                except ValueError:
-                    if index == len(self.sizes) - 1:
-                        raise
-                advance()
+        for index, size in reversed(list(enumerate(self.sizes))):
+            try:
+                for k in range(self.folds):
+                    total = 0
+                    held_out = self.x[self.fold == k]
+                    training_sets = self._training_sets(k, size, draws)
+                    for train in training_sets:
+                        scores = fit(train).score_samples(held_out)
+                        total = total + (_filled(scores, held_out, train) if filled else scores)
+                        advance()
+                    log_density[index, self.fold == k] = total / len(training_sets)
+            except ValueError:
+                if size == self.sizes[-1]:
+                    raise
+                log_density[index] = math.nan
         return HeldOut(self.sizes, log_density, self.fold)
+
+    def _training_sets(self, k: int, size: int, draws: int) -> tuple[Tensor, ...]:
+        """Sets of so many rows outside of fold k."""
+        others = self.x[self.order[self.fold[self.order] != k]]
+        return others.split(size)[: self._draws(size, draws)]
+
+    def _draws(self, size: int, draws: int) -> int:
+        return min(draws, self.sizes[-1] // size)
 
 
 def _filled(log_density: Tensor, x: Tensor, train: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from fastgen.data import Vectors
-from fastgen.density import CrossValidation, HeldOut, Rate, fit_rate
+from fastgen.density import CrossValidation, HeldOut, Rate, fit_rates
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density_report.methods import METHODS, Settings
 
@@ -68,26 +68,33 @@ def compare(
     """
     least = max(_LEAST_SIZE, 2 * (data.rows.shape[1] + 1))
     validation = CrossValidation(data.rows, folds=folds, least=least, generator=Generator().manual_seed(settings.seed))
-    results, failed = [], {}
+    found: dict[str, HeldOut] = {}
+    failed: dict[str, str] = {}
     # None: only on a terminal.
-    with tqdm(total=len(names) * validation.steps, disable=None, leave=False, dynamic_ncols=True) as bar:
-        for done, name in enumerate(names, 1):
+    steps = {name: validation.steps(METHODS[name].draws) for name in names}
+    with tqdm(total=sum(steps.values()), disable=None, leave=False, dynamic_ncols=True) as bar:
+        for name in names:
             bar.set_description(name)
-            method = METHODS[name]
+            method, before = METHODS[name], bar.n
             try:
                 held_out = validation.run(
-                    lambda x, fit=method.fit: fit(x, settings), filled=method.filled, advance=bar.update
+                    lambda x, fit=method.fit: fit(x, settings),
+                    draws=method.draws,
+                    filled=method.filled,
+                    advance=bar.update,
                 )
             except ValueError as error:
                 failed[name] = str(error)
                 if strict:
                     raise ValueError(f"{name}: {error}") from error
-                bar.update(done * validation.steps - bar.n)
+                bar.update(before + steps[name] - bar.n)
                 continue
-            held_out = replace(held_out, log_density=held_out.log_density - data.log_volume)
-            results.append(Result(name, held_out, _rate(held_out)))
-    if not results:
+            found[name] = replace(held_out, log_density=held_out.log_density - data.log_volume)
+    if not found:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+    curves = {name: held_out.by_fold for name, held_out in found.items()}
+    rates = fit_rates(validation.sizes, curves, consistent={name for name in found if METHODS[name].consistent})
+    results = [Result(name, held_out, rates[name]) for name, held_out in found.items()]
     return sorted(results, key=lambda result: -result.held_out.mean[-1].item()), failed
 
 
@@ -125,13 +132,6 @@ def as_json(results: Sequence[Result], columns: int) -> list[dict[str, Any]]:
 
 def _plain(values: Tensor) -> list[float | None]:
     return [value if finite else None for value, finite in zip(values.tolist(), values.isfinite(), strict=True)]
-
-
-def _rate(held_out: HeldOut) -> Rate | str:
-    try:
-        return fit_rate(held_out.sizes, held_out.by_fold)
-    except ValueError as error:
-        return str(error)
 
 
 def subset(rows: int, most: int, seed: int) -> Tensor:

@@ -51,6 +51,8 @@ class Method:
         rate: the textbook's r for d columns, where the error of a smooth density falls like `n^-r`; None where there is
             no such rule.
         filled: its density is zero somewhere, and is to be filled before it is scored.
+        consistent: of any density, so that all such methods tend to the same log-likelihood.
+        draws: training sets of one size: fewer for what is slow.
     """
 
     what: str
@@ -58,24 +60,28 @@ class Method:
     most_columns: float = math.inf
     rate: Callable[[int], Fraction] | None = None
     filled: bool = False
+    consistent: bool = False
+    draws: int = 4
 
 
 def _mixture(x: Tensor, settings: Settings) -> DensityEstimator:
-    """The mixture of least BIC, which stops at the first number of components that is worse than the two before."""
-    best, best_bic, worse = None, math.inf, 0
+    """The mixture of least BIC; after two numbers of components that are no better, more are not tried."""
+    best: GaussianMixture | None = None
+    best_bic, worse = math.inf, 0
     for components in _COMPONENTS:
-        if components * (x.shape[1] + 1) > len(x):
+        # A component on a handful of rows is a spike, and the likelihood loves it.
+        if components > 1 and 5 * components * (x.shape[1] + 1) > len(x):
             break
         with warnings.catch_warnings():
             # A mixture that goes on gaining a little is still a density, and judged as one.
             warnings.simplefilter("ignore", UserWarning)
-            mixture = GaussianMixture(components, n_init=3, max_iter=200, random_state=settings.seed).fit(x)
+            mixture = GaussianMixture(
+                components, n_init=3, max_iter=200, reg_covar=1e-5, random_state=settings.seed
+            ).fit(x)
         bic = mixture.bic(x)
         best, best_bic, worse = (mixture, bic, 0) if bic < best_bic else (best, best_bic, worse + 1)
         if worse == 2:
             break
-    if best is None:
-        raise ValueError(f"mixture: {len(x)} rows are too few for {x.shape[1]} columns")
     return best
 
 
@@ -94,26 +100,32 @@ METHODS = {
         most_columns=3,
         rate=lambda d: Fraction(1, 2 + d),
         filled=True,
+        consistent=True,
     ),
-    "kde": Method("a kernel on every row", _kernel, rate=lambda d: Fraction(2, 4 + d)),
+    "kde": Method("a kernel on every row", _kernel, rate=lambda d: Fraction(2, 4 + d), consistent=True),
     "kde-adaptive": Method(
-        "kernels as wide as the sqrt(n)-th neighbour is far", lambda x, settings: _kernel(x, settings, adaptive=True)
+        "kernels as wide as the sqrt(n)-th neighbour is far",
+        lambda x, settings: _kernel(x, settings, adaptive=True),
+        consistent=True,
     ),
     "kde-debiased": Method(
         "kernels on rows moved along the score (SD-KDE)",
         lambda x, settings: _kernel(x, settings, debias="score"),
         rate=lambda d: Fraction(4, 8 + d),
+        consistent=True,
     ),
     "series": Method(
         "cosines, as many as cross-validation wants",
         lambda x, _: OrthogonalSeries().fit(x),
         most_columns=3,
         filled=True,
+        consistent=True,
     ),
     "neural": Method(
         "networks that learn the cumulative",
         lambda x, settings: NeuralCDF(steps=500, random_state=settings.seed).fit(x),
         most_columns=3,
+        draws=1,
     ),
 }
 

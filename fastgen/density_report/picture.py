@@ -97,7 +97,7 @@ def _plane(figure: Any, axes: Any, data: Vectors, log_densities: Mapping[str, Ca
     names = data.columns or ("column 1", "column 2")
     axes.set(xlim=limits[0], ylim=limits[1], xlabel=names[0], ylabel=names[1])
     axes.set_title(f"density of {name}, the best held out, and the rows")
-    figure.colorbar(filled, ax=axes, label=f"density (per {names[0]} x {names[1]})", extend="max")
+    figure.colorbar(filled, ax=axes, label=f"density (per unit of {names[0]} x unit of {names[1]})", extend="max")
 
 
 def _convergence(axes: Any, results: Sequence[Result]) -> None:
