@@ -252,7 +252,7 @@ def _add_density(commands: Any) -> None:
     density.add_argument("--folds", type=int, default=5, metavar="K", help="of the cross-validation (default: 5)")
     density.add_argument("--seed", type=int, default=0, metavar="N", help="of folds and fits (default: 0)")
     density.add_argument(
-        "--max-rows", type=int, default=10_000, metavar="N", help="compare on so many, drawn (default: 10000)"
+        "--max-rows", type=int, default=5000, metavar="N", help="compare on so many, drawn (default: 5000)"
     )
     density.add_argument("--picture", default=None, metavar="FILE", help="draw it: .png, .pdf or .svg")
     density.add_argument("--json", default=None, metavar="FILE", help="write all numbers")

@@ -108,7 +108,9 @@ def _jackknifed(curves: Mapping[str, _Curve], reached: Tensor) -> dict[str, Rate
     for name, rate in rates.items():
         spread = torch.tensor([fitted[name] for fitted in without], dtype=torch.float64)
         error = math.sqrt((folds - 1) * float((spread - spread.mean()).square().mean()))
-        if not _RATES[0] < rate < _RATES[-1]:
+        if limit is None:
+            found[name] = "no limit in sight"
+        elif not _RATES[0] < rate < _RATES[-1]:
             found[name] = "no power law"
         elif 2 * error > rate:
             found[name] = "too noisy"
@@ -118,15 +120,15 @@ def _jackknifed(curves: Mapping[str, _Curve], reached: Tensor) -> dict[str, Rate
     return found
 
 
-def _one_limit(curves: Mapping[str, _Curve], folds: Tensor, reached: Tensor) -> tuple[float, dict[str, float]]:
-    """The limit of least weighted squared error over all curves, and the rate of each with that limit."""
+def _one_limit(curves: Mapping[str, _Curve], folds: Tensor, reached: Tensor) -> tuple[float | None, dict[str, float]]:
+    """The limit of least weighted squared error over all curves, None for beyond all tried, and each curve's rate."""
     means = {name: curve.by_fold[folds].mean(0) for name, curve in curves.items()}
     top = max(*(mean.amax().item() for mean in means.values()), reached[:, folds].mean(1).amax().item())
     width = max((mean.amax() - mean.amin()).item() for mean in means.values())
     limits = top + width * _LIMITS
     squares = {name: _squares(curves[name], mean, limits) for name, mean in means.items()}
     best = int(sum(of_rates.amin(1) for of_rates in squares.values()).argmin())
-    return limits[best].item(), {
+    return limits[best].item() if best < len(limits) - 1 else None, {
         name: _RATES[int(of_rates[best].argmin())].item() for name, of_rates in squares.items()
     }
 

@@ -51,8 +51,10 @@ def test_the_limit_is_no_less_than_what_another_has_reached():
         (curve(0.4)[:, :3], "fewer than 4 sizes"),
         (curve(0.4, factor=0.0, noise=0.01), "flat within noise"),
         (curve(0.4, factor=-1.0), "flat within noise"),
-        # All at once at the end, then never again.
-        (torch.tensor([-2.0, -2.0, -2.0, -2.0, -2.0, -1.0]).repeat(5, 1), "no power law"),
+        # It rises ever faster.
+        (torch.tensor([-2.0, -2.0, -2.0, -2.0, -2.0, -1.0]).repeat(5, 1), "no limit in sight"),
+        # All at once, and then no more.
+        (torch.tensor([-2.0, -1.0, -1.0, -1.0, -1.0, -1.0]).repeat(5, 1), "no power law"),
     ],
 )
 def test_says_why_there_is_no_rate(means, reason):
