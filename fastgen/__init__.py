@@ -1,7 +1,8 @@
 """fastgen: the classic deep generative models, fast, in PyTorch.
 
 `fastgen.ops` and `fastgen.nn` are drop-in functions and layers, `fastgen.sampling` the exact cached sampler,
-`fastgen.models` the models; `fastgen --help` trains, samples, scores and benchmarks from the command line.
+`fastgen.models` the models, `fastgen.density` the estimators; `fastgen --help` trains, samples, scores and benchmarks
+from the command line.
 """
 
 import importlib
@@ -10,9 +11,21 @@ from fastgen.ops import BackendError, explain, use_backend
 
 __version__ = "0.1.0"
 
-__all__ = ["BackendError", "__version__", "data", "explain", "models", "nn", "ops", "sampling", "train", "use_backend"]
+__all__ = [
+    "BackendError",
+    "__version__",
+    "data",
+    "density",
+    "explain",
+    "models",
+    "nn",
+    "ops",
+    "sampling",
+    "train",
+    "use_backend",
+]
 
-_ROOMS = ("data", "models", "nn", "sampling", "train")
+_ROOMS = ("data", "density", "models", "nn", "sampling", "train")
 
 
 def __getattr__(name: str):

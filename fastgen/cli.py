@@ -1,4 +1,4 @@
-"""The command line: `fastgen train`, `sample`, `evaluate`, `demo`, `info` and `bench`."""
+"""The command line: `fastgen train`, `sample`, `evaluate`, `demo`, `density`, `info` and `bench`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from typing import Any, NoReturn
 # Commands that read their own arguments.
 FORWARDED = {"info": "fastgen.info", "bench": "fastgen.bench.cli"}
 
+# Where the others are, if not in fastgen.train.commands.
+ELSEWHERE = {"density": "fastgen.density_report.command"}
+
 EXAMPLES = """examples:
   fastgen demo                                     learn digits in two minutes, draw 64 new ones
   fastgen train pixelcnn --data digits             the same step by step: learn, ...
   fastgen sample runs/pixelcnn-digits --compare    ... draw, ...
   fastgen evaluate runs/pixelcnn-digits            ... and score
   fastgen train nsf --data two-moons               a flow learns a density, in a minute, and paints it
+  fastgen density table.csv --picture table.png    which classical density tells a table best, and how fast
   fastgen bench gated_activation --quick           time an operation against its rivals
   fastgen info                                     what was built, and which kernels can run here
 
@@ -64,6 +68,27 @@ EVALUATE_EXAMPLES = """examples:
   fastgen evaluate runs/pixelcnn-digits --data more.npz --part train
   fastgen evaluate runs/nsf-table --data other.csv --part train"""
 
+DENSITY_EXAMPLES = """methods:
+  gaussian         one normal density
+  mixture          1 to 8 normal densities, their number by BIC
+  histogram        bins of cross-validated width (unasked up to 3 columns)
+  kde              a kernel on every row
+  kde-adaptive     kernels as wide as the sqrt(n)-th neighbour is far
+  kde-debiased     kernels on rows that were moved along the estimated score (SD-KDE)
+  series           cosines, as many as cross-validation wants (unasked up to 3 columns)
+  neural           networks that learn the cumulative distribution (unasked up to 3 columns)
+
+examples:
+  fastgen density table.csv                                    all that suit the number of columns
+  fastgen density table.csv --picture table.png                ... with the densities and their convergence drawn
+  fastgen density x.npy --method kde gaussian --bandwidth cv   two of them; the bandwidth of greatest likelihood
+  fastgen density x.npy --method kde --bandwidth 0.3           a bandwidth in the units of the data
+  fastgen density table.csv --outliers 0.01 --output odd.txt   the rows that the best method finds unlikeliest
+
+Every row is held out once (--folds) and scored by estimators that learned from n others, n from about 10 to all. What a
+log-likelihood lacks is as the square of the density's error: where that falls like a power of n, the power is fitted
+and stands beside the textbook's. A .csv may start with a line of names; an .npy is [rows, columns] or [rows]."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors take one line."""
@@ -82,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         debug, run = False, lambda: importlib.import_module(FORWARDED[argv[0]]).main(argv[1:])
     else:
         args = parser().parse_args(argv)
+        room = ELSEWHERE.get(args.command, "fastgen.train.commands")
         # Imported late: `--help` answers at once, and `info` works where the training packages are missing.
-        debug, run = args.debug, lambda: importlib.import_module("fastgen.train.commands").run(args)
+        debug, run = args.debug, lambda: importlib.import_module(room).run(args)
     try:
         return run() or 0
     except KeyboardInterrupt:
@@ -119,6 +145,7 @@ def parser() -> Parser:
     _add_sample(commands)
     _add_evaluate(commands)
     _add_demo(commands)
+    _add_density(commands)
     commands.add_parser("info", help="show what was built and which kernels can run here")
     commands.add_parser("bench", help="time operations against their references and rivals")
     return top
@@ -208,6 +235,29 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--epochs", type=int, metavar="N", help="passes over the digits (default: what two minutes take)")
     demo.add_argument("--out", default="runs/demo", metavar="FOLDER", help="where to write (default: runs/demo)")
     demo.add_argument("--quiet", action="store_true", default=False, help="a line for each epoch instead of a bar")
+
+
+def _add_density(commands: Any) -> None:
+    density = _add_command(commands, "density", "compare classical density estimators on a table", DENSITY_EXAMPLES)
+    density.add_argument("file", metavar="FILE", help="a .csv table, or an .npy array")
+    density.add_argument(
+        "--method", nargs="+", action="extend", default=None, metavar="NAME", help="of those below (default: all)"
+    )
+    density.add_argument(
+        "--bandwidth",
+        default="cv",
+        metavar="RULE|NUMBER",
+        help="of the kernels: cv (default), scott, silverman, isj, lscv, or a number in the units of the data",
+    )
+    density.add_argument("--folds", type=int, default=5, metavar="K", help="of the cross-validation (default: 5)")
+    density.add_argument("--seed", type=int, default=0, metavar="N", help="of folds and fits (default: 0)")
+    density.add_argument(
+        "--max-rows", type=int, default=5000, metavar="N", help="compare on so many, drawn (default: 5000)"
+    )
+    density.add_argument("--picture", default=None, metavar="FILE", help="draw it: .png, .pdf or .svg")
+    density.add_argument("--json", default=None, metavar="FILE", help="write all numbers")
+    density.add_argument("--outliers", type=float, default=None, metavar="F", help="share of rows that are unlikely")
+    density.add_argument("--output", default=None, metavar="FILE", help="where their numbers go, counted from 1")
 
 
 def _add_data(command: Parser) -> Any:

@@ -75,13 +75,16 @@ def _is_number(cell: str) -> bool:
 def _refuse_first_bad_cell(
     path: Path, rows: list[list[str]], lines: list[int], columns: tuple[str, ...] | None
 ) -> NoReturn:
-    row, index = next(
+    bad = [
         (row, index)
         for row, cells in enumerate(rows)
         for index, cell in enumerate(cells)
         if not (_is_number(cell) and math.isfinite(float(cell)))
-    )
+    ]
+    row, index = bad[0]
     cell = rows[row][index].strip()
     column = f"{index + 1} ({columns[index]})" if columns else f"{index + 1}"
     what = f"'{cell}' is no finite number" if cell else "it is empty"
-    raise ValueError(f"{path}, line {lines[row]}, column {column}: {what}")
+    others = len({row for row, _ in bad}) - 1
+    more = f" (and {others} more of {len(rows)} rows hold such cells)" if others else ""
+    raise ValueError(f"{path}, line {lines[row]}, column {column}: {what}{more}")

@@ -1,0 +1,92 @@
+"""Tensors or arrays in, the same kind out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Half precision is stored, never computed in: a density is a sum of many small numbers.
+_COMPUTED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the caller gave, and so what to give back: a NumPy array or a tensor, and its floating dtype."""
+
+    numpy: bool
+    dtype: torch.dtype
+
+    def restore(self, values: Tensor) -> Any:
+        """`values` as the caller's kind; booleans stay booleans."""
+        values = values.to(self.dtype) if values.is_floating_point() else values
+        return values.detach().cpu().numpy() if self.numpy else values
+
+
+def as_points(X: Any, *, features: int | None = None) -> tuple[Tensor, Kind]:
+    """Points [n, d] to compute with, and the kind that they were given as.
+
+    A vector [n] stands for [n, 1]. Integers become floating: PyTorch's default dtype for a tensor, float64 for an
+    array, as in either library's own division. float16 and bfloat16 are computed with in float32.
+
+    Args:
+        X: tensor or NumPy array [n, d] or [n], floating or integer.
+        features: the `d` that is expected; None for any.
+
+    Raises:
+        TypeError: `X` is neither, or holds booleans, complex numbers or objects.
+        ValueError: another shape.
+    """
+    if not isinstance(X, Tensor | np.ndarray):
+        raise TypeError(f"X: expected a tensor or a NumPy array, got {type(X).__name__}")
+    given = X if isinstance(X, Tensor) else _as_tensor(X)
+    if given.dtype == torch.bool or given.is_complex():
+        raise TypeError(f"X: expected a floating or integer dtype, got {given.dtype}")
+    if not given.is_floating_point():
+        given = given.to(torch.get_default_dtype() if isinstance(X, Tensor) else torch.float64)
+    kind = Kind(isinstance(X, np.ndarray), given.dtype)
+    points = given[:, None] if given.dim() == 1 else given
+    if points.dim() != 2 or points.shape[1] == 0 or features not in (None, points.shape[1]):
+        expected = "[n, d] or [n]" if features is None else "[n, 1] or [n]" if features == 1 else f"[n, {features}]"
+        raise ValueError(f"X: expected {expected}, got {tuple(X.shape)}")
+    return points.to(_COMPUTED_IN.get(points.dtype, points.dtype)), kind
+
+
+def check_training_points(points: Tensor, at_least: int) -> None:
+    """Raises unless there are `at_least` points [n, d], all finite, whose differences can be squared and summed."""
+    if len(points) < at_least:
+        raise ValueError(f"X: expected at least {at_least} point{'s' * (at_least > 1)}, got {tuple(points.shape)}")
+    if bad := int((~points.isfinite()).any(1).sum()):
+        raise ValueError(f"X: expected finite numbers, {bad} of {len(points)} rows hold NaN or infinity")
+    spread = points.amax(0) - points.amin(0)
+    number = torch.finfo(points.dtype)
+    too_far = spread.square() * points.numel() > number.max
+    too_close = (spread > 0) & (spread.square() * number.eps < number.tiny)
+    if (too_far | too_close).any():
+        column = int((too_far | too_close).nonzero()[0])
+        dtype = str(points.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"X: column {column} spans {spread[column].item():.3g}, whose square {dtype} cannot hold: "
+            "expected other units"
+        )
+
+
+def check_varying(points: Tensor, why: str) -> None:
+    """Raises, saying `why` it matters, where every point has the same value of some feature."""
+    constant = (points == points[0]).all(0)
+    if constant.all():
+        raise ValueError(f"X: all {len(points)} points are equal, {why}")
+    if constant.any():
+        columns = constant.nonzero()[:, 0].tolist()
+        raise ValueError(f"X: every point has the same value in column {columns[0]} (of {columns}), {why}")
+
+
+def _as_tensor(X: np.ndarray) -> Tensor:
+    try:
+        # A copy: strides may be negative, bytes swapped, and an estimator that keeps points must own them.
+        return torch.from_numpy(np.array(X, dtype=X.dtype.newbyteorder("="), order="C"))
+    except TypeError:
+        raise TypeError(f"X: expected a floating or integer dtype, got {X.dtype}") from None

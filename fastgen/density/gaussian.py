@@ -1,0 +1,64 @@
+"""One normal density."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from fastgen.density.arrays import check_varying
+from fastgen.density.covariance import cholesky_factor
+from fastgen.density.estimator import DensityEstimator
+
+
+class Gaussian(DensityEstimator):
+    """The normal density of greatest likelihood, with full covariance.
+
+    `log p(x) = -(|L^-1 (x - mean)|^2 + d log 2 pi) / 2 - log det L`, where `L L^T = covariance`, `mean` is that of the
+    points and `covariance = (1 / N) sum_i (x_i - mean) (x_i - mean)^T + regularization I`.
+
+    Learned: `mean_` [d], `scale_tril_` [d, d], the Cholesky factor `L`; `covariance_` [d, d] from it.
+
+    Args:
+        regularization: a variance added to every direction, in squared units of the data.
+
+    Raises:
+        ValueError: a negative `regularization`; on fitting without one, points that do not span R^d (all equal, a
+            constant column, fewer than d + 1, on a plane): their density has no bound.
+
+    Source: Bishop, "Pattern Recognition and Machine Learning" (2006), equations 2.43, 2.121 and 2.122.
+    """
+
+    def __init__(self, regularization: float = 0.0) -> None:
+        if not isinstance(regularization, int | float) or not 0 <= regularization < math.inf:
+            raise ValueError(f"regularization: expected a finite number of at least 0, got {regularization!r}")
+        self.regularization = regularization
+
+    @property
+    def covariance_(self) -> Tensor:
+        self._check_fitted()
+        return self.scale_tril_ @ self.scale_tril_.T
+
+    def _at_least(self, features: int) -> int:
+        return 1 if self.regularization > 0 else features + 1
+
+    def _fit(self, x: Tensor) -> None:
+        if self.regularization == 0:
+            check_varying(x, "and the likelihood has no bound: expected varying columns, or regularization > 0")
+        # In float64, whatever the data are: a covariance squares what is small against what is large.
+        precise = x.double()
+        mean = precise.mean(0)
+        covariance = (precise - mean).T @ (precise - mean) / len(x)
+        covariance.diagonal().add_(self.regularization)
+        factor = cholesky_factor(covariance, x, "regularization > 0")
+        self.mean_, self.scale_tril_ = mean.to(x.dtype), factor.to(x.dtype)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        whitened = torch.linalg.solve_triangular(self.scale_tril_, (x - self.mean_).T, upper=False)
+        constant = 0.5 * len(self.mean_) * math.log(2 * math.pi) + self.scale_tril_.diagonal().log().sum()
+        return -0.5 * whitened.square().sum(0) - constant
+
+    def _sample(self, n: int, generator: Generator | None) -> Tensor:
+        noise = torch.randn(n, len(self.mean_), generator=generator, dtype=self.mean_.dtype, device=self.mean_.device)
+        return self.mean_ + noise @ self.scale_tril_.T

@@ -1,0 +1,161 @@
+"""A mixture of normal densities, by expectation and maximisation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from fastgen.density.categorical import draw
+from fastgen.density.estimator import DensityEstimator
+from fastgen.density.expectation_maximization import (
+    Mixture,
+    em_step,
+    from_partition,
+    log_joint,
+    rows_at_once,
+    whitening_of,
+)
+from fastgen.density.kmeans import nearest_centre, spread_centres
+from fastgen.density.random_state import as_generator
+from fastgen.nn.arguments import positive
+
+# And how many axes a batch of such covariances has.
+COVARIANCE_TYPES = {"full": 4, "diag": 3, "spherical": 2}
+
+
+class GaussianMixture(DensityEstimator):
+    """A mixture of normal densities of great likelihood.
+
+    `log p(x) = logsumexp_k (log weights_k + log N(x; means_k, covariances_k))`. Expectation-maximisation climbs the
+    likelihood from `n_init` starts, all at once as a batch; each starts from points that k-means++ spread out, and the
+    best is kept. A start that has converged leaves the batch.
+
+    Learned: `weights_` [K], `means_` [K, d], `covariances_` [K, d, d], [K, d] or [K], `lower_bound_` (mean
+    log-likelihood in nats of the last step), `n_iter_`, `converged_`.
+
+    Args:
+        n_components: K.
+        covariance_type: "full", "diag" (one variance per feature) or "spherical" (one for all of them).
+        n_init: number of starts.
+        max_iter: steps at most.
+        tol: converged when a step raises the mean log-likelihood by less than this, in nats.
+        reg_covar: a variance added to every direction, in squared units of the data.
+        random_state: seed of the starts; None draws from PyTorch's own generator.
+
+    Raises:
+        ValueError: an argument out of range; on fitting, fewer points than components, or a component that shrinks to
+            fewer dimensions than `d` while `reg_covar` is too small to hold it.
+
+    Warns:
+        UserWarning: the best start had not converged after `max_iter` steps.
+
+    Source: Dempster, Laird and Rubin, "Maximum likelihood from incomplete data via the EM algorithm" (1977), section
+    4.3; Arthur and Vassilvitskii, "k-means++" (2007), for the starts.
+    """
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        n_init: int = 1,
+        max_iter: int = 100,
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        random_state: int | None = None,
+    ) -> None:
+        positive(n_components=n_components, n_init=n_init, max_iter=max_iter)
+        if covariance_type not in COVARIANCE_TYPES:
+            raise ValueError(f"covariance_type: expected one of {', '.join(COVARIANCE_TYPES)}, got {covariance_type!r}")
+        for name, value in {"tol": tol, "reg_covar": reg_covar}.items():
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.random_state = random_state
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion `-2 log L + (number of parameters) log M` of points [M, d]; lower is better.
+
+        Raises:
+            TypeError, ValueError: as `score_samples`, and no points.
+
+        Source: Schwarz, "Estimating the dimension of a model" (1978).
+        """
+        log_density = self.score_samples(X)
+        if not len(log_density):
+            raise ValueError(f"X: expected at least 1 point, got {tuple(X.shape)}")
+        return -2 * float(log_density.sum()) + self._parameters() * math.log(len(log_density))
+
+    def _at_least(self, features: int) -> int:
+        return self.n_components
+
+    def _fit(self, x: Tensor) -> None:
+        generator = as_generator(self.random_state, x.device)
+        # The likelihood does not care where the origin is, rounding does.
+        centre = x.mean(0)
+        x = x - centre
+        mixture = self._start(x, generator)
+        best = torch.full((self.n_init,), -math.inf, dtype=x.dtype, device=x.device)
+        steps = torch.zeros(self.n_init, dtype=torch.int64, device=x.device)
+        active = torch.arange(self.n_init, device=x.device)
+        for _ in range(self.max_iter):
+            stepped, likelihood = em_step(x, mixture.at(active), self.reg_covar)
+            for values, updated in zip(mixture, stepped, strict=True):
+                values[active] = updated
+            gain = likelihood - best[active]
+            best[active] = likelihood
+            steps[active] += 1
+            active = active[gain.abs() >= self.tol]
+            if not len(active):
+                break
+        chosen = int(best.argmax())
+        self.weights_, self.means_, self.covariances_ = mixture.at(chosen)
+        self.means_ = self.means_ + centre
+        self.lower_bound_, self.n_iter_ = best[chosen].item(), int(steps[chosen])
+        self.converged_ = chosen not in active.tolist()
+        if not self.converged_:
+            warnings.warn(
+                f"GaussianMixture did not converge in {self.max_iter} steps: raise max_iter or tol", stacklevel=3
+            )
+
+    def _start(self, x: Tensor, generator: Generator | None) -> Mixture:
+        """The mixtures of `n_init` partitions of the points [N, d], by their nearest of the centres of k-means++."""
+        centres = spread_centres(x, self.n_components, self.n_init, generator)
+        dims = COVARIANCE_TYPES[self.covariance_type]
+        return from_partition(x, nearest_centre(x, centres), centres, dims, self.reg_covar)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        mixture = Mixture(self.weights_[None], self.means_[None], self.covariances_[None])
+        whitening = whitening_of(mixture.covariances)
+        chunks = x.split(rows_at_once(mixture.means))
+        return torch.cat([log_joint(rows, mixture, whitening)[0][0].logsumexp(-1) for rows in chunks])
+
+    def _sample(self, n: int, generator: Generator | None) -> Tensor:
+        component = draw(self.weights_, n, generator)
+        noise = torch.randn(
+            n, self.means_.shape[1], generator=generator, dtype=self.means_.dtype, device=self.means_.device
+        )
+        if self.covariance_type == "full":
+            factors = torch.linalg.cholesky(self.covariances_)
+            # One component at a time: a factor for every point would be n d^2 numbers.
+            for k in range(self.n_components):
+                noise[component == k] @= factors[k].T
+        else:
+            deviation = self.covariances_.sqrt()[component]
+            noise = noise * (deviation if self.covariance_type == "diag" else deviation[:, None])
+        return self.means_[component] + noise
+
+    def _parameters(self) -> int:
+        """The number of free parameters."""
+        k, d = self.means_.shape
+        covariance = {"full": d * (d + 1) // 2, "diag": d, "spherical": 1}[self.covariance_type]
+        return k * (d + covariance) + k - 1

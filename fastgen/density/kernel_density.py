@@ -1,0 +1,274 @@
+"""A kernel on every point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from fastgen.density.arrays import check_varying
+from fastgen.density.bandwidth import RULES, choose_bandwidth
+from fastgen.density.binned import grid_log_density, interpolate
+from fastgen.density.categorical import draw
+from fastgen.density.covariance import cholesky_factor
+from fastgen.density.debias import DEBIAS, laplace_factor, step_along_score
+from fastgen.density.estimator import DensityEstimator
+from fastgen.density.kernel_sums import kde_log_density
+from fastgen.density.kernels import KERNELS, noise
+from fastgen.density.neighbours import knn
+
+COVARIANCE_TYPES = ("diag", "full")
+
+
+class KernelDensity(DensityEstimator):
+    """The Parzen estimate: `p(x) = sum_i w_i K(H_i^(-1/2) (x - x_i)) |H_i|^(-1/2)`, a kernel on every point.
+
+    K is one of scikit-learn's six kernels, a function of the distance alone, and `H = diag(h^2)` for bandwidths h, or a
+    full matrix. It is evaluated by log-sum-exp: far away the Gaussian's log-density is finite.
+
+    Learned: `points_` [N, d] (moved where `debias="score"`), `weights_` [N], which sum to one, `weighted_` (whether
+    they are not all the same), `centre_` [d], their mean, `bandwidth_` [d], or H [d, d] and its Cholesky `factor_`,
+    `scales_` [N] (what the bandwidth is multiplied by at each point, where `adaptive`), and with `method="fft"` the
+    `grid_` and its `grid_origin_`.
+
+    Args:
+        bandwidth: in units of the data: a number, one for each feature [d], or a matrix H [d, d] in squared units. Or a
+            rule, for points brought to unit variance:
+
+            - "scott" `n^(-1/(d+4))`, "silverman" `(n (d+2) / 4)^(-1/(d+4))`, with `n = 1 / sum_i w_i^2`
+            - "isj" (one dimension): Botev's, with no reference to a normal density
+            - "likelihood": of greatest leave-one-out log-likelihood; "lscv": of least integrated squared error, by
+              leaving one out. Both look at all pairs of points, and ties between points draw them to the smallest.
+
+        kernel: "gaussian", "epanechnikov", "exponential", "tophat", "linear" or "cosine".
+        covariance_type: a rule's bandwidths follow the deviation of each feature ("diag") or the covariance ("full", as
+            SciPy does).
+        adaptive: k, the bandwidth at a point is in proportion to the distance to its k-th neighbour, with geometric
+            mean as given or chosen; None for the same everywhere.
+        method: "direct", or "fft" for d <= 2 and the Gaussian kernel: log-densities from a grid of 32 nodes per
+            bandwidth, made when fitting, to about 1e-3; where they are low, from the points.
+        debias: "score" moves every point along the estimated score first; "laplace" subtracts the estimated widening,
+            which leaves no density (log-density `-inf`) where that is more than all, so that the rest integrates to
+            somewhat more than one. Both are for the Gaussian kernel. A rule's bandwidth is multiplied by
+            `n^(1/(d+4) - 1/(d+8))`, the rate at which these do best.
+
+    Raises:
+        ValueError: an unknown name; a bandwidth that is not finite and positive (a matrix: symmetric and positive
+            definite) or of another number of features; options that exclude each other. On fitting by a rule: one
+            point, a constant column (linear dependence where "full"). Where `adaptive`: fewer than k + 1 points, or
+            k + 1 that coincide.
+
+    Source: Parzen, "On estimation of a probability density function and mode" (1962); Silverman, "Density Estimation"
+    (1986), chapter 4; Breiman, Meisel and Purcell, "Variable kernel estimates of multivariate densities" (1977), for
+    `adaptive`. `debias`, `method` and the rules name theirs where they are.
+    """
+
+    def __init__(
+        self,
+        bandwidth: str | float | Sequence[float] | Sequence[Sequence[float]] = "scott",
+        *,
+        kernel: str = "gaussian",
+        covariance_type: str = "diag",
+        adaptive: int | None = None,
+        method: str = "direct",
+        debias: str | None = None,
+    ) -> None:
+        _check_bandwidth(bandwidth)
+        for name, value, known in (
+            ("kernel", kernel, KERNELS),
+            ("covariance_type", covariance_type, COVARIANCE_TYPES),
+            ("method", method, ("direct", "fft")),
+            ("debias", debias, (None, *DEBIAS)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {value!r}")
+        if adaptive is not None and (not isinstance(adaptive, int) or isinstance(adaptive, bool) or adaptive < 1):
+            raise ValueError(f"adaptive: expected a positive int or None, got {adaptive!r}")
+        if kernel != "gaussian" and (method == "fft" or debias):
+            raise ValueError(f"kernel: method='fft' and debias are for 'gaussian', got {kernel!r}")
+        if method == "fft" and (adaptive or debias == "laplace"):
+            raise ValueError("method: 'fft' goes with one bandwidth for all points, without adaptive or 'laplace'")
+        if adaptive and debias == "laplace":
+            raise ValueError("debias: 'laplace' goes with one bandwidth for all points, without adaptive")
+        self.bandwidth = bandwidth
+        self.kernel = kernel
+        self.covariance_type = covariance_type
+        self.adaptive = adaptive
+        self.method = method
+        self.debias = debias
+
+    def fit(self, X: Any, *, sample_weight: Any = None) -> Self:
+        """Keep the points, and choose the bandwidth.
+
+        Args:
+            X: tensor or NumPy array of points [N, d]; [N] stands for [N, 1].
+            sample_weight: [N], non-negative; None weighs all the same. Points of weight zero are dropped.
+
+        Raises:
+            TypeError: neither tensor nor array, or not of a floating or integer dtype.
+            ValueError: another shape, no points, rows with NaN or infinity, weights that are negative, not finite or
+                all zero, and what the class says.
+        """
+        self._sample_weight = sample_weight
+        try:
+            return super().fit(X)
+        finally:
+            del self._sample_weight
+
+    def _at_least(self, features: int) -> int:
+        return max(2 if isinstance(self.bandwidth, str) else 1, (self.adaptive or 0) + 1)
+
+    def _fit(self, x: Tensor) -> None:
+        if self.method == "fft" and x.shape[1] > 2:
+            raise ValueError(f"method: 'fft' is for at most 2 features, got {tuple(x.shape)}")
+        weights = _weights(self._sample_weight, x)
+        x, weights = x[weights > 0], weights[weights > 0]
+        self.weighted_ = self._sample_weight is not None
+        self.points_, self.weights_, self.centre_ = x, weights, weights @ x
+        self.bandwidth_, self.factor_ = self._choose_bandwidth(x, weights)
+        # In bandwidths from here on: all else follows from that.
+        y = self._to_bandwidths(x)
+        self.scales_ = _adaptive_scales(y, self.adaptive) if self.adaptive else None
+        if self.debias == "score":
+            y = step_along_score(y, partial(self._sum_of_kernels, points=y), self.scales_)
+            self.points_ = self._from_bandwidths(y)
+        if self.method == "fft":
+            # In float64: what the transform rounds is relative to the highest density.
+            grid, origin = grid_log_density(y.double(), weights.double())
+            self.grid_, self.grid_origin_ = grid.to(x.dtype), origin.to(x.dtype)
+
+    def _choose_bandwidth(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The bandwidth of each feature [d] and None, or the matrix H [d, d] and its Cholesky factor."""
+        d = x.shape[1]
+        if not isinstance(self.bandwidth, str):
+            given = torch.as_tensor(self.bandwidth, dtype=torch.float64, device=x.device)
+            if given.dim() and len(given) != d:
+                raise ValueError(f"bandwidth: expected a number, {d} of them or {d} x {d}, got {tuple(given.shape)}")
+            factor = torch.linalg.cholesky(given) if given.dim() == 2 else None
+            if not ((given if factor is None else factor.diagonal()).to(x.dtype) > 0).all():
+                raise ValueError(f"bandwidth: expected numbers that {x.dtype} can hold, got {self.bandwidth!r}")
+            if factor is None:
+                return given.expand(d).to(x.dtype).clone(), None
+            return given.to(x.dtype), factor.to(x.dtype)
+        check_varying(x, f"and '{self.bandwidth}' has no scale to go by: expected bandwidth as a number")
+        precise, share = x.double(), weights.double()
+        centred = precise - share @ precise
+        # Unbiased, as in SciPy: of equal weights it divides by N - 1.
+        covariance = (share[:, None] * centred).T @ centred / (1 - share.square().sum())
+        if self.covariance_type == "diag":
+            factor = None
+            z = centred / covariance.diagonal().sqrt()
+        else:
+            factor = cholesky_factor(covariance, x, "covariance_type='diag', or bandwidth as a number")
+            z = torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+        h = choose_bandwidth(self.bandwidth, z.to(x.dtype), weights, self.kernel)
+        if self.debias:
+            h *= weights.square().sum().item() ** (1 / (d + 8) - 1 / (d + 4))
+        if factor is None:
+            return (h * covariance.diagonal().sqrt()).to(x.dtype), None
+        return (h**2 * covariance).to(x.dtype), (h * factor).to(x.dtype)
+
+    def _to_bandwidths(self, x: Tensor) -> Tensor:
+        """Points [n, d] in units of the bandwidth, around `centre_`, so that no number is large."""
+        centred = x - self.centre_
+        if self.factor_ is None:
+            return centred / self.bandwidth_
+        return torch.linalg.solve_triangular(self.factor_, centred.T, upper=False).T
+
+    def _from_bandwidths(self, y: Tensor) -> Tensor:
+        return self.centre_ + self._stretched(y)
+
+    def _stretched(self, y: Tensor) -> Tensor:
+        """Differences [n, d] in units of the bandwidth, in those of the data."""
+        return y * self.bandwidth_ if self.factor_ is None else y @ self.factor_.T
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        log_volume = (self.bandwidth_ if self.factor_ is None else self.factor_.diagonal()).log().sum()
+        queries = self._to_bandwidths(x)
+        if self.method == "direct":
+            return self._direct(queries) - log_volume
+        with torch.no_grad():
+            known = ~interpolate(self.grid_, self.grid_origin_, queries).isnan()
+        log_density = torch.zeros_like(queries[:, 0])
+        if known.any():
+            log_density[known] = interpolate(self.grid_, self.grid_origin_, queries[known])
+        if not known.all():
+            log_density[~known] = self._direct(queries[~known])
+        return log_density - log_volume
+
+    def _direct(self, queries: Tensor) -> Tensor:
+        points = self._to_bandwidths(self.points_)
+        log_density = self._sum_of_kernels(queries, points)
+        if self.debias == "laplace":
+            log_density = log_density + laplace_factor(queries, points, self.weights_).clamp(min=0).log()
+        return log_density
+
+    def _sum_of_kernels(self, queries: Tensor, points: Tensor) -> Tensor:
+        """The log-density at queries [M, d] of kernels on points [N, d], in units of the bandwidth: the costly part."""
+        scales = 1.0 if self.scales_ is None else self.scales_
+        weights = self.weights_ if self.weighted_ else None
+        return kde_log_density(queries, points, scales, weights=weights, kernel=self.kernel)
+
+    def _sample(self, n: int, generator: Generator | None) -> Tensor:
+        drawn: list[Tensor] = []
+        while (missing := n - sum(map(len, drawn))) > 0:
+            index = draw(self.weights_, missing, generator)
+            around = noise(self.kernel, missing, self.points_, generator)
+            if self.scales_ is not None:
+                around = around * self.scales_[index, None]
+            x = self.points_[index] + self._stretched(around)
+            drawn.append(x if self.debias != "laplace" else self._thinned(x, generator))
+        return torch.cat(drawn)
+
+    def _thinned(self, x: Tensor, generator: Generator | None) -> Tensor:
+        """Those of points drawn from the plain estimate that the Laplace correction leaves, by rejection."""
+        factor = laplace_factor(self._to_bandwidths(x), self._to_bandwidths(self.points_), self.weights_)
+        uniform = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
+        return x[uniform * (1 + 0.5 * x.shape[1]) < factor]
+
+
+def _adaptive_scales(y: Tensor, k: int) -> Tensor:
+    """Distances [N] to the k-th neighbour, in units of their geometric mean."""
+    if len(y) <= k:
+        raise ValueError(f"X: adaptive={k} expects at least {k + 1} points of positive weight, got {len(y)}")
+    radius = knn(y, y, k + 1)[0][:, k]
+    if same := int((radius == 0).sum()):
+        raise ValueError(f"X: {same} points coincide with {k} others, expected adaptive larger than that")
+    return radius / radius.log().mean().exp()
+
+
+def _check_bandwidth(bandwidth: Any) -> None:
+    """Raises unless it is a rule, positive numbers, or a positive definite matrix."""
+    if isinstance(bandwidth, str):
+        if bandwidth not in RULES:
+            raise ValueError(f"bandwidth: expected numbers or one of {', '.join(RULES)}, got {bandwidth!r}")
+        return
+    try:
+        values = torch.as_tensor(bandwidth, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"bandwidth: expected numbers or one of {', '.join(RULES)}, got {bandwidth!r}") from None
+    if values.dim() < 2:
+        if not values.numel() or not ((values > 0) & values.isfinite()).all():
+            raise ValueError(f"bandwidth: expected finite positive numbers, got {bandwidth!r}")
+        return
+    square = values.dim() == 2 and values.shape[0] == values.shape[1]
+    if not square or not torch.allclose(values, values.T) or torch.linalg.cholesky_ex(values).info.item():
+        raise ValueError(f"bandwidth: expected a symmetric positive definite matrix, got {bandwidth!r}")
+
+
+def _weights(given: Any, x: Tensor) -> Tensor:
+    """Weights [N] that sum to one."""
+    if given is None:
+        return x.new_full((len(x),), 1 / len(x))
+    if not isinstance(given, Tensor | np.ndarray):
+        raise TypeError(f"sample_weight: expected a tensor or a NumPy array, got {type(given).__name__}")
+    weights = torch.as_tensor(given, dtype=x.dtype, device=x.device)
+    if weights.shape != (len(x),):
+        raise ValueError(f"sample_weight: expected {(len(x),)}, a number for each point, got {tuple(weights.shape)}")
+    if not (weights.isfinite() & (weights >= 0)).all() or not weights.any():
+        raise ValueError("sample_weight: expected finite non-negative numbers, not all zero")
+    return weights / weights.sum()

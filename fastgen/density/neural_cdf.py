@@ -1,0 +1,204 @@
+"""Networks that learn the cumulative distribution, one conditional for each dimension."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from fastgen.density.arrays import check_varying
+from fastgen.density.conditional_networks import Parameters, heights, initial_weights
+from fastgen.density.estimator import DensityEstimator
+from fastgen.density.inversion import invert_cdf
+from fastgen.density.progress import progress
+from fastgen.density.random_state import as_generator
+from fastgen.nn.arguments import positive
+
+# Of the normal density that is mixed in, in standard deviations of the data.
+_WIDE = 2.0
+
+# How far the interval reaches beyond the data, and how far apart the places are that the penalty compares.
+_MARGIN, _APART = 1.0, 0.02
+
+# Points at which a fit is checked.
+_CHECKED = 1000
+
+# Activations that are held at once, times a few.
+_CHUNK_NUMBERS = 2**20
+
+
+class NeuralCDF(DensityEstimator):
+    """The stochastic learning of the cumulative: networks regress ranks, and the density is their derivative.
+
+    `p(x) = prod_i d/dx_i F_i(x_i | x_1 ... x_{i-1})`. Each `F_i` is a small network `H_i` that sees the dimensions
+    before it; all are trained at once, as a batch of networks. On an interval [a, b] that reaches one standard
+    deviation s beyond the data, `F_i = (1 - floor) (H_i - H_i(a)) / (H_i(b) - H_i(a)) + floor Phi((x_i - mean) / 2 s)`:
+    it goes from 0 to 1 whatever was learned. Beyond the interval only the normal part goes on.
+
+    Every step draws targets anew:
+
+    - for the first dimension as many uniform numbers as there are points; both are sorted, and each point's target is
+      the number of its rank. On average that is `rank / (N + 1)`;
+    - for the others, where no two points share a condition, `1 if x_i <= y else 0` for random places y. The regression
+      of that is the conditional cumulative. (This step is ours, not the paper's.)
+
+    The loss is the mean squared error, plus `monotonicity` times the mean of `max(0, (H(y) - H(y + D)) / D)^2` at
+    places y in the interval. Where a network falls in spite of it, its density is taken as zero: p integrates to one
+    up to that. Samples are drawn by inversion, one dimension after the other.
+
+    Learned: `weights_` and `biases_` of the networks, `mean_` and `deviation_` [d] of the data, `low_` and `high_` [d]
+    (a and b, standardised), `loss_`.
+
+    Args:
+        hidden_features: width of a network's hidden layers.
+        num_layers: their number.
+        steps: of Adam, under a cosine schedule.
+        batch_size: points per step.
+        learning_rate: of Adam, at the start.
+        monotonicity: weight of the penalty.
+        floor: share of the normal density of twice the data's deviation, so that no place is impossible.
+        random_state: seed of the weights and targets; None draws from PyTorch's own generator.
+
+    Raises:
+        ValueError: an argument out of range; on fitting, fewer than 2 points or a constant column.
+
+    Warns:
+        UserWarning: the networks have not learned to rise from 0 to 1.
+
+    Source: Magdon-Ismail and Atiya, "Density estimation and random variate generation using multilayer networks"
+    (2002), section II: the stochastic learning of the cumulative, and its hint of monotonicity.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_features: int = 32,
+        num_layers: int = 2,
+        steps: int = 1000,
+        batch_size: int = 512,
+        learning_rate: float = 1e-2,
+        monotonicity: float = 1.0,
+        floor: float = 1e-3,
+        random_state: int | None = None,
+    ) -> None:
+        positive(hidden_features=hidden_features, num_layers=num_layers, steps=steps, batch_size=batch_size)
+        if not isinstance(learning_rate, int | float) or not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected a finite positive number, got {learning_rate!r}")
+        if not isinstance(monotonicity, int | float) or not 0 <= monotonicity < math.inf:
+            raise ValueError(f"monotonicity: expected a finite number of at least 0, got {monotonicity!r}")
+        if not isinstance(floor, int | float) or not 0 <= floor < 1:
+            raise ValueError(f"floor: expected a number in [0, 1), got {floor!r}")
+        self.hidden_features = hidden_features
+        self.num_layers = num_layers
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.monotonicity = monotonicity
+        self.floor = floor
+        self.random_state = random_state
+
+    def _at_least(self, features: int) -> int:
+        return 2
+
+    def _fit(self, x: Tensor) -> None:
+        check_varying(x, "and there is nothing to learn: expected varying columns")
+        generator = as_generator(self.random_state, x.device)
+        self.mean_, self.deviation_ = x.mean(0), x.std(0)
+        z = (x - self.mean_) / self.deviation_
+        self.low_, self.high_ = z.amin(0) - _MARGIN, z.amax(0) + _MARGIN
+        parameters = initial_weights(z, self.hidden_features, self.num_layers, generator)
+        tensors = [tensor.requires_grad_() for kind in parameters for tensor in kind]
+        optimizer = torch.optim.Adam(tensors, lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+        for _ in progress(self.steps, "NeuralCDF"):
+            with torch.enable_grad():
+                loss = self._loss(parameters, z, generator)
+                optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+            schedule.step()
+        self.weights_, self.biases_ = ([tensor.detach() for tensor in kind] for kind in parameters)
+        self.loss_ = loss.item()
+        self._warn_where_flat(z[:_CHECKED])
+
+    def _warn_where_flat(self, z: Tensor) -> None:
+        """Says so where a network does not go from near 0 to near 1 over its interval: what it says is not learned."""
+        ends = torch.stack((self.low_, self.high_), 1).repeat_interleave(len(z), 1)
+        start, stop = heights((self.weights_, self.biases_), z.repeat(2, 1), ends).chunk(2, 1)
+        rise = (stop - start).mean(1)
+        if not (rise > 0.5).all():
+            warnings.warn(
+                f"NeuralCDF did not learn (its networks rise by {rise.min().item():.2g} to {rise.max().item():.2g}, "
+                "expected about 1): raise steps, or lower learning_rate",
+                stacklevel=4,
+            )
+
+    def _loss(self, parameters: Parameters, z: Tensor, generator: Generator | None) -> Tensor:
+        """The loss of one step, on a batch of standardised points [N, d]."""
+        n, d = min(len(z), self.batch_size), z.shape[1]
+        uniform = torch.rand(4, d, n, generator=generator, dtype=z.dtype, device=z.device)
+        rows = torch.randperm(len(z), generator=generator, device=z.device)[:n]
+        rows = rows[z[rows, 0].argsort()]
+        batch = z[rows]
+        low, high = self.low_[:, None], self.high_[:, None]
+        anywhere = low + (high - low) * uniform[0]
+        # Half of the places are those of other points, which are where the density is.
+        others = batch.T.gather(1, uniform[1].argsort(1))
+        places = torch.where(uniform[2] < 0.5, others, anywhere)
+        targets = (places >= batch.T).to(z.dtype)
+        places[0], targets[0] = batch[:, 0], uniform[3, 0].sort().values
+        # Both in one pass of the networks.
+        outputs = heights(parameters, batch.repeat(3, 1), torch.cat((places, anywhere, anywhere + _APART), 1))
+        regressed, lower, upper = outputs.chunk(3, 1)
+        fall = F.relu((lower - upper) / _APART)
+        return (regressed - targets).square().mean(1).sum() + self.monotonicity * fall.square().mean(1).sum()
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        rows = max(1, _CHUNK_NUMBERS // (x.shape[1] * self.hidden_features))
+        return torch.cat([self._log_slopes(chunk) for chunk in x.split(rows)])
+
+    def _log_slopes(self, x: Tensor) -> Tensor:
+        """The sum over dimensions of `log dF_i / dx_i`, [n]."""
+        with torch.inference_mode(False), torch.enable_grad():
+            z = (x.clone() - self.mean_) / self.deviation_
+            # A variable of its own, which is not among those that the other dimensions condition on.
+            own = z.T.clone() if z.requires_grad else z.T.clone().requires_grad_()
+            low, high = (end[:, None].expand_as(own) for end in (self.low_, self.high_))
+            places = torch.cat((own.clamp(low, high), low, high), 1)
+            height, start, stop = heights((self.weights_, self.biases_), z.repeat(3, 1), places).chunk(3, 1)
+            (slope,) = torch.autograd.grad(height.sum(), own, create_graph=x.requires_grad)
+        density = (1 - self.floor) * (slope / (stop - start)).clamp(min=0) + self.floor * _wide_density(own)
+        log_density = density.log().sum(0) - self.deviation_.log().sum()
+        return log_density if x.requires_grad else log_density.detach()
+
+    def _sample(self, n: int, generator: Generator | None) -> Tensor:
+        z = self.mean_.new_zeros(n, len(self.mean_))
+        for index in range(len(self.mean_)):
+            levels = torch.rand(n, generator=generator, dtype=z.dtype, device=z.device)
+            # The resolution of float32 near 1 is that of its sigmoid: a level beyond would never be reached.
+            margin = 4 * torch.finfo(z.dtype).eps
+            end = torch.full_like(levels, math.inf)
+            cdf = self._conditional(index, z.clone())
+            z[:, index] = invert_cdf(cdf, levels.clamp(margin, 1 - margin), -end, end)
+        return self.mean_ + z * self.deviation_
+
+    def _conditional(self, index: int, z: Tensor) -> Callable[[Tensor], Tensor]:
+        """`F_index`, given the dimensions of z [n, d] before it, as a function of y [n], all standardised."""
+        parameters, dims = (self.weights_, self.biases_), slice(index, index + 1)
+        low, high = (end[dims, None].expand(1, len(z)) for end in (self.low_, self.high_))
+        start, stop = heights(parameters, z.repeat(2, 1), torch.cat((low, high), 1), dims).chunk(2, 1)
+
+        def cdf(y: Tensor) -> Tensor:
+            height = heights(parameters, z, y[None].clamp(low, high), dims)
+            share = (height - start) / (stop - start)
+            return ((1 - self.floor) * share + self.floor * torch.special.ndtr(y / _WIDE))[0]
+
+        return cdf
+
+
+def _wide_density(y: Tensor) -> Tensor:
+    return (-0.5 * (y / _WIDE).square()).exp() / (_WIDE * math.sqrt(2 * math.pi))

@@ -1,0 +1,1 @@
+"""`fastgen density`: which estimator tells a table best, as a table, a picture, and JSON."""
