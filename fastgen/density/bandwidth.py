@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fastgen.density.kernels import deviation, log_normalizer, log_profile
-from fastgen.density.pairs import log_sum_exp, rows_at_once, squared_distances
+from fastgen.density.kernels import deviation
 from fastgen.density.sheather_jones import improved_sheather_jones
+from fastgen.ops.kde import kde_log_densities
 
 RULES = ("scott", "silverman", "isj", "likelihood", "lscv")
 
-# What cross-validation tries, in units of Scott's bandwidth.
-_FACTORS = [2.0 ** (6 * step / 29 - 4) for step in range(30)]
+# What cross-validation tries, in units of Scott's bandwidth. On a grid of fourth roots of two all of them together take
+# two exponentials for each pair of points.
+_FACTORS = [2.0 ** (step / 4 - 4) for step in range(25)]
 
 
 def choose_bandwidth(rule: str, z: Tensor, weights: Tensor, kernel: str) -> float:
@@ -66,14 +66,8 @@ def leave_one_out_log_likelihood(z: Tensor, weights: Tensor, bandwidths: list[fl
 
     Source: Duin, "On the choice of smoothing parameters for Parzen estimators" (1976).
     """
-    d = z.shape[1]
-    total = torch.zeros(len(bandwidths), dtype=z.dtype, device=z.device)
-    for rows, squared in _chunks_without_self(z):
-        for index, h in enumerate(bandwidths):
-            joint = log_profile(squared / h**2, kernel) + weights.log()
-            others = log_sum_exp(joint) - torch.log1p(-weights[rows]) - d * math.log(h) - log_normalizer(kernel, d)
-            total[index] += (weights[rows] * others).sum()
-    return total
+    others = kde_log_densities(z, z, bandwidths, weights=weights, kernel=kernel, leave_one_out=True)
+    return torch.where(weights > 0, others, 0) @ weights
 
 
 def least_squares_risk(z: Tensor, weights: Tensor, bandwidths: list[float]) -> Tensor:
@@ -84,28 +78,10 @@ def least_squares_risk(z: Tensor, weights: Tensor, bandwidths: list[float]) -> T
     Source: Bowman, "An alternative method of cross-validation for the smoothing of density estimates" (1984); Rudemo,
     "Empirical choice of histograms and kernel density estimators" (1982).
     """
-    d = z.shape[1]
-    risk = torch.zeros(len(bandwidths), dtype=z.dtype, device=z.device)
-    log_own = d * math.log(2 * math.sqrt(math.pi))
-    for rows, squared in _chunks_without_self(z):
-        for index, h in enumerate(bandwidths):
-            # Two Gaussian kernels overlap like one of variance 2 h^2.
-            # As little as e^-40 adds nothing, e^-80 is the square of that, and no slow denormal number.
-            exponent = (-squared / (4 * h**2)).clamp(min=-40)
-            kernel = exponent.exp()
-            overlap = (kernel @ weights + weights[rows]) * math.exp(-log_own - d * math.log(h))
-            constant = -log_normalizer("gaussian", d) - d * math.log(h)
-            others = (kernel.square() @ weights) / (1 - weights[rows]) * math.exp(constant)
-            risk[index] += (weights[rows] * (overlap - 2 * others)).sum()
-    return risk
-
-
-def _chunks_without_self(z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows, and their squared distances to all points; infinite to themselves."""
-    for rows in torch.arange(len(z), device=z.device).split(rows_at_once(len(z))):
-        squared = squared_distances(z[rows], z)
-        squared[torch.arange(len(rows), device=z.device), rows] = math.inf
-        yield rows, squared
+    # Two Gaussian kernels overlap like one of variance 2 h^2.
+    overlaps = kde_log_densities(z, z, [math.sqrt(2) * h for h in bandwidths], weights=weights)
+    others = kde_log_densities(z, z, bandwidths, weights=weights, leave_one_out=True)
+    return (overlaps.exp() - 2 * others.exp()) @ weights
 
 
 def _best(bandwidths: list[float], scores: Tensor) -> float:

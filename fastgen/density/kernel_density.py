@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +16,10 @@ from fastgen.density.categorical import draw
 from fastgen.density.covariance import cholesky_factor
 from fastgen.density.debias import DEBIAS, laplace_factor, step_along_score
 from fastgen.density.estimator import DensityEstimator
-from fastgen.density.kernel_sums import kde_log_density
-from fastgen.density.kernels import KERNELS, noise
+from fastgen.density.kernels import noise
 from fastgen.density.neighbours import knn
+from fastgen.ops._kde_kernels import KERNELS
+from fastgen.ops.kde import kde_log_density, kde_score
 
 COVARIANCE_TYPES = ("diag", "full")
 
@@ -134,7 +134,7 @@ class KernelDensity(DensityEstimator):
         y = self._to_bandwidths(x)
         self.scales_ = _adaptive_scales(y, self.adaptive) if self.adaptive else None
         if self.debias == "score":
-            y = step_along_score(y, partial(self._sum_of_kernels, points=y), self.scales_)
+            y = step_along_score(y, self._over_points(kde_score, y, y), self.scales_)
             self.points_ = self._from_bandwidths(y)
         if self.method == "fft":
             # In float64: what the transform rounds is relative to the highest density.
@@ -209,9 +209,12 @@ class KernelDensity(DensityEstimator):
 
     def _sum_of_kernels(self, queries: Tensor, points: Tensor) -> Tensor:
         """The log-density at queries [M, d] of kernels on points [N, d], in units of the bandwidth: the costly part."""
-        scales = 1.0 if self.scales_ is None else self.scales_
+        return self._over_points(kde_log_density, queries, points)
+
+    def _over_points(self, op: Callable[..., Tensor], queries: Tensor, points: Tensor) -> Tensor:
+        bandwidth, form = (1.0, "scalar") if self.scales_ is None else (self.scales_, "adaptive")
         weights = self.weights_ if self.weighted_ else None
-        return kde_log_density(queries, points, scales, weights=weights, kernel=self.kernel)
+        return op(queries, points, bandwidth, weights=weights, kernel=self.kernel, bandwidth_form=form)
 
     def _sample(self, n: int, generator: Generator | None) -> Tensor:
         drawn: list[Tensor] = []

@@ -1,52 +1,13 @@
-"""scikit-learn's six kernels: radial, normalised in any number of dimensions, and noise drawn from them."""
+"""Noise drawn from the six kernels of `kde_log_density`, and how wide it is."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from fastgen.density.unit_ball import log_unit_ball
-
-KERNELS = ("gaussian", "epanechnikov", "exponential", "tophat", "linear", "cosine")
-
-# Exact for polynomials, and to rounding for the cosine, up to hundreds of dimensions.
-_QUADRATURE_POINTS = 256
-
-
-def log_profile(squared: Tensor, kernel: str) -> Tensor:
-    """`log k(u)` of squared distances u^2 in units of the bandwidth, not normalised; `-inf` beyond a kernel's reach."""
-    if kernel == "gaussian":
-        return -0.5 * squared
-    if kernel == "exponential":
-        return -_root(squared)
-    inside = squared < 1
-    within = torch.where(inside, squared, 0)
-    if kernel == "epanechnikov":
-        height = torch.log1p(-within)
-    elif kernel == "linear":
-        height = torch.log1p(-_root(within))
-    elif kernel == "cosine":
-        height = (0.5 * math.pi * _root(within)).cos().log()
-    else:
-        height = torch.zeros_like(within)
-    return torch.where(inside, height, -math.inf)
-
-
-def log_normalizer(kernel: str, d: int) -> float:
-    """The logarithm of the integral of `k(|u|)` over R^d."""
-    if kernel == "gaussian":
-        return 0.5 * d * math.log(2 * math.pi)
-    # Of r^(d-1) k(r), times d: the surface of a ball over its volume.
-    radial = {
-        "epanechnikov": math.log(2 / (d + 2)),
-        "exponential": math.lgamma(d + 1),
-        "tophat": 0.0,
-        "linear": -math.log(d + 1),
-    }
-    return log_unit_ball(d) + (radial[kernel] if kernel != "cosine" else math.log(d * _cosine_moment(d - 1)))
+from fastgen.ops._kde_kernels import cosine_moment
 
 
 def deviation(kernel: str, d: int) -> float:
@@ -58,7 +19,7 @@ def deviation(kernel: str, d: int) -> float:
         "tophat": d / (d + 2),
         "linear": d * (d + 1) / ((d + 2) * (d + 3)),
     }
-    return math.sqrt((mean_square[kernel] if kernel != "cosine" else _cosine_moment(d + 1) / _cosine_moment(d - 1)) / d)
+    return math.sqrt((mean_square[kernel] if kernel != "cosine" else cosine_moment(d + 1) / cosine_moment(d - 1)) / d)
 
 
 def noise(kernel: str, n: int, like: Tensor, generator: Generator | None) -> Tensor:
@@ -100,16 +61,3 @@ def _thin_to_cosine(point: Tensor, radius: Tensor, like: Tensor, generator: Gene
     if rejected.any():
         point[rejected] = noise("cosine", int(rejected.sum()), like, generator)
     return point
-
-
-def _cosine_moment(power: int) -> float:
-    """The integral of `r^power cos(pi r / 2)` from 0 to 1."""
-    nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE_POINTS)
-    r = 0.5 * (nodes + 1)
-    return float((0.5 * weights * r**power * np.cos(0.5 * math.pi * r)).sum())
-
-
-def _root(squared: Tensor) -> Tensor:
-    """The square root, whose gradient at zero is zero: a radial kernel's gradient has no direction there."""
-    zero = squared == 0
-    return torch.where(zero, 0, torch.where(zero, 1, squared).sqrt())

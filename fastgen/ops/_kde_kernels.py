@@ -72,10 +72,10 @@ def log_volume(kernel: str, d: int) -> float:
     if kernel == "linear":
         return log_ball - math.log(d + 1)
     log_sphere = log_ball + math.log(d)
-    return log_sphere + (math.lgamma(d) if kernel == "exponential" else math.log(_cosine_moment(d - 1)))
+    return log_sphere + (math.lgamma(d) if kernel == "exponential" else math.log(cosine_moment(d - 1)))
 
 
-def _cosine_moment(n: int) -> float:
+def cosine_moment(n: int) -> float:
     """The integral of r^n cos(pi r / 2) over [0, 1].
 
     By parts, I_n = a - n (n - 1) a^2 I_{n-2} with a = 2 / pi. Upwards that multiplies errors by n^2; run downwards,

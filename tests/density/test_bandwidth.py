@@ -8,8 +8,8 @@ from scipy import fft, integrate, optimize, special, stats
 
 from fastgen.density import KernelDensity, pairs
 from fastgen.density.bandwidth import choose_bandwidth, least_squares_risk, leave_one_out_log_likelihood
-from fastgen.density.kernels import KERNELS
 from fastgen.density.sheather_jones import improved_sheather_jones
+from fastgen.ops._kde_kernels import KERNELS
 
 
 def even(x):

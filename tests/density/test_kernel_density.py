@@ -8,7 +8,8 @@ from scipy import stats
 from sklearn.neighbors import KernelDensity as Sklearn
 
 from fastgen.density import KernelDensity, pairs
-from fastgen.density.kernels import KERNELS, deviation, noise
+from fastgen.density.kernels import deviation, noise
+from fastgen.ops._kde_kernels import KERNELS
 
 
 @pytest.mark.parametrize("rule", ["scott", "silverman"])
