@@ -6,7 +6,7 @@ import torch
 from density.estimator_cases import two_hills
 from scipy import fft, integrate, optimize, special, stats
 
-from fastgen.density import KernelDensity, pairs
+from fastgen.density import KernelDensity
 from fastgen.density.bandwidth import choose_bandwidth, least_squares_risk, leave_one_out_log_likelihood
 from fastgen.density.sheather_jones import improved_sheather_jones
 from fastgen.ops._kde_kernels import KERNELS
@@ -28,7 +28,7 @@ def each_left_out(x, weights, h, kernel="gaussian"):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_likelihood_is_that_of_leaving_each_point_out(kernel, weighted, monkeypatch):
+def test_likelihood_is_that_of_leaving_each_point_out(kernel, weighted):
     x = two_hills(25, 2)
     weights = np.random.default_rng(0).random(25) if weighted else np.ones(25)
     weights = weights / weights.sum()
@@ -36,14 +36,13 @@ def test_likelihood_is_that_of_leaving_each_point_out(kernel, weighted, monkeypa
     for h in (1.0, 9.0):
         left_out = each_left_out(x, weights, h, kernel)
         expected.append((weights * left_out).sum())
-    monkeypatch.setattr(pairs, "_CHUNK_PAIRS", 25 * 7)
     scores = leave_one_out_log_likelihood(torch.from_numpy(x), torch.from_numpy(weights), [1.0, 9.0], kernel)
     np.testing.assert_allclose(scores, expected, rtol=1e-10)
     assert math.isfinite(expected[1])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_least_squares_risk_is_its_definition(weighted, monkeypatch):
+def test_least_squares_risk_is_its_definition(weighted):
     x = two_hills(20, 1)
     weights = np.random.default_rng(0).random(20) if weighted else np.ones(20)
     weights = weights / weights.sum()
@@ -52,7 +51,6 @@ def test_least_squares_risk_is_its_definition(weighted, monkeypatch):
     grid = np.linspace(-9, 9, 4001)
     squared = integrate.trapezoid(np.exp(2 * model.score_samples(grid)), grid)
     left_out = np.exp(each_left_out(x, weights, h))
-    monkeypatch.setattr(pairs, "_CHUNK_PAIRS", 20 * 7)
     risk = least_squares_risk(torch.from_numpy(x), torch.from_numpy(weights), [h])
     assert risk.item() == pytest.approx(squared - 2 * (weights * left_out).sum(), abs=1e-10)
 

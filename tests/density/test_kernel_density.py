@@ -190,9 +190,9 @@ def test_debiasing_lessens_the_squared_error(debias):
 
 def test_chunks_do_not_matter(monkeypatch):
     x = two_hills(100, 2)
-    whole = KernelDensity().fit(x).score_samples(x)
+    whole = KernelDensity(debias="laplace").fit(x).score_samples(x)
     monkeypatch.setattr(pairs, "_CHUNK_PAIRS", 700)
-    np.testing.assert_array_equal(KernelDensity().fit(x).score_samples(x), whole)
+    np.testing.assert_array_equal(KernelDensity(debias="laplace").fit(x).score_samples(x), whole)
 
 
 def test_far_queries_are_finite_and_right():
