@@ -20,7 +20,7 @@ from torch import Tensor
 from fastgen.bench.calls import bind, copy_case, wanted
 from fastgen.ops._registry import Op, Sample
 
-# How often inputs are moved: an element beside a knot, which decides a norm, changes its bin in about half of the draws.
+# How often inputs are moved: an element beside a knot, which decides a norm, changes its bin in half of the draws.
 _NUDGES = 8
 
 
