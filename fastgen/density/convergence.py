@@ -15,11 +15,11 @@ _RATES = torch.arange(0.02, 1.5, 0.005, dtype=torch.float64)
 # The limits that are tried, above the highest log-likelihood measured, in units of the range of a curve.
 _LIMITS = torch.cat((torch.zeros(1), torch.logspace(-3, 0.5, 120))).double()
 
-# No curve follows its asymptotic law more closely than this share of its range.
-_SHARE = 0.02
+# No curve follows its asymptotic law more closely than this share of what it lacks.
+_SHARE = 0.1
 
 # Sizes that a rate is fitted to, the largest: the law is one of large n.
-_LEAST_SIZES, _MOST_SIZES = 4, 6
+_LEAST_SIZES, _MOST_SIZES = 4, 5
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _Curve:
 def fit_rates(
     sizes: Sequence[int], by_fold: Mapping[str, Tensor], *, consistent: Collection[str] = ()
 ) -> dict[str, Rate | str]:
-    """The rate r of `L(n) = limit - c n^(-2 r)` for each curve, by weighted least squares on its six largest sizes.
+    """The rate r of `L(n) = limit - c n^(-2 r)` for each curve, by weighted least squares on its five largest sizes.
 
     A log-likelihood lacks the Kullback-Leibler divergence from the density to the estimate, which is as the square of
     the estimate's error: an error that falls like `n^-r` is a curve that rises as above. The limit is fitted too: one
@@ -93,9 +93,11 @@ def _curve(sizes: Sequence[int], means: Tensor) -> _Curve:
         return _Curve(n, by_fold, n, False)
     mean = by_fold.mean(0)
     noise = (by_fold - by_fold.mean(1, keepdim=True)).var(0) / len(by_fold)
-    noise = noise + (_SHARE * (mean.amax() - mean.amin())).square()
+    # What is lacking at the end is about the last rise, as it is for a rate of one half.
+    lacking = mean.amax() - mean + (mean[-1] - mean[-2]).abs().clamp(min=1e-3 * (mean.amax() - mean.amin()))
+    noise = noise + (_SHARE * lacking).square()
     rise = by_fold[:, -1] - by_fold[:, 0]
-    return _Curve(n, by_fold, noise, bool(rise.mean() > 2 * rise.std() / math.sqrt(len(rise))))
+    return _Curve(n, by_fold, noise, bool(rise.mean() > 3 * rise.std() / math.sqrt(len(rise))))
 
 
 def _jackknifed(curves: Mapping[str, _Curve], reached: Tensor) -> dict[str, Rate | str]:

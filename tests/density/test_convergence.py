@@ -54,7 +54,7 @@ def test_the_limit_is_no_less_than_what_another_has_reached():
         # It rises ever faster.
         (torch.tensor([-2.0, -2.0, -2.0, -2.0, -2.0, -1.0]).repeat(5, 1), "no limit in sight"),
         # All at once, and then no more.
-        (torch.tensor([-2.0, -1.0, -1.0, -1.0, -1.0, -1.0]).repeat(5, 1), "no power law"),
+        (torch.tensor([-2.0, -2.0, -1.0, -1.0, -1.0, -1.0]).repeat(5, 1), "no power law"),
     ],
 )
 def test_says_why_there_is_no_rate(means, reason):
