@@ -16,7 +16,7 @@ from fastgen.bench.table import seconds, times
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "bench" / "results" / "intel-xeon-2c.json"
-_PEERS = ("nflows", "zuko", "scipy")
+_PEERS = ("nflows", "zuko")
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 
 # One row for each thing a reader may want to know, and what it is called there: (op, start of the case, pass).
@@ -32,8 +32,6 @@ SHOWN = {
     ("flows/MAF", "3 MLPs, D=64, 2x128, batch 256", "sample"): "draw 256 points, masked autoregressive flow 3 x 64",
     ("kde_log_density", "10000x10000, d=8", "forward"): "`kde_log_density`, 10,000 queries and points in 8 dimensions",
     ("kde_log_density", "10000x10000, d=8", "forward_backward"): "`kde_log_density`, with gradient in both",
-    ("kde_log_density", "1000x10000, d=8", "forward"): "`kde_log_density`, 1000 queries",
-    ("kde_log_density", "10000 problems of 32x32, d=3", "forward"): "10,000 small density estimates at once",
     ("sampling/GatedPixelCNN", "10x64, 28x28, batch 1", "sample"): "draw 1 image, Gated PixelCNN 10 x 64, 28x28",
     ("sampling/GatedPixelCNN", "10x64, 28x28, batch 64", "sample"): "draw 64 images, the same network",
     ("sampling/PixelCNNPP", "2x2x160, 32x32, batch 1", "sample"): "draw 1 image, PixelCNN++ 160 channels, 32x32",
