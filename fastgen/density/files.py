@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from fastgen.whole_file import write_whole
 
 FORMAT = 1
 
@@ -24,16 +25,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) 
     # Tensors that share memory are refused, hence the clones.
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_whole(path, save(whole, metadata={"config": json.dumps({"format": FORMAT, **config})}))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside `path` and rename it, so that a kill leaves the old file or the new one."""
-    beside = path.with_name(f".{path.name}.partial")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

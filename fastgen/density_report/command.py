@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fastgen.data import Vectors, read_rows
 from fastgen.density import outliers
-from fastgen.density.files import write_whole
 from fastgen.density_report import table
 from fastgen.density_report.comparison import Result, Standardized, as_json, compare, fit_whole, standardize, subset
 from fastgen.density_report.methods import METHODS, Settings, choose_methods, parse_bandwidth
 from fastgen.density_report.picture import FORMATS, save_picture
+from fastgen.whole_file import write_whole
 
 
 def run(args: Namespace) -> int:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fastgen.data import Vectors
-from fastgen.density.files import write_whole
 from fastgen.density_report.comparison import Result
 from fastgen.density_report.methods import METHODS
+from fastgen.whole_file import write_whole
 
 FORMATS = (".png", ".pdf", ".svg")
 

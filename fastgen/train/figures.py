@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgen.data import Vectors
-from fastgen.train.files import write_whole
+from fastgen.whole_file import write_whole
 
 # Points along each side of the picture of a density.
 RESOLUTION = 240

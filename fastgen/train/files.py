@@ -10,15 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside `path` and rename it, so that a kill leaves the old file or the new one."""
-    beside = path.with_name(f".{path.name}.partial")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+from fastgen.whole_file import write_whole
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -17,10 +17,11 @@ from fastgen.data import Vectors, load
 from fastgen.models.flow import Flow
 from fastgen.train.comparison import compare_sampling
 from fastgen.train.figures import save_figure
-from fastgen.train.files import check_writable, write_whole
+from fastgen.train.files import check_writable
 from fastgen.train.load import device_of, load_model
 from fastgen.train.pictures import save_grid
 from fastgen.train.recipe import NUM_SAMPLES, num_classes
+from fastgen.whole_file import write_whole
 
 # Points show a density where they are many.
 NUM_VECTORS = 5000

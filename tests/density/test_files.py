@@ -1,5 +1,6 @@
 import builtins
 import json
+import os
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         Gaussian().fit(np.random.default_rng(1).standard_normal((50, 3))).save(saved)
     assert saved.read_bytes() == before

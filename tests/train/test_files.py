@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from fastgen.train.files import check_writable, settled, swap_folder, write_json, write_whole
+from fastgen.train.files import check_writable, settled, swap_folder, write_json
+from fastgen.whole_file import write_whole
 
 
 class Kill(BaseException):
