@@ -1,5 +1,7 @@
 """The correctness gate: nothing is timed that is not right on the very inputs it would be timed on.
 
+(Where the reference would take many minutes for them, on the part of them that the op's `gate_part` names.)
+
 A result is right where every output and every gradient satisfies the op's tolerance, `error(kernel) <= factor *
 error(reference in the same dtype) + floor`, errors relative (L2) to the reference in float64.
 

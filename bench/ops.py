@@ -55,33 +55,35 @@ def _measure_pass(
     # The output's gradients do not depend on what was measured before, nor the next case on this one.
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        output_gradients = draw_output_gradients(op.reference, case, pass_)
-    work = Work(op, case, pass_, dtype, output_gradients, options)
-    verdict = work.gate.judge(ours, dtype)
+        part = with_gradients(op.gate_part(case), pass_)
+        gate = Gate(op, part, pass_, draw_output_gradients(op.reference, part, pass_))
+    verdict = gate.judge(ours, dtype)
     if verdict.wrong:
         raise RedGate(f"{title}, {ran}: {verdict.wrong}")
     say(f"{title}: {ran} is right (error {verdict.rel_err:.1e}), timing")
-    yield work.row(ours, ran, verdict.rel_err)
+    yield Work(op, case, pass_, dtype, gate, options).row(ours, ran, verdict.rel_err)
 
 
 @dataclass
 class Work:
-    """One case and pass of an op, ready to be timed."""
+    """One case and pass of an op, found right and ready to be timed."""
 
     op: Op
     case: Sample
     pass_: str
     dtype: torch.dtype
-    output_gradients: list[torch.Tensor]
+    gate: Gate
     options: Options
-
-    def __post_init__(self) -> None:
-        self.gate = Gate(self.op, self.case, self.pass_, self.output_gradients)
 
     def row(self, ours: Callable, backend: str, rel_err: float) -> Row:
         others, errors = self.baselines()
         device = self.options.device
-        methods = {name: self.calls(function) for name, function in {"fastgen": ours, **others}.items()}
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            output_gradients = draw_output_gradients(ours, self.case, self.pass_)
+        methods = {
+            name: self.calls(function, output_gradients) for name, function in {"fastgen": ours, **others}.items()
+        }
         cost = self.op.cost(self.pass_, *self.case.args, **self.case.kwargs)
         timings = interleave(
             {**methods, **limit_methods(cost, device, self.dtype)}, device, budget_s=self.options.budget_s
@@ -106,11 +108,11 @@ class Work:
             baseline_peak_bytes=peaks,
         )
 
-    def calls(self, function: Callable) -> list[Call]:
+    def calls(self, function: Callable, output_gradients: list[torch.Tensor]) -> list[Call]:
         """One call of the pass for each copy of the inputs that keeps the cache cold."""
         size = sum(t.numel() * t.element_size() for t in self.case.args if isinstance(t, torch.Tensor))
         cases = [self.case] + [copy_case(self.case) for _ in range(copies(size, self.options.device) - 1)]
-        return [bind(function, case, self.pass_, self.output_gradients) for case in cases]
+        return [bind(function, case, self.pass_, output_gradients) for case in cases]
 
     def baselines(self) -> tuple[dict[str, Callable], dict[str, float]]:
         """The baselines that run and compute the same thing, and their errors; a line says why another is left out."""

@@ -24,8 +24,8 @@ static void prepare(const T* points, const T* offsets, const T* precisions, cons
 }
 
 // An exponent is taken relative to its upper bound less so much, which keeps the digits of sums near the bound and
-// leaves room below. A sum above kTooSmall is exact: a point that is then zero is 2^-46 of it at most.
-constexpr double kHeadroom = 30, kTooSmall = 0x1p-80;
+// leaves room below.
+constexpr double kHeadroom = 30;
 // Points after which it shows whether the bound is near enough to the largest exponent.
 constexpr int64_t kTrial = kPointsAtOnce * kGroupsPerSum;
 
@@ -79,7 +79,7 @@ FASTGEN_LANE void add_points(const T* packed, int64_t own, const KdePoints<T>& p
   const T* rows = points.rows + first * points.columns;
   Lanes<T> c[R][V];
   exponents<T, R, V>(packed, rows, points.columns, points.bias + first, c);
-  leave_own_out<T, R, V>(own, first, c);
+  leave_own_out<T, R, V>(own, first, T(kNowhere), c);
   if (kTrack) {
     Lanes<T> highest[V], largest[V];
     bool rises = false;

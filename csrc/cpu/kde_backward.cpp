@@ -108,7 +108,7 @@ FASTGEN_LANE void add_tile(const Panel<T, V>& panel, int64_t tile, int64_t own, 
   const T *packed = panel.packed_of(tile), *rows = points.rows + first * points.columns;
   Lanes<T> p[R][V];
   exponents<T, R, V>(packed, rows, points.columns, points.bias + first, p);
-  leave_own_out<T, R, V>(own + tile * Panel<T, V>::width, first, p);
+  leave_own_out<T, R, V>(own + tile * Panel<T, V>::width, first, T(kNowhere), p);
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
     Lanes<T> log_sum = load(panel.log_sums_of(tile) + v * n, &log_sum);

@@ -50,7 +50,7 @@ static void add_points(const T* packed, int64_t own, const KdePoints<T>& points,
   constexpr int n = Lanes<T>::kCount;
   Lanes<T> c[R][V];
   exponents<T, R, V>(packed, points.rows + first * points.columns, points.columns, points.bias + first, c);
-  leave_own_out<T, R, V>(own, first, c);
+  leave_own_out<T, R, V>(own, first, T(kNowhere), c);
   alignas(64) T at[R][V * n], highest[V * n];
   bool rises = false;
 #pragma GCC unroll 4

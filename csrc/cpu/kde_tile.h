@@ -20,6 +20,8 @@ constexpr double kLog2E = 1.44269504088896340736, kLn2 = 0.69314718055994530942;
 constexpr double kNowhere = -2e30;
 // What a running maximum starts from: above a point that does not count, whose exponential is then zero.
 constexpr double kLowest = -1e30;
+// A sum above this is exact: a term that is then zero is 2^-46 of it at most.
+constexpr double kTooSmall = 0x1p-80;
 
 // Groups of kPointsAtOnce points that are summed before they are added to the rest: one long sum in float32 would lose
 // more digits than everything else here together.
@@ -94,9 +96,9 @@ FASTGEN_LANE void exponents(const T* packed, const T* rows, int64_t columns, con
   }
 }
 
-// Takes each query's own point out: query i is point own + i, and the R points start at `first`.
+// Sets what each query has with its own point to `out`: query i is point own + i, and the R points start at `first`.
 template <class T, int R, int V>
-FASTGEN_LANE void leave_own_out(int64_t own, int64_t first, Lanes<T> (&c)[R][V]) {
+FASTGEN_LANE void leave_own_out(int64_t own, int64_t first, T out, Lanes<T> (&c)[R][V]) {
   constexpr int n = Lanes<T>::kCount;
   if (first + R <= own || first >= own + V * n) return;
   T index[n];
@@ -106,7 +108,7 @@ FASTGEN_LANE void leave_own_out(int64_t own, int64_t first, Lanes<T> (&c)[R][V])
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      c[r][v] = select(lane == Lanes<T>(T(first + r - own - v * n)), Lanes<T>(T(kNowhere)), c[r][v]);
+      c[r][v] = select(lane == Lanes<T>(T(first + r - own - v * n)), Lanes<T>(out), c[r][v]);
     }
   }
 }

@@ -95,6 +95,14 @@ FASTGEN_LANE double sum(Doubles a) {
   return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
 }
 
+// Of positive numbers; 12 bits and two Newton steps.
+FASTGEN_LANE Floats inverse_sqrt(Floats a) {
+  Floats half = a * Floats(-0.5f), r = _mm256_rsqrt_ps(a.v);
+  r = r * fma(half * r, r, Floats(1.5f));
+  return r * fma(half * r, r, Floats(1.5f));
+}
+FASTGEN_LANE Doubles inverse_sqrt(Doubles a) { return Doubles(1.0) / sqrt(a); }
+
 // The clamp leaves the powers whose exponent field is all zeros (the number 0) or all ones (infinity) at the ends.
 FASTGEN_LANE Floats split_power(Floats x, Floats* whole) {
   Floats clamped = maximum(-127.0f, minimum(128.0f, x));

@@ -88,6 +88,13 @@ FASTGEN_LANE Floats reciprocal(Floats a) {
   return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.0f)), r);
 }
 
+// Of positive numbers; 14 bits and a Newton step.
+FASTGEN_LANE Floats inverse_sqrt(Floats a) {
+  Floats r = _mm512_rsqrt14_ps(a.v);
+  return r * fma(a * r * Floats(-0.5f), r, Floats(1.5f));
+}
+FASTGEN_LANE Doubles inverse_sqrt(Doubles a) { return Doubles(1.0) / sqrt(a); }
+
 // x as a fraction in [0, 1) and a whole power of two, for `times_power_of_two` (which itself takes the floor). An
 // infinite x has fraction 0.
 FASTGEN_LANE Floats split_power(Floats x, Floats* whole) {

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops._kde_problem import Problem
+from fastgen.ops._kde_reference import log_sum
 from fastgen.ops._registry import REGISTRY, differentiates_again, needs_gradient, reference_gradient
 
 
@@ -17,21 +18,6 @@ def log_sums(problem: Problem, leave_one_out: bool, backend: str) -> Tensor:
     if needs_gradient(*tensors[1:]):
         return _LogSum.apply(*tensors, leave_one_out, backend)
     return _LogSumOfQueries.apply(*tensors, leave_one_out, backend)
-
-
-def log_sum_reference(
-    queries: Tensor, points: Tensor, offsets: Tensor | None, precisions: Tensor | None, leave_one_out: bool
-) -> Tensor:
-    """log sum_j exp(o_j - s_j |q_i - x_j|^2 / 2), [B, M]."""
-    exponents = (queries.unsqueeze(-2) - points.unsqueeze(-3)).square().sum(-1) / -2
-    if precisions is not None:
-        exponents = exponents * precisions.unsqueeze(-2)
-    if offsets is not None:
-        exponents = exponents + offsets.unsqueeze(-2)
-    if leave_one_out:
-        own = torch.eye(points.shape[-2], dtype=torch.bool, device=points.device)
-        exponents = exponents.masked_fill(own, -torch.inf)
-    return torch.logsumexp(exponents, -1)
 
 
 def _call(backend: str, name: str):
@@ -76,6 +62,6 @@ class _LogSumOfQueries(torch.autograd.Function):
 
 def _reference_gradient(tensors: list[Tensor | None], ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     def reference(*tensors: Tensor | None) -> Tensor:
-        return log_sum_reference(*tensors, ctx.leave_one_out)
+        return log_sum(*tensors, "gaussian", ctx.leave_one_out)
 
     return reference_gradient(reference, tensors, ctx.needs_input_grad[:4], grad)

@@ -1,6 +1,6 @@
 """A kernel density estimate as its kernels take it: scaled, centred nowhere, one batch dimension.
 
-A kernel computes log sum_j exp(o_j - s_j |q_i - x_j|^2 / 2). Bandwidths of every form, weights and volumes become the
+A kernel computes log sum_j exp(o_j) K(s_j^(1/2) |q_i - x_j|). Bandwidths of every form, weights and volumes become the
 scaled q and x, the offsets o and the precisions s here, in differentiable PyTorch, so that their gradients come from
 those of q, x, o and s.
 """
@@ -20,6 +20,8 @@ from fastgen.ops._kde_reference import log_of
 
 # In bandwidths; the square of it times 6e-8 is 6e-5.
 FAR = 32
+# Of offsets: e^-80 is about the smallest number of float32.
+MOST_RANGE = 80
 
 
 @dataclass
@@ -44,19 +46,31 @@ class Problem:
     bandwidth: Bandwidth
     shape: tuple[int, ...]
 
-    def loses_digits(self) -> bool:
-        """Whether float32 would cost a CPU kernel more than a few 1e-5 of the log-density: it counts the points from
-        their mean, and an exponent is off by the square of that distance times 6e-8. False where looking is not free.
+    def loses_digits(self, kernel: str) -> bool:
+        """Whether a CPU kernel needs float64. False where looking is not free."""
+        if self.points.dtype != torch.float32 or not self.points.numel() or not is_visible(self.points):
+            return False
+        return self._is_far() if kernel == "gaussian" else self._has_small_terms()
+
+    def _is_far(self) -> bool:
+        """Whether float32 would cost the Gaussian's kernel more than a few 1e-5 of the log-density: it counts the
+        points from their mean, and an exponent is off by the square of that distance times 6e-8.
         """
         points, precisions = self.points.detach(), self.precisions
-        if points.dtype != torch.float32 or not points.numel() or not is_visible(points):
-            return False
         largest = 1.0 if precisions is None else precisions.detach().max().item()
         least, most = points.aminmax()
         if points.shape[-1] * ((most - least).item() / 2) ** 2 * largest <= FAR**2:
             return False
         squared = (points - points.mean(-2, keepdim=True)).square().sum(-1)
         return bool((squared if precisions is None else squared * precisions.detach()).max() > FAR**2)
+
+    def _has_small_terms(self) -> bool:
+        """Whether some point's term, a weight over a volume, is nothing in float32 beside the largest."""
+        if self.offsets is None:
+            return False
+        offsets = self.offsets.detach()
+        least = torch.where(offsets == -torch.inf, torch.inf, offsets).min()
+        return bool(offsets.max() - least > MOST_RANGE)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -69,10 +83,11 @@ def problem_of(
     bandwidth: float | Tensor,
     weights: Tensor | None,
     leave_one_out: bool,
+    kernel: str,
     form: str,
     batch: torch.Size,
 ) -> Problem:
-    """The problem for the Gaussian kernel; `batch` is the batch shape of the answer."""
+    """The problem for a kernel; `batch` is the batch shape of the answer."""
     dtype = torch.promote_types(torch.promote_types(queries.dtype, points.dtype), torch.float32)
     queries, points = queries.to(dtype), points.to(dtype)
     (m, d), n = queries.shape[-2:], points.shape[-2]
@@ -89,7 +104,7 @@ def problem_of(
         precisions, log_size = scale.value.square().reciprocal(), 0.0
     elif isinstance(log_size, Tensor):
         log_size = log_size.unsqueeze(-1)
-    constant = log_total + log_size + log_volume("gaussian", d)
+    constant = log_total + log_size + log_volume(kernel, d)
     shape = (*batch, m)
     queries, points = scale.scale(queries), scale.scale(points)
     # Queries of several problems over the same points are queries of one problem.

@@ -54,6 +54,15 @@ def score(queries, points, bandwidth, weights, kernel: str, leave_one_out: bool,
     return torch.cat(_in_chunks(one_chunk, queries, points), -2)
 
 
+def log_sum(queries, points, offsets, precisions, kernel: str, leave_one_out: bool) -> Tensor:
+    """log sum_j exp(o_j) K(s_j^(1/2) |q_i - x_j|), [B, M]: what a kernel computes of a `Problem`, in one piece."""
+    squared = (queries.unsqueeze(-2) - points.unsqueeze(-3)).square().sum(-1)
+    if precisions is not None:
+        squared = squared * precisions.unsqueeze(-2)
+    log_terms = squared.new_zeros(()) if offsets is None else offsets.unsqueeze(-2)
+    return _log_sum(squared, log_terms + _left_out(queries, points, 0, leave_one_out), kernel)
+
+
 def _prepare(queries, points, bandwidth, weights, form: str, leave_one_out: bool):
     """Everything in the dtype of the computation: queries, points, bandwidth, log(w_j / V_j), log of the weights'
     sum.

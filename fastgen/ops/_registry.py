@@ -97,6 +97,8 @@ class Op:
         grad_order: orders of gradient that kernels compute; higher ones go through the reference. 0: not
             differentiable.
         passes: what to benchmark.
+        gate_part: of a benchmark case for which the reference would take minutes, the part that the benchmark's gate
+            compares with it; else the case itself.
         random: the op draws random numbers, so tests compare what is drawn and not its gradient.
         call: the operators of each compiled backend, by name.
         backends: those this op has, in order of preference; `reference` is always the last.
@@ -114,6 +116,7 @@ class Op:
     cost: Callable[..., Cost]
     grad_order: int = 1
     passes: tuple[str, ...] = ("forward", "forward_backward")
+    gate_part: Callable[[Sample], Sample] = lambda case: case
     random: bool = False
     call: dict[str, dict[str, Callable]] = field(default_factory=dict, init=False)
     backends: tuple[str, ...] = field(init=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastgen.ops import _kde_cases, _kde_reference
 from fastgen.ops._kde_arguments import check_arguments, check_bandwidths, check_values
 from fastgen.ops._kde_chains import CLOSE, chains_of
+from fastgen.ops._kde_direct import direct_log_sums, direct_score
 from fastgen.ops._kde_gradient import log_sums
 from fastgen.ops._kde_problem import problem_of
 from fastgen.ops._registry import Op, Tolerance, needs_gradient
@@ -77,11 +78,15 @@ def kde_log_density(
         return _kde_reference.log_density(
             queries, points, bandwidth, weights, kernel, leave_one_out, bandwidth_form
         ).to(torch.promote_types(queries.dtype, points.dtype))
-    settings = (bandwidth, weights, leave_one_out, bandwidth_form, batch)
+    settings = (bandwidth, weights, leave_one_out, kernel, bandwidth_form, batch)
     problem = problem_of(queries, points, *settings)
-    if backend == "cpp" and precision == "highest" and problem.loses_digits():
+    if backend == "cpp" and precision == "highest" and problem.loses_digits(kernel):
         problem = problem_of(queries.double(), points.double(), *settings)
-    answer = log_sums(problem, leave_one_out, backend).view(problem.shape)
+    if kernel == "gaussian":
+        answer = log_sums(problem, leave_one_out, backend)
+    else:
+        answer = direct_log_sums(problem, kernel, leave_one_out, backend)
+    answer = answer.view(problem.shape)
     return (answer - problem.log_constant).to(torch.promote_types(queries.dtype, points.dtype))
 
 
@@ -131,11 +136,14 @@ def kde_score(
         return _kde_reference.score(queries, points, bandwidth, weights, kernel, leave_one_out, bandwidth_form).to(
             dtype
         )
-    settings = (bandwidth, weights, leave_one_out, bandwidth_form, batch)
+    settings = (bandwidth, weights, leave_one_out, kernel, bandwidth_form, batch)
     problem = problem_of(queries, points, *settings)
-    if backend == "cpp" and precision == "highest" and problem.loses_digits():
+    if backend == "cpp" and precision == "highest" and problem.loses_digits(kernel):
         problem = problem_of(queries.double(), points.double(), *settings)
-    _, score = KDE_SCORE.call[backend]["kde_score"](*problem.tensors, leave_one_out)
+    if kernel == "gaussian":
+        _, score = KDE_SCORE.call[backend]["kde_score"](*problem.tensors, leave_one_out)
+    else:
+        score = direct_score(problem, kernel, leave_one_out, backend)
     return problem.bandwidth.scale_gradient(score.view(*problem.shape, points.shape[-1])).to(dtype)
 
 
@@ -186,7 +194,7 @@ def kde_log_densities(
     if backend == "reference" or needs_gradient(*tensors) or torch.compiler.is_compiling():
         options = {"weights": weights, "kernel": kernel, "precision": precision, "leave_one_out": leave_one_out}
         return torch.stack([kde_log_density(queries, points, h, **options) for h in bandwidths.unbind()])
-    problem = problem_of(queries, points, 1.0, weights, leave_one_out, "scalar", batch)
+    problem = problem_of(queries, points, 1.0, weights, leave_one_out, kernel, "scalar", batch)
     widths = bandwidths.double()
     chains, place = chains_of(widths.tolist(), 1e-14 if bandwidths.dtype == torch.float64 else CLOSE)
     shares, present = None, None
@@ -275,13 +283,29 @@ def _fake_several(queries: Tensor, points, offsets, weights, chains: Tensor, lea
     return queries.new_empty((chains.shape[0], *queries.shape[:2]))
 
 
-def _supports_cpp(queries, points, bandwidth, weights, kernel: str) -> str:
-    return "" if kernel == "gaussian" else f"no kernel for {kernel!r}"
+def _fake_direct(queries: Tensor, points, offsets, precisions, leave_one_out: bool, kernel: int) -> Tensor:
+    return queries.new_empty(queries.shape[:2])
+
+
+def _fake_direct_backward(
+    grad, log_sums, queries: Tensor, points: Tensor, offsets, precisions, leave_one_out, kernel: int, of_points: bool
+):
+    problems, n, d = points.shape
+    if not of_points:
+        problems = 0
+    of_each = points.new_empty(problems, n), points.new_empty(problems, n)
+    return queries.new_empty(queries.shape), points.new_empty(problems, n, d), *of_each
+
+
+def _supports_any(queries, points, bandwidth, weights, kernel: str) -> str:
+    return ""
+
+
+def _supports_several(queries, points, bandwidths, weights, kernel: str) -> str:
+    return "" if kernel == "gaussian" else f"no kernel for several bandwidths of {kernel!r} in one pass"
 
 
 def _supports_triton(queries: Tensor, points, bandwidth, weights, kernel: str) -> str:
-    if kernel != "gaussian":
-        return f"no kernel for {kernel!r}"
     # An adaptive bandwidth takes one more column, and a tile's columns are a power of two.
     return "more than 127 dimensions" if queries.shape[-1] > 127 else ""
 
@@ -304,15 +328,19 @@ KDE_LOG_DENSITY = Op(
     schema=(
         f"kde_log_density({_PROBLEM}) -> (Tensor, Tensor)",
         f"kde_log_density_backward(Tensor grad, Tensor inner, {_PROBLEM}) -> (Tensor, Tensor, Tensor, Tensor)",
+        f"kde_direct_log_sums({_PROBLEM}, int kernel) -> Tensor",
+        f"kde_direct_backward(Tensor grad, Tensor log_sums, {_PROBLEM}, int kernel, bool of_points) "
+        "-> (Tensor, Tensor, Tensor, Tensor)",
     ),
-    fake=(_fake, _fake_backward),
+    fake=(_fake, _fake_backward, _fake_direct, _fake_direct_backward),
     reference=kde_log_density_reference,
-    supports={"triton": _supports_triton, "cpp": _supports_cpp},
+    supports={"triton": _supports_triton, "cpp": _supports_any},
     dtypes=_DTYPES,
     samples=_kde_cases.samples,
     cases=_kde_cases.cases,
     tolerance=_TOLERANCE,
     cost=_kde_cases.cost,
+    gate_part=_kde_cases.gate_part,
 )
 
 KDE_SCORE = Op(
@@ -320,12 +348,13 @@ KDE_SCORE = Op(
     schema=(f"kde_score({_PROBLEM}) -> (Tensor, Tensor)",),
     fake=(_fake_score,),
     reference=kde_score_reference,
-    supports={"triton": _supports_triton, "cpp": _supports_cpp},
+    supports={"triton": _supports_triton, "cpp": _supports_any},
     dtypes=_DTYPES,
     samples=_kde_cases.score_samples,
     cases=_kde_cases.cases,
     tolerance=_TOLERANCE,
     cost=_kde_cases.score_cost,
+    gate_part=_kde_cases.gate_part,
     grad_order=0,
     passes=("forward",),
 )
@@ -338,7 +367,7 @@ KDE_LOG_DENSITIES = Op(
     ),
     fake=(_fake_several,),
     reference=kde_log_densities_reference,
-    supports={"cpp": _supports_cpp},
+    supports={"cpp": _supports_several},
     dtypes=_DTYPES,
     samples=_kde_cases.several_samples,
     cases=_kde_cases.several_cases,

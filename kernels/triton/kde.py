@@ -11,33 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.kde_direct import kde_direct_backward, kde_direct_log_sums
+from fastgen._triton.kde_rows import load_rows, problem_and_rows, store_rows
+
+__all__ = ["kde_direct_backward", "kde_direct_log_sums", "kde_log_density", "kde_log_density_backward", "kde_score"]
+
 BLOCK = 32
 LOG2_E = math.log2(math.e)
 # Of a point that does not count: finite, since a difference of infinities is NaN, and below LOWEST.
 NOWHERE = tl.constexpr(-2e30)
 LOWEST = tl.constexpr(-1e30)
-
-
-@triton.jit
-def load_rows(base, row, rows, columns, WIDTH: tl.constexpr):
-    column = tl.arange(0, WIDTH)
-    mask = (row < rows)[:, None] & (column < columns)[None, :]
-    return tl.load(base + row[:, None].to(tl.int64) * columns + column[None, :], mask=mask, other=0.0)
-
-
-@triton.jit
-def store_rows(base, row, rows, columns, value, WIDTH: tl.constexpr):
-    column = tl.arange(0, WIDTH)
-    mask = (row < rows)[:, None] & (column < columns)[None, :]
-    tl.store(base + row[:, None].to(tl.int64) * columns + column[None, :], value, mask=mask)
-
-
-@triton.jit
-def problem_and_rows(rows, BLOCK: tl.constexpr):
-    """The problem of this program and its rows."""
-    blocks = tl.cdiv(rows, BLOCK)
-    problem = (tl.program_id(0) // blocks).to(tl.int64)
-    return problem, tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
 
 
 @triton.jit
