@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "actnorm.h"
+#include "denormals.h"
 
 namespace fastgen {
 
@@ -73,6 +74,7 @@ static void run_forward(const ActNormFunctions<S>& f, const ActNormSizes& s, con
   const S* xs = static_cast<const S*>(x.const_data_ptr());
   S* ys = static_cast<S*>(y.mutable_data_ptr());
   torch::stable::parallel_for(0, s.batch, s.rows_at_once() * s.grain(), [&](int64_t begin, int64_t end) {
+    DenormalsAreZero guard;
     if (s.by_rows()) {
       f.forward_rows(xs + begin * s.row(), channels.shift.data(), channels.factor.data(), ys + begin * s.row(),
                      end - begin, s.row(), inverse);
@@ -96,6 +98,7 @@ static void run_backward(const ActNormFunctions<S>& f, const ActNormSizes& s, co
   int64_t width = channels.shift.size();
   std::vector<T> sums(2 * s.chunks() * width);
   torch::stable::parallel_for(0, s.chunks(), s.grain(), [&](int64_t first_chunk, int64_t end_chunk) {
+    DenormalsAreZero guard;
     for (int64_t chunk = first_chunk; chunk < end_chunk; ++chunk) {
       int64_t begin = chunk * s.rows_at_once(), end = std::min(s.batch, begin + s.rows_at_once());
       T *sum = &sums[2 * chunk * width], *product_sum = sum + width;

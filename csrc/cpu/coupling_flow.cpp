@@ -6,6 +6,7 @@
 #include "coupling_flow_dense.h"
 #include "coupling_flow_team.h"
 #include "coupling_flow_transform.h"
+#include "denormals.h"
 
 namespace fastgen {
 namespace flow {
@@ -265,6 +266,7 @@ void finish(const View<T>& view, const Rows<T>& rows, T* row) {
 // Steps outermost: one step's weights stay in the second cache for all tiles.
 template <class T>
 void run(const View<T>& view, const Rows<T>& rows, T* own, T* shared, Team* team, int rank, int size) {
+  DenormalsAreZero guard;
   const int64_t tiles = (rows.count + kTileRows - 1) / kTileRows;
   Worker<T> worker =
       make_worker(view, Member{team, rank, size}, rows.count < kTileRows ? rows.count : kTileRows, own, shared);

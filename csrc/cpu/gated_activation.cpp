@@ -1,6 +1,7 @@
 #include "gated_activation.h"
 
 #include "../math/gated_activation.h"
+#include "denormals.h"
 
 namespace fastgen {
 
@@ -41,6 +42,7 @@ static void backward_channel(const S* __restrict grad, const S* __restrict a, co
 template <class S>
 static void forward(const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* y, int64_t channels,
                     int64_t n) {
+  DenormalsAreZero guard;
   // Without a condition that varies, or with one number per position, the channels of a sample are one run of memory.
   if (!c) return forward_channel<Condition::kNone>(a, b, c, d, y, channels * n);
   if (condition_stride) return forward_channel<Condition::kPerPosition>(a, b, c, d, y, channels * n);
@@ -52,6 +54,7 @@ static void forward(const S* a, const S* b, const S* c, const S* d, int64_t cond
 template <class S>
 static void backward(const S* grad, const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* grad_a,
                      S* grad_b, int64_t channels, int64_t n) {
+  DenormalsAreZero guard;
   if (!c) return backward_channel<Condition::kNone>(grad, a, b, c, d, grad_a, grad_b, channels * n);
   if (condition_stride) {
     return backward_channel<Condition::kPerPosition>(grad, a, b, c, d, grad_a, grad_b, channels * n);

@@ -1,6 +1,7 @@
 #include "masked_autoregressive.h"
 
 #include "../math/masked_autoregressive.h"
+#include "denormals.h"
 #include "masked_autoregressive_network.h"
 #include "spline_tile.h"
 
@@ -66,6 +67,7 @@ struct SplineInverse {
 
 template <class T>
 void spline(const MaskedNetwork& network, const SplineSettings& element, const MaskedAutoregressiveTile<T>& tile) {
+  DenormalsAreZero guard;
   const RationalQuadratic<T> p = rational_quadratic_of<T>(element);
   if (element.bins == 8) return OnePass<T>(network, tile).run(SplineInverse<8, T>{p, tile.tile});
   OnePass<T>(network, tile).run(SplineInverse<0, T>{p, tile.tile});

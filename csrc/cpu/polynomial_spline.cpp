@@ -1,5 +1,6 @@
 #include "polynomial_spline.h"
 
+#include "denormals.h"
 #include "tile.h"
 // After the lanes, whose functions its templates call.
 #include "../math/polynomial_spline.h"
@@ -78,6 +79,7 @@ static Columns<const T> load_parameters(const PolynomialSettings& s, const Polyn
 template <class T>
 static void forward(const PolynomialSettings& s, const T* x, const PolynomialRows<T>& rows, int64_t count, T* y,
                     T* logabsdet) {
+  DenormalsAreZero guard;
   PolynomialSpline<T> p = spline_of<T>(s);
   Forward<T>* run = forward_of<T>(s);
   alignas(64) T tile[kMaxParameters * lanes<T>()];
@@ -93,6 +95,7 @@ static void forward(const PolynomialSettings& s, const T* x, const PolynomialRow
 template <class T>
 static void backward(const PolynomialSettings& s, const T* grad, const T* grad_logabsdet, const T* x,
                      const PolynomialRows<T>& rows, int64_t count, T* grad_x, T* grad_parameters) {
+  DenormalsAreZero guard;
   PolynomialSpline<T> p = spline_of<T>(s);
   Backward<T>* run = backward_of<T>(s);
   alignas(64) T in[kMaxParameters * lanes<T>()], out[kMaxParameters * lanes<T>()];

@@ -1,3 +1,4 @@
+#include "denormals.h"
 #include "spline_tile.h"
 
 namespace fastgen {
@@ -140,6 +141,7 @@ static void backward_run(const SplineSettings& s, const RationalQuadratic<T>& p,
 
 template <class S>
 static void spline(const SplineSettings& s, const S* x, const SplineRows<S>& rows, int64_t count, S* y, S* logabsdet) {
+  DenormalsAreZero guard;
   using T = typename Compute<S>::type;
   Tile<S> tile;
   auto columns = [&](int64_t i, int n) { return tile.load_rows(s, row(rows, i), n); };
@@ -166,6 +168,7 @@ static void rows_backward(const SplineSettings& s, const S* grad, const GradLog&
 template <class S>
 static void spline_backward(const SplineSettings& s, const S* grad, const S* grad_logabsdet, const S* x,
                             const SplineRows<S>& rows, int64_t count, S* grad_x, S* grad_parameters) {
+  DenormalsAreZero guard;
   using T = typename Compute<S>::type;
   auto grad_log = [&](int64_t i, int n) { return grad_logabsdet ? load_run(grad_logabsdet + i, n) : Lanes<T>(T(0)); };
   rows_backward<S, T>(s, grad, grad_log, x, rows, count, grad_x, grad_parameters);
@@ -230,6 +233,7 @@ static void coupling_planes(const SplineSettings& s, const SplineLayout& layout,
 template <class S, class T>
 static void coupling(const SplineSettings& s, const SplineLayout& layout, const S* x, const S* params, S* y,
                      T* logabsdet) {
+  DenormalsAreZero guard;
   if (layout.positions) return coupling_planes(s, layout, x, params, y, logabsdet);
   coupling_rows(s, layout, x, params, y, logabsdet);
 }
@@ -273,6 +277,7 @@ static void coupling_planes_backward(const SplineSettings& s, const SplineLayout
 template <class S, class T>
 static void coupling_backward(const SplineSettings& s, const SplineLayout& layout, const S* grad,
                               const T* grad_logabsdet, const S* x, const S* params, S* grad_x, S* grad_params) {
+  DenormalsAreZero guard;
   if (layout.positions) {
     return coupling_planes_backward(s, layout, grad, grad_logabsdet, x, params, grad_x, grad_params);
   }

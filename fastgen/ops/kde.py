@@ -305,6 +305,14 @@ def _supports_several(queries, points, bandwidths, weights, kernel: str) -> str:
     return "" if kernel == "gaussian" else f"no kernel for several bandwidths of {kernel!r} in one pass"
 
 
+def _supports_several_triton(queries, points, bandwidths, weights, kernel: str) -> str:
+    if len(bandwidths) > 64:
+        return "more than 64 bandwidths"
+    return _supports_several(queries, points, bandwidths, weights, kernel) or _supports_triton(
+        queries, points, bandwidths, weights, kernel
+    )
+
+
 def _supports_triton(queries: Tensor, points, bandwidth, weights, kernel: str) -> str:
     # An adaptive bandwidth takes one more column, and a tile's columns are a power of two.
     return "more than 127 dimensions" if queries.shape[-1] > 127 else ""
@@ -367,7 +375,7 @@ KDE_LOG_DENSITIES = Op(
     ),
     fake=(_fake_several,),
     reference=kde_log_densities_reference,
-    supports={"cpp": _supports_several},
+    supports={"triton": _supports_several_triton, "cpp": _supports_several},
     dtypes=_DTYPES,
     samples=_kde_cases.several_samples,
     cases=_kde_cases.several_cases,

@@ -11,16 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.kde_bandwidths import kde_log_densities
 from fastgen._triton.kde_direct import kde_direct_backward, kde_direct_log_sums
-from fastgen._triton.kde_rows import load_rows, problem_and_rows, store_rows
+from fastgen._triton.kde_rows import LOWEST, NOWHERE, load_rows, prepare, problem_and_rows, store_rows, width
 
-__all__ = ["kde_direct_backward", "kde_direct_log_sums", "kde_log_density", "kde_log_density_backward", "kde_score"]
+__all__ = [
+    "kde_direct_backward", "kde_direct_log_sums", "kde_log_densities", "kde_log_density", "kde_log_density_backward",
+    "kde_score",
+]  # fmt: skip
 
 BLOCK = 32
-LOG2_E = math.log2(math.e)
-# Of a point that does not count: finite, since a difference of infinities is NaN, and below LOWEST.
-NOWHERE = tl.constexpr(-2e30)
-LOWEST = tl.constexpr(-1e30)
 
 
 @triton.jit
@@ -88,35 +88,13 @@ def kde_backward_kernel(
     store_rows(sums + problem * m * columns, row, m, columns, weighted, WIDTH)
 
 
-def _prepare(queries: Tensor, points: Tensor, offsets: Tensor | None, precisions: Tensor | None):
-    """Centred queries times log2(e) and centred points, with a last column where there are precisions; the points'
-    bias; |q|^2 / 2 in float64; the centre.
-    """
-    centre = points.mean(1, keepdim=True)
-    q, x = queries - centre, points - centre
-    half_norms = q.double().square().sum(-1) / 2
-    exponent = x.double().square().sum(-1) / -2
-    if precisions is not None:
-        exponent = exponent * precisions
-        x = torch.cat([x * precisions.unsqueeze(-1), precisions.unsqueeze(-1)], -1)
-        q = torch.cat([q, -half_norms.unsqueeze(-1).to(q.dtype)], -1)
-    if offsets is not None:
-        exponent = exponent + offsets
-    bias = (exponent * LOG2_E).clamp(min=NOWHERE.value).to(points.dtype)
-    return q * LOG2_E, x, bias, half_norms, centre
-
-
-def _width(columns: int) -> int:
-    return max(16, triton.next_power_of_2(columns))
-
-
 def _forward(queries, points, offsets, precisions, leave_one_out: bool, score: bool):
-    q, x, bias, half_norms, centre = _prepare(queries, points, offsets, precisions)
+    q, x, bias, half_norms, centre = prepare(queries, points, offsets, precisions)
     (problems, m, columns), n = q.shape, x.shape[1]
     inner, sums = q.new_empty((problems, m)), q.new_empty(q.shape if score else (0,))
     if inner.numel():
         kde_forward_kernel[(problems * triton.cdiv(m, BLOCK),)](
-            q, x, bias, inner, sums, m, n, columns, leave_one_out, score, _width(columns), BLOCK
+            q, x, bias, inner, sums, m, n, columns, leave_one_out, score, width(columns), BLOCK
         )
     log_sums = inner.double() * math.log(2) - (half_norms if precisions is None else 0)
     return log_sums.to(queries.dtype), inner, sums, queries - centre
@@ -146,12 +124,12 @@ def kde_log_density_backward(
     precisions: Tensor | None,
     leave_one_out: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q, x, bias, _, centre = _prepare(queries, points, offsets, precisions)
+    q, x, bias, _, centre = prepare(queries, points, offsets, precisions)
     (problems, m, columns), n = q.shape, x.shape[1]
     query_sums, point_sums = torch.zeros_like(q), torch.zeros_like(x)
     query_totals, point_totals = torch.zeros_like(inner), torch.zeros_like(bias)
     if inner.numel():
-        of_both = leave_one_out, _width(columns), BLOCK
+        of_both = leave_one_out, width(columns), BLOCK
         kde_backward_kernel[(problems * triton.cdiv(m, BLOCK),)](
             q, x, -inner, bias, grad, query_sums, query_totals, m, n, columns, True, *of_both
         )

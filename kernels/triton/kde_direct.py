@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgen._triton.kde_rows import load_rows, problem_and_rows, store_rows
+from fastgen._triton.kde_rows import load_rows, problem_and_rows, store_rows, width
 
 BLOCK = 32
 LOG2_E = tl.constexpr(math.log2(math.e))
@@ -222,13 +222,9 @@ def _pull(rows, others, kernel: int, leave_one_out: bool) -> tuple[Tensor, Tenso
     if pulls.numel() and n:
         pairs = [tensor for of_both in zip(rows, others, strict=True) for tensor in of_both]
         kde_direct_pull_kernel[(problems * triton.cdiv(m, BLOCK),)](
-            *pairs, pulls, terms, stretches, m, n, d, kernel, leave_one_out, _width(d), BLOCK
+            *pairs, pulls, terms, stretches, m, n, d, kernel, leave_one_out, width(d), BLOCK
         )
     return pulls, terms, stretches
-
-
-def _width(d: int) -> int:
-    return max(16, triton.next_power_of_2(d))
 
 
 _SIZES = {"m": "i32", "n": "i32", "d": "i32"}

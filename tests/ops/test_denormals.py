@@ -1,0 +1,81 @@
+"""Exponentials whose results are denormal must not slow a CPU kernel: a hundred cycles each, where PyTorch's own `exp`
+takes them (its time grows fifty times).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastgen.ops._registry import Op, Sample
+from ops import conformance as c
+
+# exp(-95) is denormal in float32, exp(-20) is not.
+USUAL, DENORMAL = -20.0, -95.0
+SLOWER = 1.1
+
+
+def with_exponents(op: Op, exponent: float) -> Sample:
+    """The op's first benchmark case with everything but what is transformed zero or `exponent`, at random: bins and
+    mixtures of that logit beside those of zero, scales of that logarithm, gates of that value.
+    """
+    torch.manual_seed(0)
+    case = next(iter(op.cases("cpu", torch.float32)))
+    generator = torch.Generator().manual_seed(1)
+
+    def of(tensor: Tensor) -> Tensor:
+        return exponent * (torch.rand(tensor.shape, generator=generator) < 0.5).float()
+
+    kept = 1 if len(c.floating(case.args)) > 1 else 0
+    args = [
+        of(a) if isinstance(a, Tensor) and a.is_floating_point() and i >= kept else a for i, a in enumerate(case.args)
+    ]
+    return Sample(case.name, tuple(args), case.kwargs)
+
+
+def slowdown(op: Op, gradient: bool) -> float:
+    """How much longer a call takes where exponentials are denormal."""
+    calls = []
+    for exponent in (USUAL, DENORMAL):
+        sample = with_exponents(op, exponent)
+        args = tuple(c.cast(a, torch.float32, gradient) for a in sample.args)
+
+        def call(args: tuple = args, kwargs: dict = sample.kwargs) -> None:
+            with torch.set_grad_enabled(gradient):
+                outputs = [o for o in c.as_tuple(op.public(*args, **kwargs)) if o.requires_grad]
+                if outputs:
+                    torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
+
+        call()
+        calls.append(call)
+    # What disturbs a measurement only ever makes it longer.
+    least = [math.inf, math.inf]
+    for _ in range(12):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            least[i] = min(least[i], time.perf_counter() - start)
+    return least[1] / least[0]
+
+
+# The density kernels' exponents are distances: tests/ops/test_kde.py has theirs.
+KERNELS = [
+    (op, v, gradient)
+    for op, v in c.variants("cpu")
+    if v.startswith("cpp") and op.family != "kde"
+    for gradient in ((False, True) if op.grad_order else (False,))
+]
+
+
+@pytest.mark.parametrize(("op", "variant", "gradient"), KERNELS, ids=c.ids)
+def test_denormal_exponentials_are_not_slow(op: Op, variant: str, gradient: bool):
+    with c.running_on(variant):
+        # A busy machine gets another chance; a slow path would show every time.
+        found = []
+        while not found or (found[-1] >= SLOWER and len(found) < 4):
+            found.append(slowdown(op, gradient))
+    assert min(found) < SLOWER, found
