@@ -47,6 +47,14 @@ def test_numbers_of_scipy(backend, d: int, weighted: bool):
     torch.testing.assert_close(found, torch.tensor(theirs.logpdf(queries.T.numpy())), rtol=1e-10, atol=1e-10)
 
 
+def test_numbers_of_statsmodels(backend):
+    kernel_density = pytest.importorskip("statsmodels.nonparametric.kernel_density")
+    queries, points, bandwidth = randn(40, 3), randn(60, 3), torch.tensor([0.3, 0.5, 0.9], dtype=torch.float64)
+    theirs = kernel_density.KDEMultivariate(points.numpy(), "ccc", bw=bandwidth.numpy())
+    found = kde_log_density(queries, points, bandwidth, bandwidth_form="diagonal")
+    torch.testing.assert_close(found, torch.tensor(theirs.pdf(queries.numpy())).log(), rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
 def test_numbers_of_scikit_learn(kernel: str, d: int):
@@ -223,6 +231,19 @@ def test_batches_broadcast(backend):
         for j in range(3):
             alone = kde_log_density(queries[i, 0], points[j], float(bandwidth[i, 0]), weights=weights[j])
             torch.testing.assert_close(found[i, j], alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_of_every_size_count(dtype: torch.dtype):
+    """The only point that reaches the query has e^-100 of the largest weight: nothing in float32."""
+    points = torch.tensor([[0.0, 0.0], [10.0, 0.0]], dtype=dtype)
+    weights = torch.tensor([math.exp(-70), math.exp(30)], dtype=dtype)
+    for kernel in KERNELS:
+        found = kde_log_density(points[:1] + 0.1, points, 1.0, weights=weights, kernel=kernel)
+        alone = kde_log_density(points[:1] + 0.1, points[:1], 1.0, kernel=kernel)
+        if kernel not in ("gaussian", "exponential"):
+            torch.testing.assert_close(found, alone - 100)
+        assert found.isfinite().all()
 
 
 def test_half_types_round_the_float32_answer():
