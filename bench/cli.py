@@ -79,6 +79,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--pass", dest="passes", help="forward, forward_backward, ...: only these")
     parser.add_argument("--backend", default="auto", help=f"a row for each of auto,{','.join(BACKENDS)} (auto)")
     parser.add_argument("--threads", type=int, default=machine.DEFAULT_THREADS, help="CPU threads (%(default)s)")
+    parser.add_argument("--case", default="", metavar="TEXT", help="only an op's cases whose names contain this")
     parser.add_argument("--quick", action="store_true", help="one case per op, short measurements")
     parser.add_argument(
         "--json",
@@ -90,6 +91,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list ops, cases and suites, and stop")
     asked = parser.parse_args(argv)
     _check_names(asked.names)
+    _check_case(asked.names, asked.case)
     asked.options = _options(asked)
     if asked.json is not None and asked.json.suffix != ".json":
         if asked.json.absolute().parent.is_dir() and not asked.json.exists():
@@ -106,6 +108,12 @@ def _check_names(names: Sequence[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             raise BadRequest(f"no op or suite {name!r}: {hint}")
+
+
+def _check_case(names: Sequence[str], text: str) -> None:
+    ops = [op for name, op in REGISTRY.items() if not names or name in names]
+    if text and not any(text in case.name for op in ops for case in op.cases("cpu", torch.float32)):
+        raise BadRequest(f"--case {text!r}: no case of these ops has that in its name (--list shows them)")
 
 
 def _check_files(json: Path | None, chart: Path | None) -> None:
@@ -143,6 +151,7 @@ def _options(asked: argparse.Namespace) -> Options:
         against=_some("--against", asked.against, list(AGAINST)),
         threads=asked.threads,
         quick=asked.quick,
+        case=asked.case,
     )
 
 

@@ -29,6 +29,9 @@ Call = Callable[[], Any]
 _BLOCK_S = 3e-3
 # A call that takes longer sees more memory than caches hold: its first is as good as its second.
 _WARMED_BELOW_S = 50e-3
+# A call that takes longer is made in the first three rounds only, where a few more would tell nothing more.
+_SLOW_S = 1.0
+_SLOW_ROUNDS = 3
 # Below this a GPU is faster than the launches of eager PyTorch: the calls are captured in a graph and replayed.
 _GRAPH_BELOW_S = 100e-6
 
@@ -57,7 +60,8 @@ def interleave(
     """Time every method, all of them in every round.
 
     A method is a sequence of equivalent calls on different copies of its inputs, taken in turn: one call on a CPU; on a
-        GPU as many as keep its cache cold (`copies`). The rounds fill `budget_s` within their bounds.
+        GPU as many as keep its cache cold (`copies`). The rounds fill `budget_s` within their bounds; a method of more
+        than a second is in the first three.
     `graphs` replays short GPU calls from a CUDA graph, without what their launches cost.
     """
     blocks = {
@@ -68,10 +72,11 @@ def interleave(
     samples: dict[str, list[_Seconds]] = {name: [] for name in blocks}
     order, shuffle = list(blocks), random.Random(0).shuffle
     with _no_garbage_collection():
-        for _ in range(rounds):
+        for i in range(rounds):
             shuffle(order)
             for name in order:
-                samples[name].append(blocks[name].run())
+                if i < _SLOW_ROUNDS or blocks[name].seconds < _SLOW_S:
+                    samples[name].append(blocks[name].run())
     return {name: _summary(times) for name, times in samples.items()}
 
 
@@ -108,7 +113,7 @@ def _cpu_block(calls: Sequence[Call]) -> _Block:
             calls[i % len(calls)]()
         return (time.perf_counter() - start) / size
 
-    # The first call compiles and packs; a slow method is not called more often than the rounds need.
+    # The first call compiles and packs.
     seconds(len(calls))
     expected = seconds(1)
     if expected >= _WARMED_BELOW_S:

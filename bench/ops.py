@@ -30,6 +30,8 @@ def measure(op: Op, options: Options) -> Iterator[Row]:
             continue
         torch.manual_seed(0)
         for case in op.cases(options.device, dtype):
+            if options.case not in case.name:
+                continue
             for pass_ in op.passes:
                 if options.passes is None or pass_ in options.passes:
                     for backend in options.backends:

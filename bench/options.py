@@ -19,6 +19,7 @@ class Options:
     against: which baselines: some of `AGAINST`.
     threads: on a CPU.
     quick: one case per op and short measurements.
+    case: only an op's cases whose names contain this.
     """
 
     device: str = "cpu"
@@ -28,6 +29,7 @@ class Options:
     against: tuple[str, ...] = AGAINST
     threads: int = 1
     quick: bool = False
+    case: str = ""
 
     @property
     def budget_s(self) -> float:

@@ -77,6 +77,13 @@ def test_threads_below_one(capsys):
     assert "--threads: expected at least 1, got 0" in capsys.readouterr().err
 
 
+def test_some_cases_by_name(bench, make_op):
+    make_op("test_cases", cases=12)
+    status, out, _ = bench("test_cases", "--case", "case 1", "--pass", "forward", "--against", "eager", "--quick")
+    assert status == 0 and "case 1 " in out and "case 0" not in out
+    assert bench("test_cases", "--case", "nothing")[0] == 2
+
+
 def test_a_backend_that_cannot_run_is_skipped_by_name(bench):
     status, out, err = bench("gated_activation", "--backend", "cuda", "--quick", "--pass", "forward")
     assert status == 0

@@ -49,6 +49,13 @@ def test_a_first_call_is_cold_and_not_in_the_median():
     assert timing.median_s < 8e-3 and timing.cold_s > 9e-3
 
 
+def test_a_slow_method_is_in_three_rounds(monkeypatch):
+    monkeypatch.setattr(measure, "_SLOW_S", 0.02)
+    methods = {"slow": [lambda: time.sleep(0.03)], "fast": [lambda: time.sleep(1e-3)]}
+    timings = interleave(methods, "cpu", budget_s=0, min_rounds=7)
+    assert timings["slow"].rounds == 3 and timings["fast"].rounds == 7
+
+
 def test_a_long_call_is_not_made_twice():
     calls = 0
 
