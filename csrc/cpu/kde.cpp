@@ -5,10 +5,11 @@
 namespace fastgen {
 namespace {
 
-template <class T>
-static void prepare(const T* points, const T* offsets, const T* precisions, const T* centre, int64_t n, int64_t d,
-                    T* rows, T* bias) {
-  int64_t columns = d + (precisions ? 1 : 0);
+// kColumns: d where it is known when this is compiled, else zero.
+template <int kColumns, class T>
+static void prepare_points(const T* points, const T* offsets, const T* precisions, const T* centre, int64_t n,
+                           int64_t any_d, T* rows, T* bias) {
+  const int64_t d = kColumns ? kColumns : any_d, columns = d + (precisions ? 1 : 0);
   for (int64_t j = 0; j < n; ++j) {
     T precision = precisions ? precisions[j] : T(1);
     double norm = 0;
@@ -21,6 +22,15 @@ static void prepare(const T* points, const T* offsets, const T* precisions, cons
     double value = ((offsets ? double(offsets[j]) : 0.0) - 0.5 * double(precision) * norm) * kLog2E;
     bias[j] = T(value < kNowhere ? kNowhere : value);
   }
+}
+
+template <class T>
+static void prepare(const T* points, const T* offsets, const T* precisions, const T* centre, int64_t n, int64_t d,
+                    T* rows, T* bias) {
+  constexpr auto any = prepare_points<0, T>;
+  constexpr decltype(any) few[] = {any, prepare_points<1, T>, prepare_points<2, T>, prepare_points<3, T>,
+                                   prepare_points<4, T>};
+  (d <= 4 ? few[d] : any)(points, offsets, precisions, centre, n, d, rows, bias);
 }
 
 // An exponent is taken relative to its upper bound less so much, which keeps the digits of sums near the bound and

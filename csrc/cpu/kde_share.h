@@ -16,8 +16,8 @@ namespace fastgen {
 constexpr int64_t kQueriesTogether = 64, kFewQueriesTogether = 16;
 // Points that a thread prepares at least, and pairs that it evaluates at least, so that waking it costs little.
 constexpr int64_t kPrepareGrain = 2048, kPairsGrain = 1 << 18;
-// The centre need not be exact: it is the mean of at most so many points.
-constexpr int64_t kCentrePoints = 4096;
+// The centre need not be exact: it is the mean of at most so many points, and of one in four where there are few.
+constexpr int64_t kCentrePoints = 4096, kFewCentrePoints = 8;
 
 template <class T>
 struct KdeBatch {
@@ -73,7 +73,8 @@ class KdePrepared {
  private:
   void find_centre(int64_t problem) {
     const T* points = batch_.points + problem * batch_.n * batch_.d;
-    int64_t step = std::max<int64_t>(1, batch_.n / kCentrePoints), count = (batch_.n + step - 1) / step;
+    int64_t few = std::clamp<int64_t>(batch_.n / kFewCentrePoints, 1, 4);
+    int64_t step = std::max(few, batch_.n / kCentrePoints), count = (batch_.n + step - 1) / step;
     sums_.assign(batch_.d, 0.0);
     for (int64_t j = 0; j < batch_.n; j += step) {
       for (int64_t k = 0; k < batch_.d; ++k) sums_[k] += double(points[j * batch_.d + k]);
