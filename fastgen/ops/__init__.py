@@ -48,6 +48,7 @@ from fastgen.ops.spline import (
     rational_quadratic_spline,
     rational_quadratic_spline_reference,
 )
+from fastgen.ops.sqrtm import sqrtm, sqrtm_reference, trace_sqrtm, trace_sqrtm_reference
 
 __all__ = [
     "BackendError",
@@ -93,5 +94,9 @@ __all__ = [
     "rational_quadratic_coupling_reference",
     "rational_quadratic_spline",
     "rational_quadratic_spline_reference",
+    "sqrtm",
+    "sqrtm_reference",
+    "trace_sqrtm",
+    "trace_sqrtm_reference",
     "use_backend",
 ]

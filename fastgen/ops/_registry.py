@@ -98,7 +98,10 @@ class Op:
             differentiable.
         passes: what to benchmark.
         random: the op draws random numbers, so tests compare what is drawn and not its gradient.
-        call: the operators of each compiled backend, by name.
+        library: for each schema the function that backend `library` runs, where it branches on values (a matrix that
+            has no Cholesky factor) and torch.compile must not look inside. Empty: the public function calls the
+            library.
+        call: the operators of each compiled backend, and of an opaque library, by name.
         backends: those this op has, in order of preference; `reference` is always the last.
     """
 
@@ -115,6 +118,7 @@ class Op:
     grad_order: int = 1
     passes: tuple[str, ...] = ("forward", "forward_backward")
     random: bool = False
+    library: Sequence[Callable] = ()
     call: dict[str, dict[str, Callable]] = field(default_factory=dict, init=False)
     backends: tuple[str, ...] = field(init=False)
     _cpu_backends: tuple[str, ...] = field(init=False)
@@ -126,7 +130,7 @@ class Op:
         self._cpu_backends = tuple(b for b in self.backends if b not in ("cuda", "triton"))
         for backend in self.compiled_backends:
             self.call[backend] = {}
-            for schema, fake in zip(self.schema, self.fake, strict=True):
+            for i, (schema, fake) in enumerate(zip(self.schema, self.fake, strict=True)):
                 name, signature = schema.split("(", 1)
                 LIBRARY.define(f"{name}.{backend}({signature}")
                 torch.library.register_fake(f"fastgen::{name}.{backend}", fake, lib=LIBRARY)
@@ -134,6 +138,8 @@ class Op:
                     launch = _lazy_launcher(self.family, name)
                     LIBRARY.impl(f"{name}.triton", launch, "CUDA")
                     LIBRARY.impl(f"{name}.triton", launch, "CPU")
+                if backend == "library":
+                    LIBRARY.impl(f"{name}.library", self.library[i], "CompositeExplicitAutograd")
                 self.call[backend][name] = getattr(getattr(torch.ops.fastgen, name), backend)
         REGISTRY[self.name] = self
 
@@ -148,7 +154,9 @@ class Op:
 
     @property
     def compiled_backends(self) -> tuple[str, ...]:
-        return tuple(b for b in self.backends if b in ("cuda", "triton", "cpp"))
+        """Those whose operators torch.compile takes as they are."""
+        opaque = ("library",) if self.library else ()
+        return tuple(b for b in self.backends if b in ("cuda", "triton", "cpp", *opaque))
 
     def choose(self, tensors: tuple[Tensor | None, ...], *args: Any) -> str:
         """The backend for a call with these tensors; `args` are what the op's `supports` functions look at besides
