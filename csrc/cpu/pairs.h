@@ -1,8 +1,8 @@
 // All pairs of two sets of points, tile by tile: what the nearest neighbours, the counts within radii and the sums over
 // pairs share.
 //
-// Points are counted from a centre, where squared norms are short, and packed in groups of kPointsAtOnce, coordinate by
-// coordinate; queries are packed along the lanes of a tile's vectors. A tile's products then run at the speed of a
+// Points are counted from a centre, where squared norms are short, and packed in groups of kPointsInGroup, coordinate
+// by coordinate; queries are packed along the lanes of a tile's vectors. A tile's products then run at the speed of a
 // matrix product, and what is done with them is done in registers.
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace fastgen {
 
-// Points that a tile of queries meets at once.
-constexpr int64_t kPointsAtOnce6 = 6;
+// Points that a tile of queries meets at once, in registers.
+constexpr int64_t kPointsInGroup = 6;
 
 // Points [first, first + count) of a problem. A place beyond the last point, up to a whole group, has coordinates zero.
 template <class T>
@@ -20,7 +20,7 @@ struct PairPanel {
   const T* bias;  // [groups * 6]: products start from it
   int64_t first, count, d;
 
-  int64_t groups() const { return (count + kPointsAtOnce6 - 1) / kPointsAtOnce6; }
+  int64_t groups() const { return (count + kPointsInGroup - 1) / kPointsInGroup; }
 };
 
 // A tile of queries, packed.

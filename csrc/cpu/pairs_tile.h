@@ -13,7 +13,7 @@ constexpr int kPairVectors = 4;
 constexpr int kPairVectors = 2;
 #endif
 
-constexpr int kGroup = kPointsAtOnce6;
+constexpr int kGroup = kPointsInGroup;
 
 template <class T>
 constexpr int64_t kPairTile = kPairVectors * Lanes<T>::kCount;
@@ -74,10 +74,11 @@ FASTGEN_LANE void start_block(const T* bias, Lanes<T> (&c)[kGroup][V]) {
   }
 }
 
-// Calls take(c, j) with c[r][v] = bias_(j + r) + products of the points j + r of the panel with vector v of the queries,
-// for every group of points from group `begin` on.
+// Calls take(c, j) with c[r][v] = bias_(j + r) + products of the points j + r of the panel with vector v of the
+// queries, for every group of points from group `begin` on.
 template <class T, int V, class Take>
-FASTGEN_LANE void for_products(const T* packed, const PairPanel<T>& panel, int64_t begin, T* scratch, const Take& take) {
+FASTGEN_LANE void for_products(const T* packed, const PairPanel<T>& panel, int64_t begin, T* scratch,
+                               const Take& take) {
   constexpr int64_t width = V * Lanes<T>::kCount, depth = kDepth<T>;
   int64_t d = panel.d, groups = panel.groups();
   Lanes<T> c[kGroup][V];

@@ -109,13 +109,17 @@ def _fake(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> tuple[
     return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
 
 
+def _supports_cpp(queries: Tensor, points: Tensor, k: int) -> str:
+    return "" if points.shape[-2] < 2**30 else "2^30 points or more"
+
+
 KNN = Op(
     "knn",
     schema=("knn(Tensor queries, Tensor points, int k, bool exclude_self) -> (Tensor, Tensor)",),
     fake=(_fake,),
     reference=knn_reference,
-    supports={},
-    dtypes={},
+    supports={"cpp": _supports_cpp},
+    dtypes={"cpp": (torch.float32, torch.float64, torch.bfloat16)},
     samples=_knn_cases.samples,
     cases=_knn_cases.cases,
     tolerance={
