@@ -29,6 +29,7 @@ from fastgen.ops.kde import (
     kde_score,
     kde_score_reference,
 )
+from fastgen.ops.knn import knn, knn_reference
 from fastgen.ops.masked_autoregressive import masked_autoregressive_inverse, masked_autoregressive_inverse_reference
 from fastgen.ops.masked_conv2d import (
     masked_conv2d,
@@ -80,6 +81,8 @@ __all__ = [
     "kde_log_density_reference",
     "kde_score",
     "kde_score_reference",
+    "knn",
+    "knn_reference",
     "linear_spline",
     "linear_spline_reference",
     "masked_autoregressive_inverse",
