@@ -16,6 +16,9 @@ FORWARDED = {"info": "fastgen.info", "bench": "fastgen.bench.cli"}
 # Where the others are, if not in fastgen.train.commands.
 ELSEWHERE = {"density": "fastgen.density_report.command"}
 
+# Packages by the extra that brings them, where it is not `train`.
+EXTRAS = {"torchmetrics": "metrics", "lightning_utilities": "metrics"}
+
 EXAMPLES = """examples:
   fastgen demo                                     learn digits in two minutes, draw 64 new ones
   fastgen train pixelcnn --data digits             the same step by step: learn, ...
@@ -128,7 +131,8 @@ def describe(error: Exception) -> str:
     """What went wrong, in one line."""
     message = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("fastgen"):
-        return f"the package {error.name} is missing: pip install 'fastgen[train]'"
+        extra = EXTRAS.get(error.name.partition(".")[0], "train")
+        return f"the package {error.name} is missing: pip install 'fastgen[{extra}]'"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, (ValueError, TypeError)) or type(error).__name__ == "TrainingDiverged":
