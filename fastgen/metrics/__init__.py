@@ -14,6 +14,7 @@ from fastgen.metrics.features import InceptionV3Features, feature_extractor
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.metric import FeatureMetric
 from fastgen.metrics.mode_coverage import ModeCoverage
+from fastgen.metrics.moments import Moments
 from fastgen.metrics.parzen import ParzenLogLikelihood
 from fastgen.metrics.perceptual_path_length import PerceptualPathLength
 from fastgen.metrics.sliced_wasserstein import SlicedWasserstein, sliced_wasserstein
@@ -36,6 +37,7 @@ __all__ = [
     "InceptionScore",
     "InceptionV3Features",
     "ModeCoverage",
+    "Moments",
     "MultiscaleStructuralSimilarity",
     "ParzenLogLikelihood",
     "PerceptualPathLength",

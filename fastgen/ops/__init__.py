@@ -37,6 +37,7 @@ from fastgen.ops.masked_conv2d import (
     masked_conv2d_mask,
     masked_conv2d_reference,
 )
+from fastgen.ops.moments import moments, moments_reference
 from fastgen.ops.polynomial_spline import (
     linear_spline,
     linear_spline_reference,
@@ -91,6 +92,8 @@ __all__ = [
     "masked_conv2d_live_weight",
     "masked_conv2d_mask",
     "masked_conv2d_reference",
+    "moments",
+    "moments_reference",
     "quadratic_spline",
     "quadratic_spline_reference",
     "rational_quadratic_coupling",
