@@ -8,15 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.metrics.features import feature_extractor
+from fastgen.metrics.gathered import gather_rows
 
 try:
-    from torchmetrics import Metric
+    import torchmetrics
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"fastgen.metrics needs {error.name}: pip install 'fastgen[metrics]'", name=error.name
     ) from None
 
 __all__ = ["FeatureMetric", "Metric", "check_features", "check_seed"]
+
+
+class Metric(torchmetrics.Metric):
+    """torchmetrics' base, whose processes may have different numbers of rows, or none."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
 
 
 class FeatureMetric(Metric):

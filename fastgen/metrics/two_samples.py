@@ -47,7 +47,8 @@ class TwoSampleMetric(FeatureMetric):
 
     def reset(self) -> None:
         """Forget the generated features, and the real ones unless they are to be kept."""
-        kept = (self.real_features, self.real_keys)
+        # Copies, for torchmetrics empties the lists themselves.
+        kept = list(self.real_features), list(self.real_keys)
         super().reset()
         if not self.reset_real_features:
             self.real_features, self.real_keys = kept
