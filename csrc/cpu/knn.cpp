@@ -33,19 +33,42 @@ static T select_kth(T* values, int64_t count, int64_t k) {
 
 // Lowers the limit of query i to what its candidates allow, and drops those above it.
 template <class T>
-__attribute__((noinline)) static void compress(const KnnCandidates<T>& all, int64_t i, T* upper) {
+__attribute__((noinline)) static void settle(const KnnCandidates<T>& all, int64_t i, T* upper) {
   T* lower = all.lower + i * all.capacity;
   int32_t *index = all.index + i * all.capacity, held = all.held[i], kept = 0;
-  for (int32_t c = 0; c < held; ++c) upper[c] = lower[c] + all.doubt[index[c]];
-  T limit = select_kth(upper, held, all.k) + all.width[i];
+  if (all.k > kSorted && held > all.k) {
+    for (int32_t c = 0; c < held; ++c) upper[c] = lower[c] + all.doubt[index[c]];
+    all.limit[i] = select_kth(upper, held, all.k) + all.width[i];
+  }
+  T limit = all.limit[i];
   for (int32_t c = 0; c < held; ++c) {
     lower[kept] = lower[c], index[kept] = index[c];
     kept += lower[c] <= limit;
   }
-  // Too few places left, and every few points would compress again.
-  bool crowded = kept > all.capacity - all.capacity / 8;
-  all.held[i] = crowded ? kCrowded : kept;
-  all.limit[i] = crowded ? -T(__builtin_huge_val()) : limit;
+  all.held[i] = kept;
+}
+
+// The same where there is no room for one more.
+template <class T>
+__attribute__((noinline, cold)) static void make_room(const KnnCandidates<T>& all, int64_t i, T* upper) {
+  settle(all, i, upper);
+  // Too few places left, and every few points would do this again.
+  if (all.held[i] > all.capacity - all.capacity / 8) {
+    all.held[i] = kCrowded;
+    all.limit[i] = T(__builtin_nan(""));
+  }
+}
+
+// Takes an upper bound among the k smallest of query i, and lowers the limit to it.
+template <class T>
+FASTGEN_LANE void sort_in(const KnnCandidates<T>& all, int64_t i, T upper) {
+  T* best = all.best + i * all.k;
+  int64_t at = all.k - 1;
+  if (!(upper < best[at])) return;
+  for (; at > 0 && best[at - 1] > upper; --at) best[at] = best[at - 1];
+  best[at] = upper;
+  T largest = best[all.k - 1];
+  if (largest < all.limit[i]) all.limit[i] = largest + all.width[i];
 }
 
 template <class T, int V>
@@ -54,7 +77,7 @@ static void search_tile(const PairQueries<T>& queries, const PairPanel<T>& panel
   constexpr int n = Lanes<T>::kCount;
   T *limits = scratch, *upper = scratch + kPairTile<T>, *waiting = upper + all.capacity;
   waiting += (64 - reinterpret_cast<uintptr_t>(waiting) % 64) % 64 / sizeof(T);
-  for (int64_t i = 0; i < V * n; ++i) limits[i] = i < queries.count ? all.limit[i] : -T(__builtin_huge_val());
+  for (int64_t i = 0; i < V * n; ++i) limits[i] = i < queries.count ? all.limit[i] : T(__builtin_nan(""));
   auto take = [&](const Lanes<T>(&c)[kGroup][V], int64_t first) __attribute__((always_inline)) {
     Lanes<T> limit[V];
     bool found = false;
@@ -81,10 +104,9 @@ static void search_tile(const PairQueries<T>& queries, const PairPanel<T>& panel
           int32_t held = all.held[i]++;
           all.lower[i * all.capacity + held] = values[lane];
           all.index[i * all.capacity + held] = int32_t(j);
-          if (held + 1 == all.capacity) {
-            compress(all, i, upper);
-            limits[i] = all.limit[i];
-          }
+          if (all.k <= kSorted) sort_in(all, i, values[lane] + all.doubt[j]);
+          if (held + 1 == all.capacity) make_room(all, i, upper);
+          limits[i] = all.limit[i];
         }
       }
     }
@@ -103,4 +125,5 @@ static void search(const PairQueries<T>& queries, const PairPanel<T>& panel, con
 }  // namespace
 }  // namespace fastgen
 
-extern "C" const fastgen::KnnTable FASTGEN_TABLE(knn) = {{fastgen::search<float>}, {fastgen::search<double>}};
+extern "C" const fastgen::KnnTable FASTGEN_TABLE(knn) = {{fastgen::search<float>, fastgen::settle<float>},
+                                                         {fastgen::search<double>, fastgen::settle<double>}};

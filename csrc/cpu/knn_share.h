@@ -22,10 +22,14 @@ class KnnSearch {
   // distances and indices: [m][k].
   void run(T* distances, int64_t* indices) {
     int64_t m = problem_.m, d = problem_.d, held = std::min(m, kQueriesHeld);
-    std::vector<T> centre = problem_.centre(), doubt(problem_.n), limit(held), width(held);
+    std::vector<T> centre = problem_.centre(), doubt(problem_.n), limit(held), width(held),
+                   best(k_ <= kSorted ? held * k_ : 0);
     std::vector<int32_t> counts(held);
     AlignedMemory<T> lower(held * capacity_);
     AlignedMemory<int32_t> index(held * capacity_);
+    KnnCandidates<T> all{lower.begin(), index.begin(), counts.data(),
+                         limit.data(),  doubt.data(),  width.data(),
+                         best.data(),   capacity_,     k_};
     double rounding = 2 * rounding_of_products<T>(d), least = std::numeric_limits<T>::min();
     for (int64_t first = 0; first < m; first += held) {
       int64_t last = std::min(m, first + held);
@@ -38,22 +42,16 @@ class KnnSearch {
             return T(norm - error);
           },
           [&](const PairQueries<T>& queries, const double* norms, const PairPanel<T>& panel, T* scratch) {
-            int64_t at = queries.first - first;
-            KnnCandidates<T> candidates{lower.begin() + at * capacity_,
-                                        index.begin() + at * capacity_,
-                                        counts.data() + at,
-                                        limit.data() + at,
-                                        doubt.data(),
-                                        width.data() + at,
-                                        capacity_,
-                                        k_};
+            KnnCandidates<T> candidates = all.from(queries.first - first);
             if (panel.first == 0) start(candidates, norms, queries.count, rounding);
             functions_.search(queries, panel, candidates, exclude_self_, scratch);
           });
-      problem_.share(last - first, (capacity_ / 2) * d, [&](int64_t begin, int64_t end) {
+      problem_.share(last - first, capacity_ * d, [&](int64_t begin, int64_t end) {
         std::vector<std::pair<double, int64_t>> found;
+        std::vector<T> scratch(capacity_);
         for (int64_t i = begin; i < end; ++i) {
-          finish(first + i, counts[i], index.begin() + i * capacity_, found);
+          if (all.held[i] > k_) functions_.settle(all, i, scratch.data());
+          finish(first + i, all.held[i], all.index + i * capacity_, found);
           write(found, distances + (first + i) * k_, indices + (first + i) * k_);
         }
       });
@@ -63,11 +61,12 @@ class KnnSearch {
  private:
   void start(const KnnCandidates<T>& candidates, const double* norms, int64_t count, double rounding) const {
     // A place without a point has an infinite lower bound, which is above the first limit.
-    constexpr T infinity = std::numeric_limits<T>::infinity(), largest = std::numeric_limits<T>::max();
+    constexpr T no_limit = std::numeric_limits<T>::max(), none = std::numeric_limits<T>::quiet_NaN();
+    if (k_ <= kSorted) std::fill(candidates.best, candidates.best + count * k_, no_limit);
     for (int64_t i = 0; i < count; ++i) {
       bool crowded = norms[i] > kLargestNorm, nan = !(norms[i] == norms[i]);
       candidates.held[i] = nan ? kNaN : crowded ? kCrowded : 0;
-      candidates.limit[i] = crowded || nan ? -infinity : largest;
+      candidates.limit[i] = crowded || nan ? none : no_limit;
       candidates.width[i] = T(2 * (rounding * norms[i] + double(std::numeric_limits<T>::min())));
     }
   }

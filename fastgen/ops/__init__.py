@@ -7,6 +7,13 @@ from fastgen.ops._registry import BackendError, explain, use_backend
 from fastgen.ops.actnorm import actnorm, actnorm_reference, actnorm_statistics
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling, affine_coupling_reference
 from fastgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_reference, causal_conv1d_step
+from fastgen.ops.count_within import (
+    BallCounts,
+    ball_counts,
+    ball_counts_reference,
+    count_within,
+    count_within_reference,
+)
 from fastgen.ops.coupling_flow import coupling_flow, coupling_flow_reference
 from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_log_prob,
@@ -54,15 +61,20 @@ from fastgen.ops.sqrtm import sqrtm, sqrtm_reference, trace_sqrtm, trace_sqrtm_r
 
 __all__ = [
     "BackendError",
+    "BallCounts",
     "actnorm",
     "actnorm_reference",
     "actnorm_statistics",
     "additive_coupling",
     "affine_coupling",
     "affine_coupling_reference",
+    "ball_counts",
+    "ball_counts_reference",
     "causal_conv1d",
     "causal_conv1d_reference",
     "causal_conv1d_step",
+    "count_within",
+    "count_within_reference",
     "coupling_flow",
     "coupling_flow_reference",
     "discretized_logistic_mixture_log_prob",
