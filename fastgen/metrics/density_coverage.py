@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastgen.metrics.neighbourhoods import check_neighbours, counts_of_balls, nearest, radii
+from fastgen.metrics.neighbourhoods import precision_recall_density_coverage
 from fastgen.metrics.precision_recall import checked_k
 from fastgen.metrics.two_samples import TwoSampleMetric
 
@@ -36,10 +36,5 @@ class DensityCoverage(TwoSampleMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """`density` and `coverage`, float64."""
-        real, fake = self.sets()
-        check_neighbours(self.nearest_k, real, fake, type(self).__name__)
-        reach = radii(real, self.nearest_k)
-        return {
-            "density": counts_of_balls(fake, real, reach).double().mean() / self.nearest_k,
-            "coverage": (nearest(real, fake) < reach).double().mean(),
-        }
+        found = precision_recall_density_coverage(*self.sets(), self.nearest_k, type(self).__name__)
+        return {name: found[name] for name in ("density", "coverage")}

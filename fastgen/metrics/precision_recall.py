@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastgen.metrics.neighbourhoods import check_neighbours, counts_of_balls, radii
+from fastgen.metrics.neighbourhoods import precision_recall_density_coverage
 from fastgen.metrics.two_samples import TwoSampleMetric
 
 
@@ -35,12 +35,8 @@ class PrecisionRecall(TwoSampleMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """`precision` and `recall`, float64."""
-        real, fake = self.sets()
-        check_neighbours(self.nearest_k, real, fake, type(self).__name__)
-        return {
-            "precision": (counts_of_balls(fake, real, radii(real, self.nearest_k)) > 0).double().mean(),
-            "recall": (counts_of_balls(real, fake, radii(fake, self.nearest_k)) > 0).double().mean(),
-        }
+        found = precision_recall_density_coverage(*self.sets(), self.nearest_k, type(self).__name__)
+        return {name: found[name] for name in ("precision", "recall")}
 
 
 def checked_k(nearest_k: int) -> int:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.density_coverage import DensityCoverage
 from fastgen.metrics.frechet_inception_distance import FrechetInceptionDistance
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel_inception_distance import KernelInceptionDistance
 from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy
 from fastgen.metrics.metric import check_features
 from fastgen.metrics.mode_coverage import ModeCoverage
+from fastgen.metrics.neighbourhoods import precision_recall_density_coverage
 from fastgen.metrics.parzen import ParzenLogLikelihood
-from fastgen.metrics.precision_recall import PrecisionRecall
 from fastgen.metrics.row_keys import row_keys
 from fastgen.metrics.sliced_wasserstein import SlicedWasserstein
 from fastgen.metrics.two_samples import TwoSampleMetric
@@ -109,10 +108,8 @@ def _inception_score(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str,
 
 
 def _prdc(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
-    found = {
-        **_fed(PrecisionRecall("given", nearest_k=NEIGHBOURS), real, fake).compute(),
-        **_fed(DensityCoverage("given", nearest_k=NEIGHBOURS), real, fake).compute(),
-    }
+    dtype = torch.promote_types(real.features.dtype, fake.features.dtype)
+    found = precision_recall_density_coverage(real.features.to(dtype), fake.features.to(dtype), NEIGHBOURS)
     return {name: value.item() for name, value in found.items()}
 
 

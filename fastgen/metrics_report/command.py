@@ -85,7 +85,9 @@ def table(found: dict[str, float]) -> str:
             continue
         deviation = found.get(f"{name}_std")
         number = f"{value:d}" if isinstance(value, int) else f"{value:.6g}"
-        lines.append(f"{name:{width}}  {number}" + (f" +- {deviation:.2g}" if deviation else ""))
+        # Where a subset is everything, subsets differ by rounding alone.
+        spread = f" +- {deviation:.2g}" if deviation and deviation > 1e-12 * abs(value) else ""
+        lines.append(f"{name:{width}}  {number}{spread}")
     return "\n".join(lines)
 
 

@@ -70,6 +70,8 @@ class Pictures:
                     arrays.append(array)
                 if arrays:
                     yield torch.from_numpy(np.stack(arrays))
+        if first is None:
+            raise ValueError(f"{self.name}: no picture can be read; the first: {self.bad[0]}")
 
     def _read(self, file: Path) -> tuple[np.ndarray | None, str]:
         """The picture [C, H, W], or what is wrong with it."""

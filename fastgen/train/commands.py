@@ -185,6 +185,8 @@ def score_samples(args: Namespace, model: nn.Module, examples: Examples) -> dict
         print(f"fastgen: samples are not scored: {error}", file=sys.stderr)
         return {}
     n = min(MOST_SAMPLES, max(2, len(examples))) if args.samples is None else args.samples
+    if n < 1:
+        raise ValueError(f"--samples is {n}, expected at least 1")
     yardstick = Yardstick(examples, features=args.features, weights=args.weights, device=device_of(args.device))
     if args.metrics is None:
         names = yardstick.default_scores(n)
