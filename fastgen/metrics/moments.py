@@ -217,7 +217,7 @@ class Moments:
             rows = rows - shift
         sums, totals = self._sums.clone(), self._products.clone() if products else self._products
         if not products:
-            sums += rows.sum(0, dtype=torch.float64)
+            sums += rows.sum(0)
         elif len(rows):
             add_chunk_(sums, totals, rows)
         return shift.double(), sums, totals

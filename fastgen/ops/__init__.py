@@ -21,6 +21,13 @@ from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_sample,
     discretized_logistic_mixture_sample_reference,
 )
+from fastgen.ops.frechet import (
+    FrechetReference,
+    frechet_distance,
+    frechet_distance_from_features,
+    frechet_distance_from_features_reference,
+    frechet_distance_reference,
+)
 from fastgen.ops.gated_activation import gated_activation, gated_activation_reference
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
@@ -62,6 +69,7 @@ from fastgen.ops.sqrtm import sqrtm, sqrtm_reference, trace_sqrtm, trace_sqrtm_r
 __all__ = [
     "BackendError",
     "BallCounts",
+    "FrechetReference",
     "actnorm",
     "actnorm_reference",
     "actnorm_statistics",
@@ -82,6 +90,10 @@ __all__ = [
     "discretized_logistic_mixture_sample",
     "discretized_logistic_mixture_sample_reference",
     "explain",
+    "frechet_distance",
+    "frechet_distance_from_features",
+    "frechet_distance_from_features_reference",
+    "frechet_distance_reference",
     "gated_activation",
     "gated_activation_reference",
     "invertible_conv1x1",

@@ -31,7 +31,7 @@ def add_chunk_(sums: Tensor, products: Tensor, rows: Tensor) -> None:
 
     Above the diagonal of `products` are other numbers.
     """
-    sums += rows.sum(0, dtype=torch.float64)
+    sums += rows.sum(0)
     for block in blocks(products):
         columns, before = rows[:, block].mT, rows[:, : block.stop]
         if rows.dtype == torch.float64:
@@ -47,8 +47,8 @@ def about_mean(n: int, shift: Tensor, sums: Tensor, products: Tensor) -> tuple[T
 
 
 def mean_of_rows(rows: Tensor) -> Tensor:
-    """In their dtype."""
-    return rows.mean(0, dtype=torch.float64).to(rows.dtype)
+    """About which to take sums, in their dtype."""
+    return rows.mean(0)
 
 
 def check_finite(name: str, x: Tensor) -> None:

@@ -247,6 +247,12 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def can_be_read(*tensors: Tensor) -> bool:
+    """Whether their numbers can be looked at: not under torch.compile, in torch.func or of a fake tensor."""
+    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    return plain and not torch.compiler.is_compiling() and _functorch_level() is None
+
+
 def differentiates_again() -> bool:
     """Inside a backward: whether its result will be differentiated (`create_graph=True`), which kernels of order 1
     cannot serve.

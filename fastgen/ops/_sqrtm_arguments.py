@@ -6,9 +6,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch._C._functorch import maybe_current_level
-from torch.nn import Parameter
 
+from fastgen.ops._registry import can_be_read
 from fastgen.ops._symmetric import asymmetry
 
 # Relative to the largest entry or eigenvalue: what a matrix that was computed in float32 may be off by, in any dtype.
@@ -68,7 +67,7 @@ def check_values(name: str, a: Tensor) -> None:
     """That the reference's matrices [..., d, d] are what the library finds out on its way; not where values cannot be
     read, under torch.compile and in torch.func.
     """
-    if torch.compiler.is_compiling() or maybe_current_level() is not None or type(a) not in (Tensor, Parameter):
+    if not can_be_read(a):
         return
     matrices = symmetric(name, a.detach().double().flatten(0, -3) if a.dim() > 2 else a.detach().double())
     if matrices.numel():

@@ -25,29 +25,33 @@ from fastgen.ops._symmetric import gram
 _SMALL = 128
 
 Results = tuple[Tensor, Tensor | None, Tensor | None]
+# What errors call the two matrices.
+Names = tuple[str, str]
 
 
-def trace_and_gradients(a: Tensor, b: Tensor, of_a: bool, of_b: bool, factor: Tensor | None = None) -> Results:
+def trace_and_gradients(
+    a: Tensor, b: Tensor, of_a: bool, of_b: bool, factor: Tensor | None = None, names: Names = ("a", "b")
+) -> Results:
     """The trace [B] and its gradients in a and b, [B, d, d] each where asked for; `factor` is a's, for all of B.
 
     Raises:
         ValueError: a matrix that is not finite, symmetric or positive semi-definite.
     """
-    a, b = symmetric("a", a), symmetric("b", b)
+    a, b = symmetric(names[0], a), symmetric(names[1], b)
     if len(a) > 1 and a.shape[-1] <= _SMALL and factor is None:
-        return _of_batch(a, b, of_a, of_b)
+        return _of_batch(a, b, of_a, of_b, names)
     known = None if factor is None else Factor(factor)
-    found = [_of_pair(one, other, of_a, of_b, known) for one, other in zip(a, b, strict=True)]
+    found = [_of_pair(one, other, of_a, of_b, names, known) for one, other in zip(a, b, strict=True)]
     return _stacked(found, a)
 
 
-def _of_pair(a: Tensor, b: Tensor, of_a: bool, of_b: bool, factor: Factor | None = None) -> Results:
+def _of_pair(a: Tensor, b: Tensor, of_a: bool, of_b: bool, names: Names, factor: Factor | None = None) -> Results:
     if not len(a):
         return a.new_zeros(()), torch.empty_like(a), torch.empty_like(a)
-    factor = factor or factor_of("a", a)
+    factor = factor or factor_of(names[0], a)
     if factor.matrix.shape[1] == 0:
         return a.new_zeros(()), torch.zeros_like(a), torch.zeros_like(a)
-    if pays(a) and factor.is_triangle and (other := factor_of("b", b)).is_triangle:
+    if pays(a) and factor.is_triangle and (other := factor_of(names[1], b)).is_triangle:
         return polar_trace(factor.matrix, other.matrix, of_a, of_b)
     m = factor.congruence(b)
     if of_a or of_b:
@@ -57,7 +61,7 @@ def _of_pair(a: Tensor, b: Tensor, of_a: bool, of_b: bool, factor: Factor | None
     if squares[0] > len(squares) * torch.finfo(m.dtype).eps * squares[-1]:
         singular = squares.sqrt()
     else:
-        singular, right = _singular_values(factor, factor_of("b", b), right is not None)
+        singular, right = _singular_values(factor, factor_of(names[1], b), right is not None)
     gradient_a = _gradient_in_a(b, factor, right, singular) if of_a else None
     gradient_b = _gradient_in_b(factor, right, singular) if of_b else None
     return singular.sum(), gradient_a, gradient_b
@@ -88,7 +92,7 @@ def _gradient_in_a(b: Tensor, factor: Factor, right: Tensor, singular: Tensor) -
     return (across + across.mT) / 2 - within
 
 
-def _of_batch(a: Tensor, b: Tensor, of_a: bool, of_b: bool) -> Results:
+def _of_batch(a: Tensor, b: Tensor, of_a: bool, of_b: bool, names: Names) -> Results:
     """Many small pairs at once; those that lack rank one by one."""
     lower, info = torch.linalg.cholesky_ex(a)
     m = lower.mT @ b @ lower
@@ -104,7 +108,7 @@ def _of_batch(a: Tensor, b: Tensor, of_a: bool, of_b: bool) -> Results:
         half = lower @ (right * singular.rsqrt().unsqueeze(-2))
         found[2] = half @ half.mT / 2
     for i in (~healthy).nonzero().flatten().tolist():
-        for all_of_them, one in zip(found, _of_pair(a[i], b[i], of_a, of_b), strict=True):
+        for all_of_them, one in zip(found, _of_pair(a[i], b[i], of_a, of_b, names), strict=True):
             if all_of_them is not None:
                 all_of_them[i] = one
     return tuple(found)

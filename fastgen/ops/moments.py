@@ -13,6 +13,7 @@ from fastgen.ops._registry import (
     Op,
     Sample,
     Tolerance,
+    can_be_read,
     differentiates_again,
     needs_gradient,
     reference_gradient,
@@ -44,7 +45,7 @@ def moments(x: Tensor, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Ten
     """
     dtype = _check(x, dtype)
     if MOMENTS.choose((x,)) == "reference":
-        if not torch.compiler.is_compiling() and type(x) in (Tensor, torch.nn.Parameter):
+        if can_be_read(x):
             check_finite("x", x.detach())
         return moments_reference(x)
     if needs_gradient(x):

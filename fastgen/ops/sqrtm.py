@@ -90,21 +90,21 @@ def trace_sqrtm(a: Tensor, b: Tensor) -> Tensor:
     return trace_sqrtm_of_factor(a, b, None)
 
 
-def trace_sqrtm_of_factor(a: Tensor, b: Tensor, factor: Tensor | None) -> Tensor:
+def trace_sqrtm_of_factor(a: Tensor, b: Tensor, factor: Tensor | None, names: tuple[str, str] = ("a", "b")) -> Tensor:
     """`trace_sqrtm(a, b)`, for an `a` whose `factor`, `L L^T = a` [d, r] in float64, is kept from call to call; then
     all of a's batch is that one matrix, and no gradient in it comes through the factor.
     """
-    batch = check_pair(a, b)
+    batch = check_pair(a, b, names)
     dtype = torch.promote_types(a.dtype, b.dtype)
     if TRACE_SQRTM.choose((a, b)) == "reference":
-        check_values("a", a)
-        check_values("b", b)
+        check_values(names[0], a)
+        check_values(names[1], b)
         return trace_sqrtm_reference(a, b)
     matrices = [_as_batch(a, batch), _as_batch(b, batch)]
     if needs_gradient(a, b):
-        trace = _Trace.apply(*matrices, factor, needs_gradient(a), needs_gradient(b))
+        trace = _Trace.apply(*matrices, factor, needs_gradient(a), needs_gradient(b), *names)
     else:
-        trace, _, _ = TRACE_SQRTM.call["library"]["trace_sqrtm"](*matrices, factor, False, False)
+        trace, _, _ = TRACE_SQRTM.call["library"]["trace_sqrtm"](*matrices, factor, False, False, *names)
     return trace.view(batch).to(dtype)
 
 
@@ -139,8 +139,8 @@ class _Root(torch.autograd.Function):
 
 class _Trace(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, a, b, factor, of_a, of_b):
-        trace, in_a, in_b = TRACE_SQRTM.call["library"]["trace_sqrtm"](a, b, factor, of_a, of_b)
+    def forward(ctx, a, b, factor, of_a, of_b, *names):
+        trace, in_a, in_b = TRACE_SQRTM.call["library"]["trace_sqrtm"](a, b, factor, of_a, of_b, *names)
         ctx.save_for_backward(a, b, in_a, in_b)
         return trace
 
@@ -149,14 +149,14 @@ class _Trace(torch.autograd.Function):
         a, b, in_a, in_b = ctx.saved_tensors
         if differentiates_again():
             found = reference_gradient(trace_sqrtm_reference, (a, b), ctx.needs_input_grad[:2], grad)
-            return *found, None, None, None
+            return *found, None, None, None, None, None
         grad = grad.view(-1, 1, 1)
         found = (grad * g if need else None for g, need in zip((in_a, in_b), ctx.needs_input_grad[:2], strict=True))
-        return *found, None, None, None
+        return *found, None, None, None, None, None
 
 
-def _library_trace(a: Tensor, b: Tensor, factor: Tensor | None, of_a: bool, of_b: bool):
-    trace, in_a, in_b = trace_and_gradients(a, b, of_a, of_b, factor)
+def _library_trace(a: Tensor, b: Tensor, factor: Tensor | None, of_a: bool, of_b: bool, *names: str):
+    trace, in_a, in_b = trace_and_gradients(a, b, of_a, of_b, factor, names)
     return trace, in_a if of_a else a.new_empty(0), in_b if of_b else a.new_empty(0)
 
 
@@ -167,7 +167,7 @@ def _fake_root(a: Tensor, wants_basis: bool) -> tuple[Tensor, Tensor, Tensor]:
     return a.new_empty(a.shape), a.new_empty(a.shape).mT, a.new_empty(a.shape[:-1])
 
 
-def _fake_trace(a: Tensor, b: Tensor, factor, of_a: bool, of_b: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_trace(a: Tensor, b: Tensor, factor, of_a: bool, of_b: bool, *names: str) -> tuple[Tensor, Tensor, Tensor]:
     of_a, of_b = (a.new_empty(a.shape if wanted else 0) for wanted in (of_a, of_b))
     return a.new_empty(a.shape[:1]), of_a, of_b
 
@@ -195,7 +195,10 @@ SQRTM = Op(
 
 TRACE_SQRTM = Op(
     "trace_sqrtm",
-    schema=("trace_sqrtm(Tensor a, Tensor b, Tensor? factor, bool of_a, bool of_b) -> (Tensor, Tensor, Tensor)",),
+    schema=(
+        "trace_sqrtm(Tensor a, Tensor b, Tensor? factor, bool of_a, bool of_b, str name_of_a, str name_of_b) "
+        "-> (Tensor, Tensor, Tensor)",
+    ),
     fake=(_fake_trace,),
     library=(_library_trace,),
     reference=trace_sqrtm_reference,
