@@ -44,6 +44,7 @@ from fastgen.ops.masked_conv2d import (
     masked_conv2d_mask,
     masked_conv2d_reference,
 )
+from fastgen.ops.mmd import polynomial_mmd, polynomial_mmd_reference, rbf_mmd, rbf_mmd_reference
 from fastgen.ops.polynomial_spline import (
     linear_spline,
     linear_spline_reference,
@@ -102,11 +103,15 @@ __all__ = [
     "masked_conv2d_live_weight",
     "masked_conv2d_mask",
     "masked_conv2d_reference",
+    "polynomial_mmd",
+    "polynomial_mmd_reference",
     "quadratic_spline",
     "quadratic_spline_reference",
     "rational_quadratic_coupling",
     "rational_quadratic_coupling_reference",
     "rational_quadratic_spline",
     "rational_quadratic_spline_reference",
+    "rbf_mmd",
+    "rbf_mmd_reference",
     "use_backend",
 ]
