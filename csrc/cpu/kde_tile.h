@@ -2,6 +2,7 @@
 // reduction, and points are broadcast from their rows as they are.
 #pragma once
 
+#include "denormals.h"
 #include "kde.h"
 #include "lanes.h"
 
@@ -38,16 +39,6 @@ FASTGEN_LANE void take_part(T* total, T* part, int64_t vectors) {
 
 template <class T>
 constexpr int64_t kTile = kVectors * Lanes<T>::kCount;
-
-// Results below the normal numbers are zero inside its scope: they take a hundred cycles each and change no sum.
-class DenormalsAreZero {
- public:
-  DenormalsAreZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~DenormalsAreZero() { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-};
 
 // V vectors of queries: packed[k][V vectors], centred, times log2(e), with -|q|^2 log2(e) / 2 in one more column where
 // the points have one; else half_norms gets |q|^2 / 2. Lanes beyond the last query are zero.

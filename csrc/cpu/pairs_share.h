@@ -86,7 +86,9 @@ struct PairProblem {
       share(tiles, functions.tile * panel.count * d, [&](int64_t begin, int64_t end) {
         AlignedMemory<T> packed(functions.tile * d), scratch(functions.scratch(d) + more_scratch);
         std::vector<double> query_norms(functions.tile);
-        for (int64_t t = begin; t < end; ++t) {
+        for (int64_t at = begin; at < end; ++at) {
+          // From both ends in turn: tiles that only meet later points leave no thread with less to do.
+          int64_t t = at % 2 ? tiles - 1 - at / 2 : at / 2;
           int64_t i = first + t * functions.tile, count = std::min(functions.tile, last - i);
           functions.pack_queries(queries + i * d, count, d, centre, factor, packed.begin(), query_norms.data());
           tile(PairQueries<T>{packed.begin(), count, i}, query_norms.data(), panel, scratch.begin());

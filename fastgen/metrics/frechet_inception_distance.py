@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics._interim import frechet_distance
 from fastgen.metrics.metric import FeatureMetric
 from fastgen.metrics.moments import Moments
 from fastgen.metrics.statistics_file import Statistics, read_statistics, write_statistics
+from fastgen.ops import frechet_distance
 
 # Rows that are kept before they are multiplied: their products are then as fast as they get.
 _CHUNK = 4096

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics._interim import polynomial_mmd
 from fastgen.metrics.two_samples import TwoSampleMetric
+from fastgen.ops import polynomial_mmd
+
+# Subsets that are copied at a time.
+_AT_ONCE = 8
 
 
 class KernelInceptionDistance(TwoSampleMetric):
@@ -61,12 +64,15 @@ class KernelInceptionDistance(TwoSampleMetric):
                     f"got {len(rows)} (subset_size)"
                 )
         generator = self.generator()
+        pairs = [[torch.randperm(len(rows), generator=generator) for rows in (real, fake)] for _ in range(self.subsets)]
         found = []
-        for _ in range(self.subsets):
-            x, y = (
-                rows[torch.randperm(len(rows), generator=generator)[: self.subset_size].to(rows.device)]
-                for rows in (real, fake)
+        for start in range(0, self.subsets, _AT_ONCE):
+            # A batch of problems for one call.
+            of_real, of_fake = (
+                torch.stack([order[: self.subset_size] for order in orders]).to(rows.device)
+                for orders, rows in zip(zip(*pairs[start : start + _AT_ONCE], strict=True), (real, fake), strict=True)
             )
-            found.append(polynomial_mmd(x, y, degree=self.degree, gamma=self.gamma, coef=self.coef).double())
-        found = torch.stack(found)
+            kernel = {"degree": self.degree, "gamma": self.gamma, "coef0": self.coef}
+            found.append(polynomial_mmd(real[of_real], fake[of_fake], **kernel).double())
+        found = torch.cat(found)
         return found.mean(), found.std(correction=0)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics._interim import rbf_mmd
 from fastgen.metrics.two_samples import TwoSampleMetric
+from fastgen.ops import rbf_mmd
 
 
 class ClipMaximumMeanDiscrepancy(TwoSampleMetric):
@@ -53,4 +53,4 @@ class ClipMaximumMeanDiscrepancy(TwoSampleMetric):
         if self.normalize:
             tiny = torch.finfo(torch.float64).tiny
             real, fake = (rows / rows.norm(dim=1, keepdim=True).clamp_min(tiny) for rows in (real, fake))
-        return self.scale * rbf_mmd(real, fake, self.sigma, biased=True).double()
+        return self.scale * rbf_mmd(real, fake, 1 / (2 * self.sigma**2))

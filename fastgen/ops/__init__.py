@@ -51,6 +51,7 @@ from fastgen.ops.masked_conv2d import (
     masked_conv2d_mask,
     masked_conv2d_reference,
 )
+from fastgen.ops.mmd import polynomial_mmd, polynomial_mmd_reference, rbf_mmd, rbf_mmd_reference
 from fastgen.ops.moments import moments, moments_reference
 from fastgen.ops.polynomial_spline import (
     linear_spline,
@@ -118,12 +119,16 @@ __all__ = [
     "masked_conv2d_reference",
     "moments",
     "moments_reference",
+    "polynomial_mmd",
+    "polynomial_mmd_reference",
     "quadratic_spline",
     "quadratic_spline_reference",
     "rational_quadratic_coupling",
     "rational_quadratic_coupling_reference",
     "rational_quadratic_spline",
     "rational_quadratic_spline_reference",
+    "rbf_mmd",
+    "rbf_mmd_reference",
     "sqrtm",
     "sqrtm_reference",
     "trace_sqrtm",
