@@ -64,15 +64,17 @@ class KernelInceptionDistance(TwoSampleMetric):
                     f"got {len(rows)} (subset_size)"
                 )
         generator = self.generator()
-        pairs = [[torch.randperm(len(rows), generator=generator) for rows in (real, fake)] for _ in range(self.subsets)]
+
+        def subset(rows: Tensor) -> Tensor:
+            order = torch.randperm(len(rows), generator=generator)
+            return rows[order[: self.subset_size].to(rows.device)]
+
         found = []
         for start in range(0, self.subsets, _AT_ONCE):
             # A batch of problems for one call.
-            of_real, of_fake = (
-                torch.stack([order[: self.subset_size] for order in orders]).to(rows.device)
-                for orders, rows in zip(zip(*pairs[start : start + _AT_ONCE], strict=True), (real, fake), strict=True)
-            )
+            pairs = [(subset(real), subset(fake)) for _ in range(min(_AT_ONCE, self.subsets - start))]
+            x, y = (torch.stack(rows) for rows in zip(*pairs, strict=True))
             kernel = {"degree": self.degree, "gamma": self.gamma, "coef0": self.coef}
-            found.append(polynomial_mmd(real[of_real], fake[of_fake], **kernel).double())
+            found.append(polynomial_mmd(x, y, **kernel).double())
         found = torch.cat(found)
         return found.mean(), found.std(correction=0)

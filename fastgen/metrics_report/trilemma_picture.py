@@ -73,7 +73,7 @@ def _triangles(axes: Any, corners: Sequence[Corner], ideal: Corner, low: int, hi
             axes.annotate(f"{level:g}", (x, y), (3, 3), textcoords="offset points", fontsize=7, color=GREY)
     for power in (low, high):
         x, y = _point(2, (power - low) / (high - low))
-        axes.annotate(_count(power), (x, y), (3, 3), textcoords="offset points", fontsize=7, color=GREY)
+        axes.annotate(_count(10.0**power), (x, y), (2, -10), textcoords="offset points", fontsize=7, color=GREY)
     for corner, color in zip(corners, _cycle(COLORS), strict=False):
         values = (corner.precision, corner.coverage, _height(corner, low, high))
         x, y = _closed(values)
@@ -104,14 +104,15 @@ def _plane(axes: Any, corners: Sequence[Corner], ideal: Corner, low: int, high: 
         color="#222222",
     )
     axes.set_xscale("log")
-    axes.set(xlim=(10.0**low, 10.0**high), ylim=(-0.04, 1.08))
+    # A little wider, for the marks at the ends.
+    axes.set(xlim=(10.0 ** (low - 0.08), 10.0 ** (high + 0.08)), ylim=(-0.04, 1.08))
     for corner, color, marker in zip(corners, _cycle(COLORS), _cycle(MARKERS), strict=False):
         at = (corner.samples_per_second, corner.coverage)
         size = 40 + 420 * corner.precision
         axes.scatter(*at, s=size, color=color, marker=marker, alpha=0.75, edgecolors="white", zorder=3)
         right_half = math.log10(at[0]) > (low + high) / 2
         axes.annotate(
-            f"{corner.name}\nprecision {corner.precision:.2f}, {at[0]:,.3g}/s",
+            f"{corner.name}\nprecision {corner.precision:.2f}, {_count(at[0])}/s",
             at,
             (-13 if right_half else 13, -3),
             textcoords="offset points",
@@ -139,8 +140,8 @@ def _closed(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(x), np.array(y)
 
 
-def _count(power: int) -> str:
-    return f"{10**power:,}" if power >= 0 else f"{10.0**power:g}"
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _cycle(items: Sequence[str]) -> list[str]:
