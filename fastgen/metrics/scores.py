@@ -97,14 +97,18 @@ def _fid(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
 def _kid(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
     size = min(1000, len(real), len(fake))
     mean, deviation = _fed(KernelInceptionDistance("given", subset_size=size, seed=seed), real, fake).compute()
-    return {"kid": mean.item(), "kid_std": deviation.item()}
+    # Subsets of everything are all the same.
+    spread = {"kid_std": deviation.item()} if size < max(len(real), len(fake)) else {}
+    return {"kid": mean.item(), **spread}
 
 
 def _inception_score(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
-    metric = InceptionScore("given", splits=10 if len(fake) >= 1000 else 1, seed=seed)
+    splits = 10 if len(fake) >= 1000 else 1
+    metric = InceptionScore("given", splits=splits, seed=seed)
     metric.update(fake.logits, keys=fake.keys)
     mean, deviation = metric.compute()
-    return {"inception_score": mean.item(), "inception_score_std": deviation.item()}
+    spread = {"inception_score_std": deviation.item()} if splits > 1 else {}
+    return {"inception_score": mean.item(), **spread}
 
 
 def _prdc(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:

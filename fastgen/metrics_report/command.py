@@ -85,8 +85,7 @@ def table(found: dict[str, float]) -> str:
             continue
         deviation = found.get(f"{name}_std")
         number = f"{value:d}" if isinstance(value, int) else f"{value:.6g}"
-        # Where a subset is everything, subsets differ by rounding alone.
-        spread = f" +- {deviation:.2g}" if deviation and deviation > 1e-12 * abs(value) else ""
+        spread = "" if deviation is None else f" +- {deviation:.2g}"
         lines.append(f"{name:{width}}  {number}{spread}")
     return "\n".join(lines)
 
