@@ -1,4 +1,6 @@
-"""The command line: `fastgen train`, `sample`, `evaluate`, `demo`, `density`, `info` and `bench`."""
+"""The command line: `fastgen train`, `sample`, `evaluate`, `fid`, `score`, `trilemma`, `demo`, `density`, `info` and
+`bench`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,21 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from fastgen.metrics_report.arguments import FID_HELP, SCORE_HELP, TRILEMMA_HELP, add_fid, add_score, add_trilemma
+
 # Commands that read their own arguments.
 FORWARDED = {"info": "fastgen.info", "bench": "fastgen.bench.cli"}
 
 # Where the others are, if not in fastgen.train.commands.
-ELSEWHERE = {"density": "fastgen.density_report.command"}
+ELSEWHERE = {
+    "density": "fastgen.density_report.command",
+    "fid": "fastgen.metrics_report.command",
+    "score": "fastgen.metrics_report.command",
+    "trilemma": "fastgen.metrics_report.trilemma",
+}
+
+# Packages by the extra that brings them, where it is not `train`.
+EXTRAS = {"torchmetrics": "metrics", "lightning_utilities": "metrics"}
 
 EXAMPLES = """examples:
   fastgen demo                                     learn digits in two minutes, draw 64 new ones
@@ -22,6 +34,8 @@ EXAMPLES = """examples:
   fastgen sample runs/pixelcnn-digits --compare    ... draw, ...
   fastgen evaluate runs/pixelcnn-digits            ... and score
   fastgen train nsf --data two-moons               a flow learns a density, in a minute, and paints it
+  fastgen fid data/ samples/                       how far samples are from data, as papers measure it
+  fastgen trilemma runs/pixelcnn-digits runs/glow-digits   quality, diversity and speed in one picture
   fastgen density table.csv --picture table.png    which classical density tells a table best, and how fast
   fastgen bench gated_activation --quick           time an operation against its rivals
   fastgen info                                     what was built, and which kernels can run here
@@ -66,7 +80,10 @@ EVALUATE_EXAMPLES = """examples:
   fastgen evaluate runs/pixelcnn-digits                  the validation images of the run itself
   fastgen evaluate runs/gated-pixelcnn-mnist --part test
   fastgen evaluate runs/pixelcnn-digits --data more.npz --part train
-  fastgen evaluate runs/nsf-table --data other.csv --part train"""
+  fastgen evaluate runs/nsf-table --data other.csv --part train
+  fastgen evaluate runs/pixelcnn-digits --samples 5000 --metrics fid,prdc,modes
+  fastgen evaluate runs/glow-cifar --features inception --metrics fid,kid,is
+  fastgen evaluate runs/pixelcnn-digits --metrics none   likelihoods alone, without drawing samples"""
 
 DENSITY_EXAMPLES = """methods:
   gaussian         one normal density
@@ -128,7 +145,8 @@ def describe(error: Exception) -> str:
     """What went wrong, in one line."""
     message = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("fastgen"):
-        return f"the package {error.name} is missing: pip install 'fastgen[train]'"
+        extra = EXTRAS.get(error.name.partition(".")[0], "train")
+        return f"the package {error.name} is missing: pip install 'fastgen[{extra}]'"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, (ValueError, TypeError)) or type(error).__name__ == "TrainingDiverged":
@@ -146,6 +164,11 @@ def parser() -> Parser:
     _add_evaluate(commands)
     _add_demo(commands)
     _add_density(commands)
+    add_fid(_add_command(commands, "fid", "the Fréchet inception distance of two sets of images", FID_HELP))
+    add_score(_add_command(commands, "score", "compare generated images or features with real ones", SCORE_HELP))
+    add_trilemma(
+        _add_command(commands, "trilemma", "draw quality, diversity and speed of trained models", TRILEMMA_HELP)
+    )
     commands.add_parser("info", help="show what was built and which kernels can run here")
     commands.add_parser("bench", help="time operations against their references and rivals")
     return top
@@ -219,7 +242,7 @@ def _add_sample(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    evaluate = _add_command(commands, "evaluate", "score a trained model, in bits or nats", EVALUATE_EXAMPLES)
+    evaluate = _add_command(commands, "evaluate", "score a trained model and its samples", EVALUATE_EXAMPLES)
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="the folder of a run or of a checkpoint")
     _add_data(evaluate)
     evaluate.add_argument(
@@ -227,6 +250,17 @@ def _add_evaluate(commands: Any) -> None:
     )
     evaluate.add_argument("--batch-size", type=int, default=256, metavar="N", help="examples at a time (default: 256)")
     evaluate.add_argument("--json", action="store_true", default=False, help="print a JSON object")
+    samples = evaluate.add_argument_group("samples")
+    samples.add_argument(
+        "--metrics",
+        default=None,
+        metavar="M,M,...",
+        help="of samples, as `fastgen score --help` lists them, or none (default: what suits the data)",
+    )
+    samples.add_argument("--samples", type=int, default=None, metavar="N", help="how many (default: up to 1000)")
+    samples.add_argument("--features", default=None, metavar="NAME", help="digits, pixels, inception, timm:NAME, ...")
+    samples.add_argument("--weights", default=None, metavar="FILE", help="of Inception")
+    samples.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     _add_device(evaluate)
 
 

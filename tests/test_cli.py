@@ -364,12 +364,16 @@ class TestFlows:
         final = json.loads((flow / "metrics.json").read_text())["final"]
         status, output, _ = run("evaluate", flow, "--json", "--device", "cpu")
         assert status == 0
-        assert json.loads(output) == {
+        found = json.loads(output)
+        expected = {
             "data": "two-moons",
             "part": "validation",
             "vectors": 60,
             "nats": pytest.approx(final["validation_nats"], rel=1e-6),
+            "samples": 60,
+            "features": "standardised",
         }
+        assert {key: found[key] for key in expected} == expected and found["fid"] > 0
         status, output, _ = run("evaluate", flow, "--data", "circles", "--size", 100, "--part", "train")
         assert status == 0 and output.startswith("circles, 90 train vectors: nats ")
 

@@ -70,6 +70,8 @@ FASTGEN_LANE Floats select(Mask<float> m, Floats a, Floats b) { return _mm256_bl
 FASTGEN_LANE Doubles select(Mask<double> m, Doubles a, Doubles b) { return _mm256_blendv_pd(b.v, a.v, m.m); }
 FASTGEN_LANE bool any(Mask<float> a) { return _mm256_movemask_ps(a.m); }
 FASTGEN_LANE bool any(Mask<double> a) { return _mm256_movemask_pd(a.m); }
+FASTGEN_LANE unsigned bits(Mask<float> a) { return _mm256_movemask_ps(a.m); }
+FASTGEN_LANE unsigned bits(Mask<double> a) { return _mm256_movemask_pd(a.m); }
 FASTGEN_LANE Floats load(const float* p, Floats*) { return _mm256_loadu_ps(p); }
 FASTGEN_LANE Doubles load(const double* p, Doubles*) { return _mm256_loadu_pd(p); }
 FASTGEN_LANE void store(float* p, Floats a) { _mm256_storeu_ps(p, a.v); }

@@ -65,6 +65,8 @@ FASTGEN_LANE Floats select(Mask<float> m, Floats a, Floats b) { return _mm512_ma
 FASTGEN_LANE Doubles select(Mask<double> m, Doubles a, Doubles b) { return _mm512_mask_blend_pd(m.m, b.v, a.v); }
 FASTGEN_LANE bool any(Mask<float> a) { return a.m; }
 FASTGEN_LANE bool any(Mask<double> a) { return a.m; }
+FASTGEN_LANE unsigned bits(Mask<float> a) { return a.m; }
+FASTGEN_LANE unsigned bits(Mask<double> a) { return a.m; }
 FASTGEN_LANE Floats load(const float* p, Floats*) { return _mm512_loadu_ps(p); }
 FASTGEN_LANE Doubles load(const double* p, Doubles*) { return _mm512_loadu_pd(p); }
 FASTGEN_LANE void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }

@@ -29,16 +29,8 @@ def read_folder(folder: Path, image_size: int | None = None, color: str | None =
         ValueError: no pictures, pictures of several sizes without `image_size`, a file that is not a picture, or
             pictures both in the folder and in its subfolders.
     """
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if not files:
-        raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
-    pictures = [_read_picture(path) for path in files]
+    files = picture_files(folder)
+    pictures = [read_picture(path) for path in files]
     if color is None:
         color = "grey" if all(picture.mode in GREY_MODES for picture in pictures) else "rgb"
     pictures = [picture.convert("L" if color == "grey" else "RGB") for picture in pictures]
@@ -51,7 +43,30 @@ def read_folder(folder: Path, image_size: int | None = None, color: str | None =
     return Images(images=images, labels=labels, num_classes=num_classes)
 
 
-def _read_picture(path: Path) -> Image.Image:
+def picture_files(folder: Path) -> list[Path]:
+    """The files in `folder` and below it that are named as pictures are, in order of name; hidden ones are passed over.
+
+    Raises:
+        ValueError: there are none.
+    """
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not files:
+        raise ValueError(f"{folder} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The whole picture in a file, turned as its camera says.
+
+    Raises:
+        ValueError: it is none, it is truncated, or it has more than 8 bits a channel.
+    """
     try:
         with Image.open(path) as picture:
             picture.load()

@@ -7,12 +7,26 @@ from fastgen.ops._registry import BackendError, explain, use_backend
 from fastgen.ops.actnorm import actnorm, actnorm_reference, actnorm_statistics
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling, affine_coupling_reference
 from fastgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_reference, causal_conv1d_step
+from fastgen.ops.count_within import (
+    BallCounts,
+    ball_counts,
+    ball_counts_reference,
+    count_within,
+    count_within_reference,
+)
 from fastgen.ops.coupling_flow import coupling_flow, coupling_flow_reference
 from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_log_prob,
     discretized_logistic_mixture_log_prob_reference,
     discretized_logistic_mixture_sample,
     discretized_logistic_mixture_sample_reference,
+)
+from fastgen.ops.frechet import (
+    FrechetReference,
+    frechet_distance,
+    frechet_distance_from_features,
+    frechet_distance_from_features_reference,
+    frechet_distance_reference,
 )
 from fastgen.ops.gated_activation import gated_activation, gated_activation_reference
 from fastgen.ops.invertible_conv1x1 import (
@@ -29,6 +43,7 @@ from fastgen.ops.kde import (
     kde_score,
     kde_score_reference,
 )
+from fastgen.ops.knn import knn, knn_reference
 from fastgen.ops.masked_autoregressive import masked_autoregressive_inverse, masked_autoregressive_inverse_reference
 from fastgen.ops.masked_conv2d import (
     masked_conv2d,
@@ -36,6 +51,8 @@ from fastgen.ops.masked_conv2d import (
     masked_conv2d_mask,
     masked_conv2d_reference,
 )
+from fastgen.ops.mmd import polynomial_mmd, polynomial_mmd_reference, rbf_mmd, rbf_mmd_reference
+from fastgen.ops.moments import moments, moments_reference
 from fastgen.ops.polynomial_spline import (
     linear_spline,
     linear_spline_reference,
@@ -48,18 +65,25 @@ from fastgen.ops.spline import (
     rational_quadratic_spline,
     rational_quadratic_spline_reference,
 )
+from fastgen.ops.sqrtm import sqrtm, sqrtm_reference, trace_sqrtm, trace_sqrtm_reference
 
 __all__ = [
     "BackendError",
+    "BallCounts",
+    "FrechetReference",
     "actnorm",
     "actnorm_reference",
     "actnorm_statistics",
     "additive_coupling",
     "affine_coupling",
     "affine_coupling_reference",
+    "ball_counts",
+    "ball_counts_reference",
     "causal_conv1d",
     "causal_conv1d_reference",
     "causal_conv1d_step",
+    "count_within",
+    "count_within_reference",
     "coupling_flow",
     "coupling_flow_reference",
     "discretized_logistic_mixture_log_prob",
@@ -67,6 +91,10 @@ __all__ = [
     "discretized_logistic_mixture_sample",
     "discretized_logistic_mixture_sample_reference",
     "explain",
+    "frechet_distance",
+    "frechet_distance_from_features",
+    "frechet_distance_from_features_reference",
+    "frechet_distance_reference",
     "gated_activation",
     "gated_activation_reference",
     "invertible_conv1x1",
@@ -79,6 +107,8 @@ __all__ = [
     "kde_log_density_reference",
     "kde_score",
     "kde_score_reference",
+    "knn",
+    "knn_reference",
     "linear_spline",
     "linear_spline_reference",
     "masked_autoregressive_inverse",
@@ -87,11 +117,21 @@ __all__ = [
     "masked_conv2d_live_weight",
     "masked_conv2d_mask",
     "masked_conv2d_reference",
+    "moments",
+    "moments_reference",
+    "polynomial_mmd",
+    "polynomial_mmd_reference",
     "quadratic_spline",
     "quadratic_spline_reference",
     "rational_quadratic_coupling",
     "rational_quadratic_coupling_reference",
     "rational_quadratic_spline",
     "rational_quadratic_spline_reference",
+    "rbf_mmd",
+    "rbf_mmd_reference",
+    "sqrtm",
+    "sqrtm_reference",
+    "trace_sqrtm",
+    "trace_sqrtm_reference",
     "use_backend",
 ]

@@ -100,7 +100,10 @@ class Op:
         gate_part: of a benchmark case for which the reference would take minutes, the part that the benchmark's gate
             compares with it; else the case itself.
         random: the op draws random numbers, so tests compare what is drawn and not its gradient.
-        call: the operators of each compiled backend, by name.
+        library: for each schema the function that backend `library` runs, where it branches on values (a matrix that
+            has no Cholesky factor) and torch.compile must not look inside. Empty: the public function calls the
+            library.
+        call: the operators of each compiled backend, and of an opaque library, by name.
         backends: those this op has, in order of preference; `reference` is always the last.
     """
 
@@ -118,6 +121,7 @@ class Op:
     passes: tuple[str, ...] = ("forward", "forward_backward")
     gate_part: Callable[[Sample], Sample] = lambda case: case
     random: bool = False
+    library: Sequence[Callable] = ()
     call: dict[str, dict[str, Callable]] = field(default_factory=dict, init=False)
     backends: tuple[str, ...] = field(init=False)
     _cpu_backends: tuple[str, ...] = field(init=False)
@@ -129,7 +133,7 @@ class Op:
         self._cpu_backends = tuple(b for b in self.backends if b not in ("cuda", "triton"))
         for backend in self.compiled_backends:
             self.call[backend] = {}
-            for schema, fake in zip(self.schema, self.fake, strict=True):
+            for i, (schema, fake) in enumerate(zip(self.schema, self.fake, strict=True)):
                 name, signature = schema.split("(", 1)
                 LIBRARY.define(f"{name}.{backend}({signature}")
                 torch.library.register_fake(f"fastgen::{name}.{backend}", fake, lib=LIBRARY)
@@ -137,6 +141,8 @@ class Op:
                     launch = _lazy_launcher(self.family, name)
                     LIBRARY.impl(f"{name}.triton", launch, "CUDA")
                     LIBRARY.impl(f"{name}.triton", launch, "CPU")
+                if backend == "library":
+                    LIBRARY.impl(f"{name}.library", self.library[i], "CompositeExplicitAutograd")
                 self.call[backend][name] = getattr(getattr(torch.ops.fastgen, name), backend)
         REGISTRY[self.name] = self
 
@@ -151,7 +157,9 @@ class Op:
 
     @property
     def compiled_backends(self) -> tuple[str, ...]:
-        return tuple(b for b in self.backends if b in ("cuda", "triton", "cpp"))
+        """Those whose operators torch.compile takes as they are."""
+        opaque = ("library",) if self.library else ()
+        return tuple(b for b in self.backends if b in ("cuda", "triton", "cpp", *opaque))
 
     def choose(self, tensors: tuple[Tensor | None, ...], *args: Any) -> str:
         """The backend for a call with these tensors; `args` are what the op's `supports` functions look at besides
@@ -240,6 +248,12 @@ def is_forced(backend: str) -> bool:
 def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors must be recorded by autograd."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def can_be_read(*tensors: Tensor) -> bool:
+    """Whether their numbers can be looked at: not under torch.compile, in torch.func or of a fake tensor."""
+    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    return plain and not torch.compiler.is_compiling() and _functorch_level() is None
 
 
 def differentiates_again() -> bool:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from fastgen.data import Dataset, Vectors, load
+from fastgen.data import Dataset, Examples, Vectors, load
 from fastgen.models import MODELS
 from fastgen.train.baseline import independent_pixels_bits_per_dim
 from fastgen.train.checkpoint import LAST, find, read_config
@@ -158,13 +158,54 @@ def run_evaluate(args: Namespace) -> int:
     accelerator = Accelerator(cpu=args.device == "cpu")
     examples = dataset.part(args.part)
     scores = evaluate(model, examples, batch_size=args.batch_size, accelerator=accelerator)
+    # Samples are few and cheap beside what processes would have to tell each other.
     if accelerator.is_main_process:
+        about_samples = score_samples(args, model, examples)
         if args.json:
-            print(json.dumps({"data": dataset.name, "part": args.part, dataset.kind: len(examples), **scores}))
+            facts = {"data": dataset.name, "part": args.part, dataset.kind: len(examples)}
+            print(json.dumps(facts | scores | about_samples))
         else:
             numbers = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
             print(f"{dataset.name}, {len(examples)} {args.part} {dataset.kind}: {numbers}")
+            print_sample_scores(about_samples)
     return 0
+
+
+def score_samples(args: Namespace, model: nn.Module, examples: Examples) -> dict[str, Any]:
+    """What `--metrics` asks about samples of the model, with their number and the features they are compared by."""
+    if args.metrics == "none":
+        return {}
+    try:
+        from fastgen.metrics.scores import choose_scores
+        from fastgen.train.sample_scores import MOST_SAMPLES, Yardstick, draw
+    except ModuleNotFoundError as error:
+        if args.metrics is not None:
+            raise
+        # Likelihoods need no more than training does.
+        print(f"fastgen: samples are not scored: {error}", file=sys.stderr)
+        return {}
+    n = min(MOST_SAMPLES, max(2, len(examples))) if args.samples is None else args.samples
+    if n < 1:
+        raise ValueError(f"--samples is {n}, expected at least 1")
+    yardstick = Yardstick(examples, features=args.features, weights=args.weights, device=device_of(args.device))
+    if args.metrics is None:
+        names = yardstick.default_scores(n)
+    else:
+        names = choose_scores([name.strip() for name in args.metrics.split(",")], classes=yardstick.has_classes)
+    if not names:
+        return {}
+    drawn = draw(model, n, args.seed)
+    found = yardstick.score(drawn.samples, names, args.seed)
+    return {"samples": n, "samples_per_second": drawn.per_second, "features": yardstick.features, **found}
+
+
+def print_sample_scores(found: Mapping[str, Any]) -> None:
+    """What `score_samples` found, for people."""
+    if not found:
+        return
+    numbers = {key: value for key, value in found.items() if key not in ("samples", "samples_per_second", "features")}
+    print(f"{found['samples']} samples, {found['samples_per_second']:.4g} a second, by {found['features']} features:")
+    print("  " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
 
 
 def build_model(name: str, dataset: Dataset, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> nn.Module:

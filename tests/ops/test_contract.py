@@ -11,7 +11,7 @@ from fastgen.ops._registry import REGISTRY, BackendError, Op, Sample
 from ops import conformance as c
 
 VARIANTS = c.variants("cpu")
-COMPILED = [(op, v) for op, v in VARIANTS if v != "library"]
+COMPILED = [(op, v) for op, v in VARIANTS if v.partition("/")[0] in op.call]
 SMALL = 400
 
 

@@ -1,0 +1,126 @@
+// How all pairs of a problem are shared out: points in panels that fit a cache, tiles of queries among threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "pairs.h"
+
+namespace fastgen {
+
+// Of the points of a panel, packed. All tiles of queries go through one panel before the next.
+constexpr int64_t kPanelBytes = 16 << 20;
+// Multiplications that make waking a thread worth while.
+constexpr int64_t kMultiplyGrain = 1 << 21;
+// The centre need not be exact: it is the mean of at most so many points.
+constexpr int64_t kPairCentrePoints = 4096;
+
+// Memory that starts at a cache line.
+template <class T>
+class AlignedMemory {
+ public:
+  explicit AlignedMemory(int64_t size) : memory_(new T[size + 64 / sizeof(T)]) {}
+  ~AlignedMemory() { delete[] memory_; }
+  AlignedMemory(const AlignedMemory&) = delete;
+  AlignedMemory& operator=(const AlignedMemory&) = delete;
+  T* begin() const { return memory_ + (64 - reinterpret_cast<uintptr_t>(memory_) % 64) % 64 / sizeof(T); }
+
+ private:
+  T* memory_;
+};
+
+// One problem. `parallel` where its tiles are to be shared out; else all of it is one thread's.
+template <class T>
+struct PairProblem {
+  const PairFunctions<T>& functions;
+  const T *queries, *points;
+  int64_t m, n, d;
+  bool parallel;
+
+  template <class Body>
+  void share(int64_t count, int64_t work_of_each, const Body& body) const {
+    if (parallel && count > 1) {
+      torch::stable::parallel_for(0, count, std::max<int64_t>(1, kMultiplyGrain / std::max<int64_t>(1, work_of_each)),
+                                  body);
+    } else if (count > 0) {
+      body(0, count);
+    }
+  }
+
+  std::vector<T> centre() const {
+    int64_t step = std::max<int64_t>(1, n / kPairCentrePoints), count = (n + step - 1) / step;
+    std::vector<double> sums(d, 0.0);
+    for (int64_t j = 0; j < n; j += step) {
+      for (int64_t k = 0; k < d; ++k) sums[k] += double(points[j * d + k]);
+    }
+    std::vector<T> centre(d);
+    for (int64_t k = 0; k < d; ++k) centre[k] = T(sums[k] / double(count));
+    return centre;
+  }
+
+  // Calls tile(PairQueries, norms of its queries, PairPanel, scratch) for all tiles of the queries [first, last) and
+  // all panels. bias_of(j, |x_j|^2) is what the products of point j start from; queries are multiplied with `factor`.
+  template <class Bias, class Tile>
+  void for_tiles(const T* centre, T factor, int64_t first, int64_t last, int64_t more_scratch, const Bias& bias_of,
+                 const Tile& tile) const {
+    constexpr int64_t group = kPointsInGroup;
+    int64_t at_once = std::max<int64_t>(group, kPanelBytes / int64_t(sizeof(T)) / d / group * group);
+    at_once = std::min(at_once, (n + group - 1) / group * group);
+    AlignedMemory<T> rows(at_once * d), bias(at_once);
+    std::vector<double> norms(at_once);
+    int64_t tiles = (last - first + functions.tile - 1) / functions.tile;
+    for (int64_t start = 0; start < n; start += at_once) {
+      PairPanel<T> panel{rows.begin(), bias.begin(), start, std::min(at_once, n - start), d};
+      share(panel.groups(), group * d, [&](int64_t begin, int64_t end) {
+        int64_t from = begin * group, count = std::min(end * group, panel.count) - from;
+        functions.pack_points(points + (start + from) * d, count, d, centre, rows.begin() + from * d,
+                              norms.data() + from);
+        for (int64_t j = from; j < end * group; ++j) {
+          bias.begin()[j] = j < panel.count ? bias_of(start + j, norms[j]) : std::numeric_limits<T>::infinity();
+        }
+      });
+      share(tiles, functions.tile * panel.count * d, [&](int64_t begin, int64_t end) {
+        AlignedMemory<T> packed(functions.tile * d), scratch(functions.scratch(d) + more_scratch);
+        std::vector<double> query_norms(functions.tile);
+        for (int64_t at = begin; at < end; ++at) {
+          // From both ends in turn: tiles that only meet later points leave no thread with less to do.
+          int64_t t = at % 2 ? tiles - 1 - at / 2 : at / 2;
+          int64_t i = first + t * functions.tile, count = std::min(functions.tile, last - i);
+          functions.pack_queries(queries + i * d, count, d, centre, factor, packed.begin(), query_norms.data());
+          tile(PairQueries<T>{packed.begin(), count, i}, query_norms.data(), panel, scratch.begin());
+        }
+      });
+    }
+  }
+};
+
+// How far a squared distance from products may be from the true one, over 2 (|q|^2 + |x|^2): every product and sum
+// rounds once, and so do the differences from the centre.
+template <class T>
+double rounding_of_products(int64_t d) {
+  double unit = double(std::numeric_limits<T>::epsilon()) / 2, sum = double(d + 8) * unit;
+  return 1.01 * sum / (1 - std::min(0.5, sum));
+}
+
+// Calls body(problem) for each problem of a batch, on one thread each where there are enough of them.
+template <class T, class Body>
+void for_problems(const PairFunctions<T>& functions, const T* queries, const T* points, int64_t problems, int64_t m,
+                  int64_t n, int64_t d, const Body& body) {
+  auto problem = [&](int64_t b, bool parallel) {
+    return PairProblem<T>{functions, queries + b * m * d, points + b * n * d, m, n, d, parallel};
+  };
+  if (problems < 2 * int64_t(torch::stable::get_num_threads())) {
+    for (int64_t b = 0; b < problems; ++b) body(b, problem(b, true));
+    return;
+  }
+  int64_t grain = std::max<int64_t>(1, kMultiplyGrain / std::max<int64_t>(1, m * n * d));
+  torch::stable::parallel_for(0, problems, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) body(b, problem(b, false));
+  });
+}
+
+}  // namespace fastgen

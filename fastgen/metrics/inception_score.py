@@ -1,0 +1,95 @@
+"""The Inception Score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.metrics.metric import FeatureMetric, check_seed
+from fastgen.metrics.row_keys import order_of, row_keys
+
+
+class InceptionScore(FeatureMetric):
+    """How sure a classifier is of each generated image, and how unsure of all of them:
+
+        IS = exp mean_x KL(p(y|x) || p(y)),    p(y) = mean_x p(y|x)
+
+    in each of `splits` parts of the images, with the mean and the standard deviation (that of the parts themselves,
+    division by their number) over the parts. Between 1 and the number of classes; the higher the better.
+
+    Args:
+        feature: an extractor with `logits`: "inception", "digits", "given" for rows of logits, or a module, whose
+            output is taken as logits where it has no such method.
+        splits: parts. Which image is in which depends on `seed` and on the images, not on their order.
+        seed: of the division into parts.
+        kwargs: as for `FeatureMetric`.
+
+    Source: Salimans et al., "Improved Techniques for Training GANs" (2016), section 4.
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self, feature: str | nn.Module = "inception", *, splits: int = 10, seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(feature, **kwargs)
+        if not isinstance(splits, int) or splits < 1:
+            raise ValueError(f"splits: expected an int of at least 1, got {splits!r}")
+        if feature == "pixels":
+            raise ValueError("feature: 'pixels' knows no classes, expected inception, digits, given or a module")
+        check_seed(seed)
+        self.splits, self.seed = splits, seed
+        self.add_state("logits", default=[], dist_reduce_fx="cat")
+        self.add_state("keys", default=[], dist_reduce_fx="cat")
+
+    def update(self, batch: Tensor, keys: Tensor | None = None) -> None:
+        """Take in generated images [B, ...]; `keys` as for `TwoSampleMetric.update`."""
+        self.logits.append(self.extract(batch))
+        self.keys.append(row_keys(batch) if keys is None else keys)
+
+    @torch.no_grad()
+    def extract(self, batch: Tensor) -> Tensor:
+        """The logits [B, classes] of a batch."""
+        return logits_of(self.extractor, batch)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The mean of the score over the parts, and its standard deviation."""
+        logits = torch.cat(self.logits) if isinstance(self.logits, list) and self.logits else self.logits
+        if len(logits) < max(2, self.splits):
+            raise ValueError(
+                f"InceptionScore: expected at least {max(2, self.splits)} images for {self.splits} splits, "
+                f"got {len(logits)}"
+            )
+        keys = torch.cat(self.keys) if isinstance(self.keys, list) else self.keys
+        logits = logits[order_of(keys)]
+        order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(self.seed))
+        parts = logits[order.to(logits.device)].double().tensor_split(self.splits)
+        scores = torch.stack([score_of(part) for part in parts])
+        return scores.mean(), scores.std(correction=0)
+
+
+def score_of(logits: Tensor) -> Tensor:
+    """The Inception Score of all rows of logits [N, classes]."""
+    return information(logits.log_softmax(1)).exp()
+
+
+def information(log_probabilities: Tensor) -> Tensor:
+    """`mean_x KL(p(y|x) || p(y))` in nats, of log p(y|x) [N, classes]."""
+    probabilities = log_probabilities.exp()
+    log_marginal = probabilities.mean(0, keepdim=True).log()
+    # A class of probability zero says nothing: 0 log 0 = 0.
+    terms = torch.where(probabilities > 0, probabilities * (log_probabilities - log_marginal), 0)
+    return terms.sum(1).mean()
+
+
+@torch.no_grad()
+def logits_of(extractor: nn.Module, batch: Tensor) -> Tensor:
+    """Logits [B, classes] of a batch, float64 or float32: the extractor's `logits`, or its output where it has none."""
+    logits = getattr(extractor, "logits", extractor)(batch)
+    if logits.dim() != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
+        raise ValueError(f"logits: expected [{len(batch)}, classes], at least 2, got {tuple(logits.shape)}")
+    if bad := int(logits.isnan().any(1).sum()):
+        raise ValueError(f"logits: {bad} of {len(logits)} rows hold NaN")
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,0 +1,76 @@
+"""How many of the known modes of labelled data a generator reaches, and how evenly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.metrics.inception_score import information, logits_of
+from fastgen.metrics.metric import FeatureMetric
+
+
+class ModeCoverage(FeatureMetric):
+    """Of the classes that the real examples have: how many appear among the generated ones, and how evenly.
+
+    Each generated example counts for the class that a classifier gives it. With q the shares of the classes among the
+    generated and p among the real ones,
+
+        modes = number of classes k with p_k > 0 and q_k > 0
+        kl = sum_k q_k log(q_k / p_k)                             nats, 0 where the shares are the same
+        information = mean_x KL(p(y|x) || mean_x p(y|x))          nats, the logarithm of the Inception Score
+
+    Args:
+        feature: a classifier: "digits", "inception", "given" for rows of logits, or a module (`logits`, or its output).
+        kwargs: as for `FeatureMetric`.
+
+    Where a real class has no example at all, its generated share counts as of half a real example: `kl` stays finite.
+
+    Source: Metz et al., "Unrolled Generative Adversarial Networks" (2017), section 3.3, for modes and KL; Salimans et
+    al., "Improved Techniques for Training GANs" (2016), section 4, for the information.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, feature: str | nn.Module = "digits", **kwargs: Any) -> None:
+        super().__init__(feature, **kwargs)
+        self.add_state("real_classes", default=[], dist_reduce_fx="cat")
+        self.add_state("fake_log_probabilities", default=[], dist_reduce_fx="cat")
+
+    def update(self, batch: Tensor, real: bool, labels: Tensor | None = None) -> None:
+        """Take in a batch.
+
+        Args:
+            batch: [B, ...], as the classifier takes it.
+            real: of the data, or generated.
+            labels: int64 [B], of real examples; None lets the classifier say.
+        """
+        if labels is not None and not real:
+            raise ValueError("labels: they are of real examples, the classifier labels generated ones")
+        if labels is not None and (labels.shape != (len(batch),) or labels.dtype != torch.int64):
+            raise ValueError(f"labels: expected int64 [{len(batch)}], got {labels.dtype} {tuple(labels.shape)}")
+        if real:
+            self.real_classes.append(logits_of(self.extractor, batch).argmax(1) if labels is None else labels)
+        else:
+            self.fake_log_probabilities.append(logits_of(self.extractor, batch).double().log_softmax(1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """`modes` (of `classes` that the data have), `kl` and `information`."""
+        real = torch.cat(self.real_classes) if isinstance(self.real_classes, list) and self.real_classes else None
+        real = self.real_classes if isinstance(self.real_classes, Tensor) else real
+        fake = self.fake_log_probabilities
+        fake = fake if isinstance(fake, Tensor) else torch.cat(fake) if fake else None
+        for found, what in ((real, "real"), (fake, "generated")):
+            if found is None or len(found) < 2:
+                got = 0 if found is None else len(found)
+                raise ValueError(f"ModeCoverage: expected at least 2 {what} examples, got {got}")
+        classes = fake.shape[1]
+        if int(real.max()) >= classes or int(real.min()) < 0:
+            raise ValueError(f"labels: expected 0 to {classes - 1}, the classifier's, got up to {int(real.max())}")
+        p = torch.bincount(real, minlength=classes).double()
+        q = torch.bincount(fake.argmax(1), minlength=classes).double()
+        modes = ((p > 0) & (q > 0)).sum()
+        shares, q = p.clamp_min(0.5) / p.sum(), q / q.sum()
+        kl = torch.special.xlogy(q, q / shares).sum()
+        return {"modes": modes, "classes": (p > 0).sum(), "kl": kl, "information": information(fake)}

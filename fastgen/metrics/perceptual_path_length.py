@@ -1,0 +1,128 @@
+"""Perceptual path length, under any distance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.metrics.metric import Metric
+
+INTERPOLATIONS = ("lerp", "slerp")
+
+
+def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """The point at `t` [B] of the straight line from `a` to `b`, both [B, d]."""
+    return torch.lerp(a, b, t[:, None])
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """The point at `t` [B] of the great circle through the directions of `a` and `b`, both [B, d]: of unit length.
+
+    Source: Shoemake, "Animating Rotation with Quaternion Curves" (1985), section 3.3.
+    """
+    a, b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
+    # Half the angle by its sine and cosine: an arc cosine loses all digits of small angles.
+    angle = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))[:, None]
+    t = t[:, None]
+    # Directions that are nearly the same or opposite: the former have a straight line, the latter no one circle.
+    small = angle.sin() < 1e-6
+    safe = torch.where(small, torch.ones_like(angle), angle)
+    path = (((1 - t) * safe).sin() * a + (t * safe).sin() * b) / safe.sin()
+    path = torch.where(small, torch.lerp(a, b, t), path)
+    return path / path.norm(dim=1, keepdim=True)
+
+
+class PerceptualPathLength(Metric):
+    """How far images move while the latent moves a little, on average over paths:
+
+        PPL = E[ d(G(z(t)), G(z(t + eps))) / eps^2 ],    z(t) the interpolation between two latents
+
+    without the shares below and above two quantiles of the distances. Any distance will do; none is shipped.
+
+    Args:
+        distance: of two batches of images, to [B]; one that grows like the square of a small displacement (LPIPS, a
+            mean squared difference of features), else `eps` does not cancel.
+        interpolation: "slerp" on the sphere, for Gaussian latents, or "lerp" for others.
+        epsilon: how far the latent moves.
+        quantiles: distances below the first and above the second are left out.
+        seed: of the places `t`, in order of the updates.
+        full: places along the whole path; False takes t = 0.
+        kwargs: torchmetrics' own.
+
+    Source: Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks" (2019), section
+    4.1 and equation 2 (the paper alone).
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    def __init__(
+        self,
+        distance: Callable[[Tensor, Tensor], Tensor],
+        *,
+        interpolation: str = "slerp",
+        epsilon: float = 1e-4,
+        quantiles: tuple[float, float] = (0.01, 0.99),
+        full: bool = True,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not callable(distance):
+            raise TypeError(f"distance: expected a function of two batches of images, got {type(distance).__name__}")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+        if not 0 < epsilon < 1:
+            raise ValueError(f"epsilon: expected a number between 0 and 1, got {epsilon!r}")
+        low, high = quantiles
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"quantiles: expected two rising numbers from 0 to 1, got {quantiles!r}")
+        self.distance, self.epsilon, self.quantiles, self.full = distance, epsilon, (low, high), full
+        self.path = {"lerp": lerp, "slerp": slerp}[interpolation]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.add_state("distances", default=[], dist_reduce_fx="cat")
+
+    @torch.no_grad()
+    def update(self, generate: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> None:
+        """Take in paths.
+
+        Args:
+            generate: from latents [B, d] to images, without chance of its own.
+            start, end: the ends of the paths, [B, d]; float64 keeps the digits of a small step best.
+
+        Raises:
+            ValueError: shapes that differ, a distance that gives other than [B] numbers that are finite.
+        """
+        if start.dim() != 2 or start.shape != end.shape or not start.is_floating_point():
+            raise ValueError(f"start, end: expected one shape [B, d], got {tuple(start.shape)} and {tuple(end.shape)}")
+        t = torch.zeros(len(start), dtype=start.dtype)
+        if self.full:
+            t = torch.rand(len(start), generator=self.generator, dtype=torch.float64).to(start.dtype)
+        t = t.to(start.device)
+        images = [generate(self.path(start, end, at)) for at in (t, t + self.epsilon)]
+        found = self.distance(*images)
+        if found.shape != (len(start),):
+            raise ValueError(f"distance: expected [{len(start)}], got {tuple(found.shape)}")
+        if bad := int((~found.isfinite()).sum()):
+            raise ValueError(f"distance: {bad} of {len(found)} are NaN or infinite")
+        self.distances.append(found.double() / self.epsilon**2)
+
+    def compute(self) -> Tensor:
+        """The mean over the paths that are kept."""
+        found = self.distances if isinstance(self.distances, Tensor) else torch.cat(self.distances or [torch.empty(0)])
+        if len(found) < 2:
+            raise ValueError(f"PerceptualPathLength: expected at least 2 paths, got {len(found)}")
+        found = found.sort().values
+        # Of the sorted distances, the ranks nearest to the quantiles on the inner side.
+        low, high = (q * (len(found) - 1) for q in self.quantiles)
+        return found[math.ceil(low - 1e-9) : math.floor(high + 1e-9) + 1].mean()
+
+    def reset(self) -> None:
+        super().reset()
+        self.generator.manual_seed(self.seed)

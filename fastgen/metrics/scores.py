@@ -1,0 +1,189 @@
+"""Several metrics of a generated set at once, its features extracted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.metrics.frechet_inception_distance import FrechetInceptionDistance
+from fastgen.metrics.inception_score import InceptionScore
+from fastgen.metrics.kernel_inception_distance import KernelInceptionDistance
+from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy
+from fastgen.metrics.metric import check_features
+from fastgen.metrics.mode_coverage import ModeCoverage
+from fastgen.metrics.neighbourhoods import precision_recall_density_coverage
+from fastgen.metrics.parzen import ParzenLogLikelihood
+from fastgen.metrics.row_keys import row_keys
+from fastgen.metrics.sliced_wasserstein import SlicedWasserstein
+from fastgen.metrics.two_samples import TwoSampleMetric
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What the metrics need to know of a set of examples.
+
+    Args:
+        features: [N, d].
+        keys: int64 [N], of the examples themselves.
+        logits: [N, classes], where the extractor knows classes.
+    """
+
+    features: Tensor
+    keys: Tensor
+    logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@torch.no_grad()
+def extract(extractor: nn.Module, batches: Iterable[Tensor], device: torch.device | str = "cpu") -> FeatureSet:
+    """The features of all batches [B, ...].
+
+    Raises:
+        ValueError: no example; features that are not finite, with the number of their rows.
+    """
+    features, keys, logits = [], [], []
+    for batch in batches:
+        keys.append(row_keys(batch))
+        found = extractor(batch.to(device))
+        features.append((found if found.dtype == torch.float64 else found.float()).cpu())
+        if hasattr(extractor, "logits_of_features"):
+            logits.append(extractor.logits_of_features(found).float().cpu())
+    if not features:
+        raise ValueError("no examples to take features of")
+    found = torch.cat(features)
+    check_features(found)
+    return FeatureSet(found, torch.cat(keys), torch.cat(logits) if logits else None)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One of the metrics by name.
+
+    Args:
+        what: for the help.
+        compute: from the real set, the generated set and a seed, to numbers by name.
+        classes: it needs the extractor's classes.
+        at_least: examples of either set.
+    """
+
+    what: str
+    compute: Callable[[FeatureSet, FeatureSet, int], dict[str, float]]
+    classes: bool = False
+    at_least: int = 2
+
+
+# Neighbours of precision, recall, density and coverage, as prdc has them.
+NEIGHBOURS = 5
+
+
+def _fed(metric: TwoSampleMetric, real: FeatureSet, fake: FeatureSet) -> TwoSampleMetric:
+    metric.update(real.features, real=True, keys=real.keys)
+    metric.update(fake.features, real=False, keys=fake.keys)
+    return metric
+
+
+def _fid(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
+    metric = FrechetInceptionDistance("given")
+    metric.update(real.features, real=True)
+    metric.update(fake.features, real=False)
+    return {"fid": metric.compute().item()}
+
+
+def _kid(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
+    size = min(1000, len(real), len(fake))
+    mean, deviation = _fed(KernelInceptionDistance("given", subset_size=size, seed=seed), real, fake).compute()
+    # Subsets of everything are all the same.
+    spread = {"kid_std": deviation.item()} if size < max(len(real), len(fake)) else {}
+    return {"kid": mean.item(), **spread}
+
+
+def _inception_score(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
+    splits = 10 if len(fake) >= 1000 else 1
+    metric = InceptionScore("given", splits=splits, seed=seed)
+    metric.update(fake.logits, keys=fake.keys)
+    mean, deviation = metric.compute()
+    spread = {"inception_score_std": deviation.item()} if splits > 1 else {}
+    return {"inception_score": mean.item(), **spread}
+
+
+def _prdc(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
+    dtype = torch.promote_types(real.features.dtype, fake.features.dtype)
+    found = precision_recall_density_coverage(real.features.to(dtype), fake.features.to(dtype), NEIGHBOURS)
+    return {name: value.item() for name, value in found.items()}
+
+
+def _cmmd(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
+    return {"cmmd": _fed(ClipMaximumMeanDiscrepancy("given"), real, fake).compute().item()}
+
+
+def _sliced(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
+    return {"sliced_wasserstein": _fed(SlicedWasserstein("given", seed=seed), real, fake).compute().item()}
+
+
+def _parzen(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
+    found = _fed(ParzenLogLikelihood("given"), real, fake).compute()
+    return {f"parzen_{name}": value.item() for name, value in found.items()}
+
+
+def _modes(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
+    metric = ModeCoverage("given")
+    metric.update(real.logits, real=True)
+    metric.update(fake.logits, real=False)
+    names = {"modes": "modes", "classes": "classes", "kl": "mode_kl", "information": "class_information"}
+    return {names[name]: value.item() for name, value in metric.compute().items()}
+
+
+SCORES: Mapping[str, Score] = {
+    "fid": Score("Fréchet distance of the features", _fid),
+    "kid": Score("squared kernel discrepancy, 100 subsets", _kid),
+    "is": Score("Inception Score of the samples", _inception_score, classes=True),
+    "prdc": Score("precision, recall, density, coverage, k = 5", _prdc, at_least=NEIGHBOURS + 1),
+    "cmmd": Score("1000 times the squared Gaussian kernel discrepancy", _cmmd),
+    "swd": Score("sliced Wasserstein distance of the features", _sliced),
+    "parzen": Score("log-likelihood under a Parzen window of the samples", _parzen, at_least=4),
+    "modes": Score("classes that are reached, and KL of their shares", _modes, classes=True),
+}
+
+
+def choose_scores(names: Sequence[str], *, classes: bool) -> list[str]:
+    """The names without repetition.
+
+    Raises:
+        ValueError: no such metric; one that needs classes where there are none.
+    """
+    if not names:
+        raise ValueError(f"no metric named, expected some of: {', '.join(SCORES)}")
+    for name in names:
+        if name not in SCORES:
+            raise ValueError(f"no metric '{name}', expected some of: {', '.join(SCORES)}")
+        if SCORES[name].classes and not classes:
+            raise ValueError(f"metric '{name}' needs features with classes: inception or digits")
+    return list(dict.fromkeys(names))
+
+
+def score(real: FeatureSet, fake: FeatureSet, names: Sequence[str], seed: int = 0) -> dict[str, float]:
+    """The numbers of some metrics, by name: what they draw depends on `seed` and on the examples alone.
+
+    Raises:
+        ValueError: as `choose_scores`; too few examples, or features of different width.
+    """
+    names = choose_scores(names, classes=real.logits is not None and fake.logits is not None)
+    if real.features.shape[1] != fake.features.shape[1]:
+        raise ValueError(
+            f"features of different width: {real.features.shape[1]} of the reference, {fake.features.shape[1]} of the "
+            "samples"
+        )
+    found: dict[str, float] = {}
+    for name in names:
+        for part, what in ((real, "the reference"), (fake, "the samples")):
+            if len(part) < SCORES[name].at_least:
+                raise ValueError(
+                    f"{name}: expected at least {SCORES[name].at_least} examples of {what}, got {len(part)}"
+                )
+        found |= SCORES[name].compute(real, fake, seed)
+    return found

@@ -1,0 +1,196 @@
+"""Structural similarity of pairs of images, at one scale and at several."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgen.metrics.metric import Metric
+
+# Wang et al. (2003), section 3.2.
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_K1, _K2 = 0.01, 0.03
+
+
+def structural_similarity(x: Tensor, y: Tensor, *, data_range: float = 1.0, sigma: float = 1.5) -> Tensor:
+    """The structural similarity (SSIM) of each pair of images:
+
+        SSIM = mean over pixels of (2 m_x m_y + c_1) (2 s_xy + c_2) / ((m_x^2 + m_y^2 + c_1) (s_x^2 + s_y^2 + c_2))
+
+    with means m, variances s^2 and covariance s_xy under a Gaussian window of standard deviation `sigma` (images are
+    mirrored at their edges), c_1 = (0.01 L)^2 and c_2 = (0.03 L)^2.
+
+    Args:
+        x, y: [B, C, H, W], floats.
+        data_range: L, the range that values can have.
+        sigma: of the window, in pixels; it is 2 round(3.5 sigma) + 1 pixels wide (11 for 1.5).
+
+    Returns:
+        [B], at most 1. Differentiable.
+
+    Raises:
+        ValueError: shapes that differ, images smaller than half the window.
+
+    Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004), equation 13.
+    """
+    _check_pair(x, y, data_range, sigma)
+    return _similarity(x, y, data_range, sigma)[0]
+
+
+def multiscale_structural_similarity(
+    x: Tensor,
+    y: Tensor,
+    *,
+    data_range: float = 1.0,
+    sigma: float = 1.5,
+    weights: Sequence[float] = WEIGHTS,
+) -> Tensor:
+    """The multi-scale structural similarity (MS-SSIM) of each pair of images:
+
+        prod_j max(cs_j, 0)^(w_j) max(SSIM_J, 0)^(w_J)
+
+    where cs_j is the mean of SSIM's second factor, over the pixels whose window fits in the image, after j halvings.
+
+    Args:
+        x, y: [B, C, H, W], floats, at least as large as the window at the coarsest scale: 161 pixels for the defaults.
+        data_range: the range that values can have.
+        sigma: of the window.
+        weights: w_j, one for each scale.
+
+    Returns:
+        [B], from 0 to 1. Differentiable.
+
+    Raises:
+        ValueError: as `structural_similarity`; images too small for that many scales.
+
+    Source: Wang et al., "Multi-Scale Structural Similarity for Image Quality Assessment" (2003), equation 7.
+    """
+    _check_pair(x, y, data_range, sigma)
+    weights = tuple(weights)
+    if not weights or not all(isinstance(w, float) for w in weights):
+        raise ValueError(f"weights: expected a float for each scale, got {weights!r}")
+    smallest = 2 * _reach(sigma) * 2 ** (len(weights) - 1) + 1
+    if min(x.shape[-2:]) < smallest:
+        raise ValueError(
+            f"x: {len(weights)} scales need images of at least {smallest} pixels a side, got {tuple(x.shape[-2:])}"
+        )
+    product: Tensor | float = 1.0
+    for scale, weight in enumerate(weights):
+        similarity, contrast = _similarity(x, y, data_range, sigma)
+        factor = similarity if scale == len(weights) - 1 else contrast
+        product = product * factor.relu() ** weight
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return product
+
+
+def _similarity(x: Tensor, y: Tensor, data_range: float, sigma: float) -> tuple[Tensor, Tensor]:
+    """SSIM [B], and the mean [B] of its second factor away from the edges."""
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    height, width = x.shape[-2:]
+    rows, columns = _blur(height, sigma, x.dtype, x.device), _blur(width, sigma, x.dtype, x.device)
+    # A window is a product of two: two small matrix products with all images beat a convolution of 121 pixels.
+    mean_x, mean_y, square_x, square_y, cross = torch.matmul(
+        rows, torch.matmul(torch.stack([x, y, x * x, y * y, x * y]), columns.T)
+    )
+    product, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+    variances = (square_x - mean_x * mean_x).clamp_min(0) + (square_y - mean_y * mean_y).clamp_min(0)
+    contrast = (2 * (cross - product) + c2) / (variances + c2)
+    similarity = (2 * product + c1) / (squares + c1) * contrast
+    r = _reach(sigma)
+    inside = contrast[..., r : height - r, r : width - r]
+    return similarity.flatten(1).mean(1), inside.flatten(1).mean(1)
+
+
+def _reach(sigma: float) -> int:
+    """Pixels of the window on each side of its centre."""
+    return int(3.5 * sigma + 0.5)
+
+
+@functools.lru_cache(maxsize=32)
+def _window_matrix(size: int, sigma: float) -> Tensor:
+    """The matrix [size, size] that blurs a line of pixels, mirrored at its ends without repeating them."""
+    r = _reach(sigma)
+    offsets = torch.arange(-r, r + 1)
+    window = torch.exp(-((offsets / sigma) ** 2) / 2).double()
+    window = window / window.sum()
+    at = (torch.arange(size)[:, None] + offsets).abs()
+    at = torch.where(at >= size, 2 * (size - 1) - at, at)
+    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, at, window.expand(size, -1).contiguous())
+
+
+def _blur(size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return _window_matrix(size, sigma).to(device, dtype)
+
+
+def _check_pair(x: Tensor, y: Tensor, data_range: float, sigma: float) -> None:
+    if x.dim() != 4 or x.shape != y.shape or 0 in x.shape[1:]:
+        raise ValueError(f"x, y: expected the same shape [B, C, H, W], got {tuple(x.shape)} and {tuple(y.shape)}")
+    if not (x.is_floating_point() and x.dtype == y.dtype):
+        raise TypeError(f"x, y: expected one floating dtype, got {x.dtype} and {y.dtype}")
+    if not data_range > 0:
+        raise ValueError(f"data_range: expected a positive number, got {data_range!r}")
+    if not sigma > 0:
+        raise ValueError(f"sigma: expected a positive number, got {sigma!r}")
+    if min(x.shape[-2:]) <= _reach(sigma):
+        raise ValueError(
+            f"x: a window of sigma {sigma:g} needs more than {_reach(sigma)} pixels a side, got {tuple(x.shape[-2:])}"
+        )
+
+
+class StructuralSimilarity(Metric):
+    """The mean `structural_similarity` of pairs of images; the higher the better.
+
+    Args:
+        data_range: the range that values can have.
+        sigma: of the window, in pixels.
+        kwargs: torchmetrics' own.
+    """
+
+    is_differentiable = True
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, *, data_range: float = 1.0, sigma: float = 1.5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_range, self.sigma = data_range, sigma
+        self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Take in pairs of images [B, C, H, W]."""
+        self.total = self.total + self._of(preds, target).double().sum()
+        self.count = self.count + len(preds)
+
+    def compute(self) -> Tensor:
+        """The mean over all pairs."""
+        if self.count == 0:
+            raise ValueError(f"{type(self).__name__}: expected at least 1 pair of images, got 0")
+        return self.total / self.count
+
+    def _of(self, preds: Tensor, target: Tensor) -> Tensor:
+        return structural_similarity(preds, target, data_range=self.data_range, sigma=self.sigma)
+
+
+class MultiscaleStructuralSimilarity(StructuralSimilarity):
+    """The mean `multiscale_structural_similarity` of pairs of images; the higher the better.
+
+    Of pairs of samples of one class it measures diversity, the lower the better (Odena et al., 2017, section 4.2).
+
+    Args:
+        weights: one for each scale.
+        kwargs: as for `StructuralSimilarity`.
+    """
+
+    def __init__(self, *, weights: Sequence[float] = WEIGHTS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.weights = tuple(weights)
+
+    def _of(self, preds: Tensor, target: Tensor) -> Tensor:
+        return multiscale_structural_similarity(
+            preds, target, data_range=self.data_range, sigma=self.sigma, weights=self.weights
+        )

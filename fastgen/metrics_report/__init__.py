@@ -1,0 +1,1 @@
+"""What `fastgen fid`, `fastgen score` and `fastgen trilemma` do."""

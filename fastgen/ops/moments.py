@@ -1,0 +1,155 @@
+"""Mean and covariance of features, as metrics need them: by half of the products, and exact where float32 is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastgen.ops._moments_sums import about_mean, add_chunk_, check_finite, mean_of_rows, rows_of_chunk
+from fastgen.ops._registry import (
+    Cost,
+    Op,
+    Sample,
+    Tolerance,
+    can_be_read,
+    differentiates_again,
+    needs_gradient,
+    reference_gradient,
+)
+
+
+def moments(x: Tensor, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """The mean and the covariance of the rows of a matrix.
+
+        m = 1/N sum_i x_i    C = 1/(N - 1) sum_i (x_i - m) (x_i - m)^T
+
+    Args:
+        x: features [N, d], of any floating dtype.
+        dtype: in which products are computed, float32 or float64; None: float64 for float64, else float32. Totals of
+            some thousand rows are float64 always, and rows are shifted by about their mean before they are multiplied.
+
+    Returns:
+        [d] and [d, d], exactly symmetric, both in float64: the small eigenvalues of a covariance, which a distance
+        takes roots of, would be lost in float32. With float32 products an entry is off by about 1e-7 of the product of
+        its two deviations (5e-6 where the rows repeat a few values, which all round alike), with float64 by 1e-15.
+
+    Raises:
+        ValueError: fewer than two rows, another number of dimensions, or rows that are not finite, with their number.
+        TypeError: a dtype that is not floating, or products in another than float32 or float64.
+
+    Gradients of every order. For features that come in batches or on several machines: `fastgen.metrics.Moments`.
+
+    Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983), section 3.
+    """
+    dtype = _check(x, dtype)
+    if MOMENTS.choose((x,)) == "reference":
+        if can_be_read(x):
+            check_finite("x", x.detach())
+        return moments_reference(x)
+    if needs_gradient(x):
+        return _Moments.apply(x, dtype == torch.float64)
+    return MOMENTS.call["library"]["moments"](x, dtype == torch.float64)
+
+
+def moments_reference(x: Tensor, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    x = x.double()
+    mean = x.mean(0)
+    centred = x - mean
+    return mean, centred.mT @ centred / (len(x) - 1)
+
+
+class _Moments(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, exact):
+        mean, covariance = MOMENTS.call["library"]["moments"](x, exact)
+        ctx.save_for_backward(x, mean)
+        return mean, covariance
+
+    @staticmethod
+    def backward(ctx, of_mean, of_covariance):
+        x, mean = ctx.saved_tensors
+        if differentiates_again():
+            return *reference_gradient(moments_reference, (x,), (True,), (of_mean, of_covariance)), None
+        # The centred rows add up to zero, so what comes through their mean is nothing.
+        grad = (x - mean) @ ((of_covariance + of_covariance.mT) / (len(x) - 1))
+        return grad.add_(of_mean / len(x)).to(x.dtype), None
+
+
+def _library(x: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    check_finite("x", x)
+    n, d = x.shape
+    dtype, size = torch.float64 if exact else torch.float32, rows_of_chunk(d)
+    sums, products = (torch.zeros(*shape, dtype=torch.float64, device=x.device) for shape in ((d,), (d, d)))
+    shift = mean_of_rows(x[:size].to(dtype))
+    for rows in x.split(size):
+        add_chunk_(sums, products, rows.to(dtype) - shift)
+    mean, scatter = about_mean(n, shift, sums, products)
+    return mean, scatter.div_(n - 1)
+
+
+def _check(x: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    if not x.is_floating_point():
+        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    if dtype not in (None, torch.float32, torch.float64):
+        raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
+    if x.dim() != 2:
+        raise ValueError(f"x: expected features [N, d], got {tuple(x.shape)}")
+    if len(x) < 2:
+        raise ValueError(f"x: expected at least two rows, got {tuple(x.shape)}")
+    return dtype or torch.promote_types(x.dtype, torch.float32)
+
+
+def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+
+    yield Sample("more rows than columns", (randn(17, 5),))
+    yield Sample("fewer rows than columns", (randn(3, 7),))
+    yield Sample("one column", (randn(9, 1),))
+    yield Sample("two rows", (randn(2, 4),))
+    yield Sample("no columns", (randn(3, 0),))
+    yield Sample("not contiguous", (randn(6, 9).mT,))
+    yield Sample("expanded", (randn(1, 4).expand(5, 4),))
+    yield Sample("extreme: more than a block of columns", (randn(90, 300),))
+    yield Sample("extreme: more than a chunk of rows", (randn(9000, 3) + 100,))
+
+
+def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    generator = torch.Generator().manual_seed(0)
+    for n, d in ((5_000, 2048), (50_000, 2048), (50_000, 64)):
+        spread = (12 * torch.arange(1, d + 1) ** -1.25 + 2e-4).sqrt()
+        x = torch.randn(n, d, generator=generator).mul_(spread).add_(0.5)
+        yield Sample(f"{n}x{d}", (x.to(device, dtype),))
+
+
+def _cost(pass_: str, x: Tensor) -> Cost:
+    """Half of the products of columns; the gradient multiplies rows by a whole matrix."""
+    n, d = x.shape
+    backward = pass_.endswith("_backward")
+    moved = x.numel() * x.element_size() * (3 if backward else 1) + 8 * (d * d + d)
+    return Cost(moved, n * d * (d + 1) + (2 * n * d * d if backward else 0) + 1)
+
+
+def _fake(x: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    d = x.shape[1]
+    return x.new_empty(d, dtype=torch.float64), x.new_empty(d, d, dtype=torch.float64)
+
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+MOMENTS = Op(
+    "moments",
+    schema=("moments(Tensor x, bool exact) -> (Tensor, Tensor)",),
+    fake=(_fake,),
+    library=(_library,),
+    reference=moments_reference,
+    supports={"library": lambda x: ""},
+    dtypes={"library": _DTYPES},
+    samples=_samples,
+    cases=_cases,
+    # The reference computes in float64, where no dtype has an error of its own.
+    tolerance={dtype: Tolerance(2, 1e-12 if dtype == torch.float64 else 2e-6) for dtype in _DTYPES},
+    cost=_cost,
+)

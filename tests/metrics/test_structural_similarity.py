@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+
+from fastgen.metrics import (
+    MultiscaleStructuralSimilarity,
+    StructuralSimilarity,
+    multiscale_structural_similarity,
+    structural_similarity,
+)
+
+
+def pair(*shape, noise=0.2, dtype=torch.float64):
+    x = torch.rand(shape, dtype=dtype)
+    return x, (x + noise * torch.randn(shape, dtype=dtype)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8, 8), (2, 3, 17, 40), (1, 1, 64, 33)])
+@pytest.mark.parametrize("data_range", [1.0, 2.0])
+def test_equals_torchmetrics(shape, data_range):
+    x, y = pair(*shape)
+    ours = structural_similarity(x, y, data_range=data_range)
+    theirs = structural_similarity_index_measure(x, y, data_range=data_range, reduction="none")
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_several_scales_equal_torchmetrics():
+    x, y = pair(2, 3, 180, 192)
+    ours = multiscale_structural_similarity(x, y)
+    theirs = multiscale_structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+    # Unlike images have negative contrast, which counts as zero.
+    assert multiscale_structural_similarity(x, 1 - x).tolist() == [0, 0]
+
+
+def test_two_scales_equal_torchmetrics():
+    x, y = pair(2, 1, 32, 32)
+    ours = multiscale_structural_similarity(x, y, weights=(0.4, 0.6))
+    theirs = multiscale_structural_similarity_index_measure(x, y, data_range=1.0, betas=(0.4, 0.6), reduction="none")
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+def test_properties():
+    x, y = pair(4, 3, 16, 16)
+    torch.testing.assert_close(structural_similarity(x, x), torch.ones(4, dtype=torch.float64))
+    torch.testing.assert_close(structural_similarity(x, y), structural_similarity(y, x))
+    assert (structural_similarity(x, y) < 1).all()
+    a, b = pair(1, 1, 7, 7)
+    torch.autograd.gradcheck(structural_similarity, (a.requires_grad_(), b.requires_grad_()))
+
+
+def test_metrics_are_means_over_all_pairs():
+    x, y = pair(5, 1, 32, 32)
+    for metric, function in (
+        (StructuralSimilarity(data_range=2.0), lambda x, y: structural_similarity(x, y, data_range=2.0)),
+        (
+            MultiscaleStructuralSimilarity(weights=(0.5, 0.5)),
+            lambda x, y: multiscale_structural_similarity(x, y, weights=(0.5, 0.5)),
+        ),
+    ):
+        metric.update(x[:2], y[:2])
+        metric.update(x[2:], y[2:])
+        torch.testing.assert_close(metric.compute(), function(x, y).mean())
+        metric.reset()
+        with pytest.raises(ValueError, match="at least 1 pair"), pytest.warns(UserWarning):
+            metric.compute()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 9)), "expected the same shape"),
+        ((torch.rand(2, 1, 5, 5), torch.rand(2, 1, 5, 5)), "needs more than 5 pixels a side"),
+        ((torch.rand(8, 8), torch.rand(8, 8)), r"\[B, C, H, W\]"),
+    ],
+)
+def test_bad_shapes(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        structural_similarity(*arguments)
+
+
+def test_bad_arguments():
+    x, y = pair(1, 1, 32, 32)
+    with pytest.raises(TypeError, match="one floating dtype"):
+        structural_similarity(x, y.float())
+    with pytest.raises(ValueError, match="data_range"):
+        structural_similarity(x, y, data_range=0.0)
+    with pytest.raises(ValueError, match="sigma"):
+        structural_similarity(x, y, sigma=-1.0)
+    with pytest.raises(ValueError, match="5 scales need images of at least 161 pixels"):
+        multiscale_structural_similarity(x, y)
+    with pytest.raises(ValueError, match="weights"):
+        multiscale_structural_similarity(x, y, weights=())
