@@ -37,11 +37,7 @@ static double sum_tiles(const PairProblem<T>& problem, const T* centre, double f
 template <class T>
 static double sum_polynomial(const PairProblem<T>& problem, const MmdFunctions<T>& functions, bool one_set,
                              const T* centre, const MmdPolynomial& polynomial, double gamma) {
-  auto along_centre = [&](const T* row) {
-    double product = 0;
-    for (int64_t k = 0; k < problem.d; ++k) product += double(row[k] - centre[k]) * double(centre[k]);
-    return T(gamma * product);
-  };
+  auto along_centre = [&](const T* row) { return T(gamma * problem.functions.product(row, centre, problem.d)); };
   return sum_tiles(
       problem, centre, gamma, one_set, [&](int64_t j, double) { return along_centre(problem.points + j * problem.d); },
       [&](int64_t i, double) { return along_centre(problem.queries + i * problem.d); },
