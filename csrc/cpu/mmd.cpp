@@ -44,20 +44,20 @@ FASTGEN_LANE double sum_terms(const PairQueries<T>& queries, const PairPanel<T>&
   return total;
 }
 
-// kDegree: known when compiling, or 0.
-template <class T, int kDegree>
-static double sum_polynomial(const PairQueries<T>& queries, const PairPanel<T>& panel, const MmdPolynomial& polynomial,
-                             bool one_set, T* scratch) {
+// kCount: of coefficients, known when compiling, or 0.
+template <class T, int kCount>
+static double sum_terms_of(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets,
+                           const MmdPolynomial& polynomial, bool one_set, T* scratch) {
   double total = 0;
   with_vectors<T>(queries.count, [&](auto vectors) {
-    constexpr int V = decltype(vectors)::value;
+    constexpr int V = decltype(vectors)::value, n = Lanes<T>::kCount;
     Lanes<T> a[kMostDegrees];
     for (int i = 0; i < kMostDegrees; ++i) a[i] = Lanes<T>(T(polynomial.coefficients[i]));
-    int64_t degree = kDegree ? kDegree : polynomial.degree;
-    auto term = [&](Lanes<T> t, int) __attribute__((always_inline)) {
-      Lanes<T> p = a[degree - 1];
-      for (int64_t i = degree - 2; i >= 0; --i) p = fma(p, t, a[i]);
-      return p * t;
+    int64_t count = kCount ? kCount : polynomial.count;
+    auto term = [&](Lanes<T> product, int v) __attribute__((always_inline)) {
+      Lanes<T> s = product + load(offsets + v * n, &product), p = a[count - 1];
+      for (int64_t i = count - 2; i >= 0; --i) p = fma(p, s, a[i]);
+      return p * s * s;
     };
     total = sum_terms<T, V>(queries, panel, one_set, scratch, term);
   });
@@ -65,20 +65,21 @@ static double sum_polynomial(const PairQueries<T>& queries, const PairPanel<T>& 
 }
 
 template <class T>
-static double sum_polynomial_of_any_degree(const PairQueries<T>& queries, const PairPanel<T>& panel,
-                                           const MmdPolynomial& polynomial, bool one_set, T* scratch) {
-  auto run = polynomial.degree == 3 ? sum_polynomial<T, 3> : sum_polynomial<T, 0>;
-  return run(queries, panel, polynomial, one_set, scratch);
+static double sum_polynomial(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets,
+                             const MmdPolynomial& polynomial, bool one_set, T* scratch) {
+  if (polynomial.count == 0) return 0;
+  auto run = polynomial.count == 2 ? sum_terms_of<T, 2> : sum_terms_of<T, 0>;
+  return run(queries, panel, offsets, polynomial, one_set, scratch);
 }
 
 template <class T>
-static double sum_exponential(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* exponents,
-                              bool one_set, T* scratch) {
+static double sum_exponential(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets, bool one_set,
+                              T* scratch) {
   DenormalsAreZero guard;
   double total = 0;
   with_vectors<T>(queries.count, [&](auto vectors) {
     constexpr int V = decltype(vectors)::value, n = Lanes<T>::kCount;
-    auto term = [&](Lanes<T> t, int v) __attribute__((always_inline)) { return exp2(t + load(exponents + v * n, &t)); };
+    auto term = [&](Lanes<T> t, int v) __attribute__((always_inline)) { return exp2(t + load(offsets + v * n, &t)); };
     total = sum_terms<T, V>(queries, panel, one_set, scratch, term);
   });
   return total;
@@ -88,6 +89,6 @@ static double sum_exponential(const PairQueries<T>& queries, const PairPanel<T>&
 }  // namespace fastgen
 
 extern "C" const fastgen::MmdTable FASTGEN_TABLE(mmd) = {
-    {fastgen::sum_polynomial_of_any_degree<float>, fastgen::sum_exponential<float>},
-    {fastgen::sum_polynomial_of_any_degree<double>, fastgen::sum_exponential<double>},
+    {fastgen::sum_polynomial<float>, fastgen::sum_exponential<float>},
+    {fastgen::sum_polynomial<double>, fastgen::sum_exponential<double>},
 };

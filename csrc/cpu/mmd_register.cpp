@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <type_traits>
 
 #include "mmd.h"
 #include "pairs_share.h"
@@ -16,43 +17,49 @@ using torch::stable::Tensor;
 
 constexpr double kLog2E = 1.44269504088896340736;
 
-// The sum over all pairs of queries and points, or over pairs of different points, each once, of one set.
-template <class T>
-static double sum_polynomial(const PairProblem<T>& problem, const MmdFunctions<T>& functions, bool one_set,
-                             const MmdPolynomial& polynomial, double gamma) {
-  std::vector<T> origin(problem.d, T(0));
-  std::vector<double> sums((problem.m + problem.functions.tile - 1) / problem.functions.tile, 0.0);
-  problem.for_tiles(
-      origin.data(), T(gamma), 0, problem.m, 0, [](int64_t, double) { return T(0); },
-      [&](const PairQueries<T>& queries, const double*, const PairPanel<T>& panel, T* scratch) {
-        if (one_set && queries.first >= panel.first + panel.count) return;
-        sums[queries.first / problem.functions.tile] +=
-            functions.polynomial(queries, panel, polynomial, one_set, scratch);
-      });
+// Sums what tile(queries, panel, offsets, scratch) returns over all tiles, in an order that threads do not change;
+// offset_of(i, |q_i|^2) is a query's.
+template <class T, class Bias, class Offset, class Tile>
+static double sum_tiles(const PairProblem<T>& problem, const T* centre, double factor, bool one_set,
+                        const Bias& bias_of, const Offset& offset_of, const Tile& tile) {
+  int64_t size = problem.functions.tile;
+  std::vector<double> sums((problem.m + size - 1) / size, 0.0);
+  auto run = [&](const PairQueries<T>& queries, const double* norms, const PairPanel<T>& panel, T* scratch) {
+    if (one_set && queries.first >= panel.first + panel.count) return;
+    std::vector<T> offsets(size, T(0));
+    for (int64_t i = 0; i < queries.count; ++i) offsets[i] = offset_of(queries.first + i, norms[i]);
+    sums[queries.first / size] += tile(queries, panel, offsets.data(), scratch);
+  };
+  problem.for_tiles(centre, T(factor), 0, problem.m, 0, bias_of, run);
   return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
-// The same of exp(-gamma |q - x|^2), counted from the centre of the points.
+template <class T>
+static double sum_polynomial(const PairProblem<T>& problem, const MmdFunctions<T>& functions, bool one_set,
+                             const T* centre, const MmdPolynomial& polynomial, double gamma) {
+  auto along_centre = [&](const T* row) { return T(gamma * problem.functions.product(row, centre, problem.d)); };
+  return sum_tiles(
+      problem, centre, gamma, one_set, [&](int64_t j, double) { return along_centre(problem.points + j * problem.d); },
+      [&](int64_t i, double) { return along_centre(problem.queries + i * problem.d); },
+      [&](const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets, T* scratch) {
+        return functions.polynomial(queries, panel, offsets, polynomial, one_set, scratch);
+      });
+}
+
 template <class T>
 static double sum_exponential(const PairProblem<T>& problem, const MmdFunctions<T>& functions, bool one_set,
                               double gamma) {
   // Far below every exponent that is not zero, and finite: a difference of infinities is NaN.
   constexpr double nowhere = -1e30;
   std::vector<T> centre = problem.centre();
-  std::vector<double> sums((problem.m + problem.functions.tile - 1) / problem.functions.tile, 0.0);
-  auto exponent = [&](double norm) { return T(std::max(nowhere, -gamma * kLog2E * norm)); };
-  problem.for_tiles(
-      centre.data(), T(2 * gamma * kLog2E), 0, problem.m, 0,
-      [&](int64_t, double norm) { return norm == norm ? exponent(norm) : T(norm); },
-      [&](const PairQueries<T>& queries, const double* norms, const PairPanel<T>& panel, T* scratch) {
-        if (one_set && queries.first >= panel.first + panel.count) return;
-        std::vector<T> exponents(problem.functions.tile, T(0));
-        for (int64_t i = 0; i < queries.count; ++i)
-          exponents[i] = norms[i] == norms[i] ? exponent(norms[i]) : T(norms[i]);
-        sums[queries.first / problem.functions.tile] +=
-            functions.exponential(queries, panel, exponents.data(), one_set, scratch);
-      });
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
+  auto exponent = [&](int64_t, double norm) {
+    double value = -gamma * kLog2E * norm;
+    return T(value < nowhere ? nowhere : value);
+  };
+  return sum_tiles(problem, centre.data(), 2 * gamma * kLog2E, one_set, exponent, exponent,
+                   [&](const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets, T* scratch) {
+                     return functions.exponential(queries, panel, offsets, one_set, scratch);
+                   });
 }
 
 static void check(const Tensor& x, const Tensor& y) {
@@ -98,16 +105,23 @@ static Tensor dispatch(const Tensor& x, const Tensor& y, const Sum& sum) {
   return sums;
 }
 
-static Tensor polynomial_mmd_cpu(const Tensor& x, const Tensor& y, int64_t degree, double gamma, double coef0) {
+static Tensor polynomial_mmd_cpu(const Tensor& x, const Tensor& y, const Tensor& centre, int64_t degree, double gamma,
+                                 double coef0) {
   STD_TORCH_CHECK(degree >= 1 && degree <= kMostDegrees, "mmd: degree is out of range");
-  MmdPolynomial polynomial{{}, degree};
-  double binomial = 1;
-  for (int64_t i = 1; i <= degree; ++i) {
-    binomial = binomial * double(degree - i + 1) / double(i);
-    polynomial.coefficients[i - 1] = binomial * std::pow(coef0, double(degree - i));
-  }
+  STD_TORCH_CHECK(centre.dim() == 1 && centre.size(0) == x.size(2) && centre.is_contiguous() &&
+                      centre.scalar_type() == x.scalar_type(),
+                  "mmd: centre must be contiguous, [d]");
   return dispatch(x, y, [&](const auto& problem, const auto& functions, bool one_set) {
-    return sum_polynomial(problem, functions, one_set, polynomial, gamma);
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(problem.points)>>;
+    const T* at = static_cast<const T*>(centre.const_data_ptr());
+    double constant = coef0, binomial = double(degree);
+    for (int64_t k = 0; k < problem.d; ++k) constant += gamma * double(at[k]) * double(at[k]);
+    MmdPolynomial polynomial{{}, degree - 1};
+    for (int64_t i = 2; i <= degree; ++i) {
+      binomial = binomial * double(degree - i + 1) / double(i);
+      polynomial.coefficients[i - 2] = binomial * std::pow(constant, double(degree - i));
+    }
+    return sum_polynomial(problem, functions, one_set, at, polynomial, gamma);
   });
 }
 

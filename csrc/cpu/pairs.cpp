@@ -5,25 +5,76 @@
 namespace fastgen {
 namespace {
 
+// Sums that the compiler keeps in vectors: one alone would wait for each addition.
+constexpr int kSums = 16;
+
+static double add_up(const double* sums) {
+  double sum = 0;
+  for (int i = 0; i < kSums; ++i) sum += sums[i];
+  return sum;
+}
+
+// |row - centre|^2 of the differences as they are rounded.
+template <class T>
+static double squared_norm(const T* row, const T* centre, int64_t d) {
+  double sums[kSums] = {};
+  int64_t k = 0;
+  for (; k + kSums <= d; k += kSums) {
+    for (int i = 0; i < kSums; ++i) {
+      T value = row[k + i] - centre[k + i];
+      sums[i] += double(value) * double(value);
+    }
+  }
+  for (; k < d; ++k) {
+    T value = row[k] - centre[k];
+    sums[0] += double(value) * double(value);
+  }
+  return add_up(sums);
+}
+
+template <class T>
+static double squared_distance(const T* a, const T* b, int64_t d) {
+  double sums[kSums] = {};
+  int64_t k = 0;
+  for (; k + kSums <= d; k += kSums) {
+    for (int i = 0; i < kSums; ++i) {
+      double difference = double(a[k + i]) - double(b[k + i]);
+      sums[i] += difference * difference;
+    }
+  }
+  for (; k < d; ++k) {
+    double difference = double(a[k]) - double(b[k]);
+    sums[0] += difference * difference;
+  }
+  return add_up(sums);
+}
+
+template <class T>
+static double product(const T* row, const T* centre, int64_t d) {
+  double sums[kSums] = {};
+  int64_t k = 0;
+  for (; k + kSums <= d; k += kSums) {
+    for (int i = 0; i < kSums; ++i) sums[i] += double(row[k + i] - centre[k + i]) * double(centre[k + i]);
+  }
+  for (; k < d; ++k) sums[0] += double(row[k] - centre[k]) * double(centre[k]);
+  return add_up(sums);
+}
+
 template <class T>
 static void pack_points(const T* points, int64_t count, int64_t d, const T* centre, T* rows, double* norms) {
-  for (int64_t j = 0; j < count; ++j) norms[j] = 0;
+  for (int64_t j = 0; j < count; ++j) norms[j] = squared_norm(points + j * d, centre, d);
   for (int64_t first = 0; first < count; first += kGroup) {
     int64_t here = count - first < kGroup ? count - first : kGroup;
+    const T* from = points + first * d;
     T* to = rows + first * d;
-    for (int64_t r = 0; r < kGroup; ++r) {
-      if (r >= here) {
-        for (int64_t k = 0; k < d; ++k) to[k * kGroup + r] = T(0);
-        continue;
-      }
-      const T* row = points + (first + r) * d;
-      double norm = 0;
+    if (here == kGroup) {
       for (int64_t k = 0; k < d; ++k) {
-        T value = row[k] - centre[k];
-        norm += double(value) * double(value);
-        to[k * kGroup + r] = value;
+        for (int64_t r = 0; r < kGroup; ++r) to[k * kGroup + r] = from[r * d + k] - centre[k];
       }
-      norms[first + r] = norm;
+      continue;
+    }
+    for (int64_t k = 0; k < d; ++k) {
+      for (int64_t r = 0; r < kGroup; ++r) to[k * kGroup + r] = r < here ? from[r * d + k] - centre[k] : T(0);
     }
   }
 }
@@ -33,19 +84,21 @@ static void pack_queries(const T* queries, int64_t count, int64_t d, const T* ce
                          double* norms) {
   constexpr int64_t n = Lanes<T>::kCount;
   int64_t width = (count + n - 1) / n * n;
-  for (int64_t i = 0; i < width; ++i) {
-    if (i >= count) {
-      for (int64_t k = 0; k < d; ++k) packed[k * width + i] = T(0);
-      continue;
+  for (int64_t i = 0; i < count; ++i) norms[i] = squared_norm(queries + i * d, centre, d);
+  for (int64_t v = 0; v < width; v += n) {
+    const T* rows = queries + v * d;
+    int64_t here = count - v < n ? count - v : n, k = 0;
+    for (; here == n && k + 4 <= d; k += 4) {
+      Lanes<T> columns[4];
+      load_four_columns(rows + k, d, columns);
+      for (int c = 0; c < 4; ++c) {
+        store(packed + (k + c) * width + v, (columns[c] - Lanes<T>(centre[k + c])) * Lanes<T>(factor));
+      }
     }
-    const T* row = queries + i * d;
-    double norm = 0;
-    for (int64_t k = 0; k < d; ++k) {
-      T value = row[k] - centre[k];
-      norm += double(value) * double(value);
-      packed[k * width + i] = value * factor;
+    for (; k < d; ++k) {
+      for (int64_t i = 0; i < n; ++i)
+        packed[k * width + v + i] = i < here ? (rows[i * d + k] - centre[k]) * factor : T(0);
     }
-    norms[i] = norm;
   }
 }
 
@@ -54,33 +107,12 @@ static int64_t scratch(int64_t d) {
   return d <= 2 * kDepth<T> ? 0 : kPairScratch<T>;
 }
 
-template <class T>
-static double squared_distance(const T* a, const T* b, int64_t d) {
-  // Eight sums, for the compiler to keep in vectors.
-  constexpr int n = 16;
-  double sums[n] = {};
-  int64_t k = 0;
-  for (; k + n <= d; k += n) {
-    for (int i = 0; i < n; ++i) {
-      double difference = double(a[k + i]) - double(b[k + i]);
-      sums[i] += difference * difference;
-    }
-  }
-  double sum = 0;
-  for (int i = 0; i < n; ++i) sum += sums[i];
-  for (; k < d; ++k) {
-    double difference = double(a[k]) - double(b[k]);
-    sum += difference * difference;
-  }
-  return sum;
-}
-
 }  // namespace
 }  // namespace fastgen
 
 extern "C" const fastgen::PairTable FASTGEN_TABLE(pairs) = {
     {fastgen::kPairTile<float>, fastgen::pack_points<float>, fastgen::pack_queries<float>, fastgen::scratch<float>,
-     fastgen::squared_distance<float>},
+     fastgen::squared_distance<float>, fastgen::product<float>},
     {fastgen::kPairTile<double>, fastgen::pack_points<double>, fastgen::pack_queries<double>, fastgen::scratch<double>,
-     fastgen::squared_distance<double>},
+     fastgen::squared_distance<double>, fastgen::product<double>},
 };

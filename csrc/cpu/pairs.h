@@ -41,6 +41,8 @@ struct PairFunctions {
   int64_t (*scratch)(int64_t d);
   // |a - b|^2 by differences, summed in double.
   double (*squared_distance)(const T* a, const T* b, int64_t d);
+  // The product of a row less the centre with the centre, summed in double.
+  double (*product)(const T* row, const T* centre, int64_t d);
 };
 
 struct PairTable {

@@ -17,9 +17,9 @@ from fastgen.density.covariance import cholesky_factor
 from fastgen.density.debias import DEBIAS, laplace_factor, step_along_score
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.kernels import noise
-from fastgen.density.neighbours import knn
 from fastgen.ops._kde_kernels import KERNELS
 from fastgen.ops.kde import kde_log_density, kde_score
+from fastgen.ops.knn import knn
 
 COVARIANCE_TYPES = ("diag", "full")
 
@@ -238,7 +238,7 @@ def _adaptive_scales(y: Tensor, k: int) -> Tensor:
     """Distances [N] to the k-th neighbour, in units of their geometric mean."""
     if len(y) <= k:
         raise ValueError(f"X: adaptive={k} expects at least {k + 1} points of positive weight, got {len(y)}")
-    radius = knn(y, y, k + 1)[0][:, k]
+    radius = knn(y, y, k, exclude_self=True)[0][:, -1]
     if same := int((radius == 0).sum()):
         raise ValueError(f"X: {same} points coincide with {k} others, expected adaptive larger than that")
     return radius / radius.log().mean().exp()

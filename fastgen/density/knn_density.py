@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from fastgen.density.estimator import DensityEstimator
-from fastgen.density.neighbours import knn
 from fastgen.density.unit_ball import log_unit_ball
+from fastgen.ops.knn import knn
 
 
 class KNNDensity(DensityEstimator):

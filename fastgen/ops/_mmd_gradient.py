@@ -22,9 +22,14 @@ class Polynomial(torch.autograd.Function):
     def forward(ctx, x, y, degree, gamma, coef0, unbiased, call):
         ctx.save_for_backward(x, y)
         ctx.settings = degree, gamma, coef0, unbiased
-        sums = call(x, y, degree, gamma, coef0)
-        own = [_own_terms(t, degree, gamma, coef0) if not unbiased else 0.0 for t in (x, y)]
-        return _combine(sums, own, x, y, unbiased)
+        # Of both sets, for all problems: what is the same for every pair cancels only if it is the same.
+        centre = y.mean((0, 1)) if len(y) else y.new_zeros(y.shape[-1])
+        sums = call(x, y, centre, degree, gamma, coef0)
+        shift = gamma * centre.double().square().sum()
+        slope = degree * (coef0 + shift) ** (degree - 1)
+        own = [0.0 if unbiased else _own_terms(t, degree, gamma, coef0, shift) for t in (x, y)]
+        value = _combine(sums, own, x, y, unbiased) + slope * gamma * _linear(x, y, unbiased)
+        return value.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
@@ -57,7 +62,7 @@ class Rbf(torch.autograd.Function):
         ctx.save_for_backward(x, y)
         ctx.settings = gamma, unbiased
         own = [0.0 if unbiased else float(t.shape[-2]) for t in (x, y)]
-        return _combine(call(x, y, gamma), own, x, y, unbiased)
+        return _combine(call(x, y, gamma), own, x, y, unbiased).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
@@ -82,19 +87,33 @@ class Rbf(torch.autograd.Function):
         return *found, *[None] * 3
 
 
-def _own_terms(x: Tensor, degree: int, gamma: float, coef0: float) -> Tensor:
-    """sum_i k(x_i, x_i) - coef0^degree, in float64."""
-    norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64).square()
-    return ((gamma * norms + coef0) ** degree - coef0**degree).sum(-1)
+def _own_terms(x: Tensor, degree: int, gamma: float, coef0: float, shift: Tensor) -> Tensor:
+    """The sum over points of k(x_i, x_i), in float64, without the terms that csrc/cpu/mmd.h leaves out."""
+    s, constant = gamma * _norms(x) - shift, coef0 + shift
+    return ((s + constant) ** degree - constant**degree - degree * constant ** (degree - 1) * s).sum(-1)
+
+
+def _linear(x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+    """MMD^2 of the kernel a.b, in float64, from sums of points."""
+    (m, n), (of_x, of_y) = (x.shape[-2], y.shape[-2]), (t.sum(-2, dtype=torch.float64) for t in (x, y))
+    squares = [of_x.square().sum(-1), of_y.square().sum(-1)]
+    if unbiased:
+        squares = [square - _norms(t).sum(-1) for square, t in zip(squares, (x, y), strict=True)]
+    within = squares[0] / (m * (m - unbiased)) + squares[1] / (n * (n - unbiased))
+    return within - 2 * (of_x * of_y).sum(-1) / (m * n)
+
+
+def _norms(x: Tensor) -> Tensor:
+    """|x_i|^2, summed in float64."""
+    return x.square().sum(-1, dtype=torch.float64)
 
 
 def _combine(sums: Tensor, own: list, x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
-    """MMD^2 from the sums [B, 3] over pairs of x, of y, each pair of different points once, and of both."""
+    """MMD^2 in float64 from the sums [B, 3] over pairs of x, of y, each pair of different points once, and of both."""
     m, n = x.shape[-2], y.shape[-2]
     of_x, of_y, of_both = sums.unbind(-1)
     of_x, of_y = 2 * of_x + own[0], 2 * of_y + own[1]
-    value = of_x / (m * (m - unbiased)) + of_y / (n * (n - unbiased)) - 2 * of_both / (m * n)
-    return value.to(x.dtype)
+    return of_x / (m * (m - unbiased)) + of_y / (n * (n - unbiased)) - 2 * of_both / (m * n)
 
 
 def _gradients(

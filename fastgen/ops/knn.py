@@ -40,7 +40,8 @@ def knn(queries: Tensor, points: Tensor, k: int, *, exclude_self: bool = False) 
     product's rounding leaves in doubt; among these it decides by direct differences, summed in float64. So neighbours
     and their order are those of float64, for inputs of any scale and however far from the origin; distances are then
     rounded. Where very many points are within the product's rounding of the k-th neighbour, a query goes through all
-    points by direct differences, ten times as slow.
+    points by direct differences, ten times as slow. Where that kernel does not run (on a GPU, in torch.func) the
+    reference sorts distances from direct differences in the dtype of the computation, a chunk of queries at a time.
 
     Memory is O((M + N) d + M k). Gradients of the distances in queries and points, of every order, with the indices
     held fixed; where a distance is zero its gradient is zero.

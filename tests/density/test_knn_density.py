@@ -4,21 +4,9 @@ import numpy as np
 import pytest
 import torch
 from density.estimator_cases import two_hills
-from sklearn.neighbors import NearestNeighbors
 
-from fastgen.density import KNNDensity, neighbours
-from fastgen.density.neighbours import knn
-
-
-@pytest.mark.parametrize("d", [1, 3, 15, 16, 64])
-def test_neighbours_are_those_of_scikit_learn(d, monkeypatch):
-    points, queries = two_hills(300, d), two_hills(70, d, seed=1)
-    expected, expected_indices = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(points).kneighbors(queries)
-    for chunk in (2**22, 1000):
-        monkeypatch.setattr(neighbours, "_CHUNK_DISTANCES", chunk)
-        distances, indices = knn(torch.from_numpy(queries), torch.from_numpy(points), 5)
-        np.testing.assert_allclose(distances, expected, rtol=1e-7)
-        np.testing.assert_array_equal(indices, expected_indices)
+from fastgen.density import KNNDensity
+from fastgen.ops import knn
 
 
 @pytest.mark.parametrize("d", [2, 64])
