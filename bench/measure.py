@@ -29,6 +29,9 @@ Call = Callable[[], Any]
 _BLOCK_S = 3e-3
 # A call that takes longer sees more memory than caches hold: its first is as good as its second.
 _WARMED_BELOW_S = 50e-3
+# A method that takes longer, and this many times the quickest, is timed once: its rounds would be the run.
+_ONCE_ABOVE_S = 5.0
+_ONCE_ABOVE_RATIO = 10
 # Below this a GPU is faster than the launches of eager PyTorch: the calls are captured in a graph and replayed.
 _GRAPH_BELOW_S = 100e-6
 
@@ -58,20 +61,24 @@ def interleave(
 
     A method is a sequence of equivalent calls on different copies of its inputs, taken in turn: one call on a CPU; on a
         GPU as many as keep its cache cold (`copies`). The rounds fill `budget_s` within their bounds.
+    A method whose call takes seconds, and ten times what the quickest takes, is timed in the first round only.
     `graphs` replays short GPU calls from a CUDA graph, without what their launches cost.
     """
     blocks = {
         name: _cuda_block(calls, graphs) if device == "cuda" else _cpu_block(calls) for name, calls in methods.items()
     }
-    rounds = int(budget_s / sum(block.seconds for block in blocks.values()))
+    long = max(_ONCE_ABOVE_S, _ONCE_ABOVE_RATIO * min(block.seconds for block in blocks.values()))
+    repeated = [name for name, block in blocks.items() if block.seconds <= long]
+    rounds = int(budget_s / sum(blocks[name].seconds for name in repeated))
     rounds = min(max(min_rounds, rounds), max_rounds)
     samples: dict[str, list[_Seconds]] = {name: [] for name in blocks}
     order, shuffle = list(blocks), random.Random(0).shuffle
     with _no_garbage_collection():
-        for _ in range(rounds):
+        for number in range(rounds):
             shuffle(order)
             for name in order:
-                samples[name].append(blocks[name].run())
+                if number == 0 or name in repeated:
+                    samples[name].append(blocks[name].run())
     return {name: _summary(times) for name, times in samples.items()}
 
 
