@@ -63,10 +63,11 @@ def test_a_long_call_is_not_made_twice():
 
 def test_a_method_that_is_many_times_slower_is_timed_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(measure, "_ONCE_ABOVE_S", 0.1)
-    methods = {"quick": [lambda: time.sleep(5e-3)], "long": [lambda: time.sleep(0.15)]}
+    monkeypatch.setattr(measure, "_ONCE_ABOVE_RATIO", 3)
+    methods = {"quick": [lambda: time.sleep(5e-3)], "long": [lambda: time.sleep(0.3)]}
     timings = interleave(methods, "cpu", budget_s=0, min_rounds=5)
-    assert timings["quick"].rounds == 5 and timings["long"].rounds == 1 and timings["long"].median_s > 0.15
-    both_long = {name: [lambda: time.sleep(0.15)] for name in ("one", "other")}
+    assert timings["quick"].rounds == 5 and timings["long"].rounds == 1 and timings["long"].median_s >= 0.3
+    both_long = {name: [lambda: time.sleep(0.3)] for name in ("one", "other")}
     assert all(timing.rounds == 2 for timing in interleave(both_long, "cpu", budget_s=0, min_rounds=2).values())
 
 
