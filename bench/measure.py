@@ -29,9 +29,9 @@ Call = Callable[[], Any]
 _BLOCK_S = 3e-3
 # A call that takes longer sees more memory than caches hold: its first is as good as its second.
 _WARMED_BELOW_S = 50e-3
-# A call that takes longer is made in the first three rounds only, where a few more would tell nothing more.
-_SLOW_S = 1.0
-_SLOW_ROUNDS = 3
+# A method that takes longer, and this many times the quickest, is in the first three rounds only: its rounds would be
+# the run.
+_SLOW_S, _SLOW_RATIO, _SLOW_ROUNDS = 1.0, 10, 3
 # Below this a GPU is faster than the launches of eager PyTorch: the calls are captured in a graph and replayed.
 _GRAPH_BELOW_S = 100e-6
 
@@ -60,22 +60,25 @@ def interleave(
     """Time every method, all of them in every round.
 
     A method is a sequence of equivalent calls on different copies of its inputs, taken in turn: one call on a CPU; on a
-        GPU as many as keep its cache cold (`copies`). The rounds fill `budget_s` within their bounds; a method of more
-        than a second is in the first three.
+        GPU as many as keep its cache cold (`copies`). The rounds fill `budget_s` within their bounds.
+    A method whose call takes more than a second, and ten times what the quickest takes, is in the first three rounds
+        only.
     `graphs` replays short GPU calls from a CUDA graph, without what their launches cost.
     """
     blocks = {
         name: _cuda_block(calls, graphs) if device == "cuda" else _cpu_block(calls) for name, calls in methods.items()
     }
-    rounds = int(budget_s / sum(block.seconds for block in blocks.values()))
+    slow = max(_SLOW_S, _SLOW_RATIO * min(block.seconds for block in blocks.values()))
+    repeated = [name for name, block in blocks.items() if block.seconds <= slow]
+    rounds = int(budget_s / sum(blocks[name].seconds for name in repeated))
     rounds = min(max(min_rounds, rounds), max_rounds)
     samples: dict[str, list[_Seconds]] = {name: [] for name in blocks}
     order, shuffle = list(blocks), random.Random(0).shuffle
     with _no_garbage_collection():
-        for i in range(rounds):
+        for number in range(rounds):
             shuffle(order)
             for name in order:
-                if i < _SLOW_ROUNDS or blocks[name].seconds < _SLOW_S:
+                if number < _SLOW_ROUNDS or name in repeated:
                     samples[name].append(blocks[name].run())
     return {name: _summary(times) for name, times in samples.items()}
 

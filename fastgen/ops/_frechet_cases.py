@@ -43,6 +43,7 @@ def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 def feature_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for name, n, m, d in (
+        ("200 and 200, d=256", 200, 200, 256),
         ("1000 and 1000, d=2048", 1000, 1000, 2048),
         ("1024 and a reference, d=2048", 1024, 0, 2048),
         ("5000 and 5000, d=2048", 5000, 5000, 2048),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastgen.ops._sqrtm_factor import factor_of
 from fastgen.ops._sqrtm_polar import pays, polar_factor
-from fastgen.ops._symmetric import gram
+from fastgen.ops._symmetric import gram, lower_half_of_product
 
 
 def overlap_of_rows(x: Tensor, y: Tensor, of_x: bool, of_y: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,7 +26,7 @@ def overlap_of_rows(x: Tensor, y: Tensor, of_x: bool, of_y: bool) -> tuple[Tenso
         return overlap, in_x, in_y
     _check_finite(x, y)
     product = x @ y.mT
-    overlap, polar = _nuclear_norm(product, gram(product.mT), of_x or of_y)
+    overlap, polar = _nuclear_norm(product, of_x or of_y)
     return overlap, polar @ y if of_x else x.new_empty(0), polar.mT @ x if of_y else x.new_empty(0)
 
 
@@ -34,23 +34,23 @@ def overlap_with_covariance(x: Tensor, s: Tensor, of_x: bool) -> tuple[Tensor, T
     """The overlap of centred rows [N, d] with a covariance [d, d], and its gradient in the rows where asked for."""
     _check_finite(x, s)
     moved = x @ s
-    roots, basis = _roots(moved @ x.mT, of_x)
+    roots, basis = _roots(lower_half_of_product(moved, x), of_x)
     if roots is not None:
-        return roots.sum(), (basis / roots) @ (basis.mT @ moved) if of_x else x.new_empty(0)
+        return roots.sum(), _inverse_root(roots, basis) @ moved if of_x else x.new_empty(0)
     factor = factor_of("sigma", s).matrix
     overlap, polar = _by_singular_values(x @ factor, of_x)
     return overlap, polar @ factor.mT if of_x else x.new_empty(0)
 
 
-def _nuclear_norm(product: Tensor, squares: Tensor, wants_polar: bool) -> tuple[Tensor, Tensor]:
-    """That of C, and its polar factor, from C and `C C^T`."""
+def _nuclear_norm(product: Tensor, wants_polar: bool) -> tuple[Tensor, Tensor]:
+    """That of C, and its polar factor."""
     if pays(product):
         polar = polar_factor(product)
         return (polar * product).sum(), polar
-    roots, basis = _roots(squares, wants_polar)
+    roots, basis = _roots(lower_half_of_product(product, product), wants_polar)
     if roots is None:
         return _by_singular_values(product, wants_polar)
-    return roots.sum(), (basis / roots) @ (basis.mT @ product) if wants_polar else product
+    return roots.sum(), _inverse_root(roots, basis) @ product if wants_polar else product
 
 
 def _roots(g: Tensor, wants_basis: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -65,6 +65,11 @@ def _roots(g: Tensor, wants_basis: bool) -> tuple[Tensor | None, Tensor | None]:
     if squares[1] <= len(g) * torch.finfo(g.dtype).eps * squares[-1]:
         return None, None
     return squares[1:].sqrt(), basis
+
+
+def _inverse_root(roots: Tensor, basis: Tensor) -> Tensor:
+    """`G^-1/2` [n, n], zero where G has no root."""
+    return gram((basis * roots.rsqrt()).mT)
 
 
 def _by_singular_values(product: Tensor, wants_polar: bool) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,14 @@ def gram(rows: Tensor, scale: float = 1.0) -> Tensor:
     return mirror_(add_gram_(rows.new_zeros(rows.shape[1], rows.shape[1]), rows, scale))
 
 
+def lower_half_of_product(a: Tensor, b: Tensor) -> Tensor:
+    """The lower half of `a b^T`, [n, n], where that is symmetric; above it are other numbers."""
+    result = a.new_zeros(len(a), len(b))
+    for block in blocks(result):
+        torch.mm(a[block], b[: block.stop].mT, out=result[block, : block.stop])
+    return result
+
+
 def congruence_of_triangle(lower: Tensor, b: Tensor) -> Tensor:
     """The lower half of `L^T b L`, [d, d], for a lower triangular L and a symmetric b; above it are other numbers.
 

@@ -212,8 +212,9 @@ def _fake_with_covariance(x: Tensor, s: Tensor, of_x: bool) -> tuple[Tensor, Ten
 
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# A distance is a small difference of traces, so what rounding does to these is larger in it.
-_TOLERANCE = {torch.float64: Tolerance(2, 1e-9), **dict.fromkeys(_DTYPES[1:], Tolerance(2, 2e-6))}
+# A distance is a small difference of traces, so what rounding does to these is larger in it; its gradient comes through
+# the squares of singular values. (The family's own tests hold values in float64 to 1e-9.)
+_TOLERANCE = {torch.float64: Tolerance(2, 1e-7), **dict.fromkeys(_DTYPES[1:], Tolerance(2, 2e-6))}
 
 FRECHET_DISTANCE = Op(
     "frechet_distance",

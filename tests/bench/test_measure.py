@@ -49,13 +49,6 @@ def test_a_first_call_is_cold_and_not_in_the_median():
     assert timing.median_s < 8e-3 and timing.cold_s > 9e-3
 
 
-def test_a_slow_method_is_in_three_rounds(monkeypatch):
-    monkeypatch.setattr(measure, "_SLOW_S", 0.02)
-    methods = {"slow": [lambda: time.sleep(0.03)], "fast": [lambda: time.sleep(1e-3)]}
-    timings = interleave(methods, "cpu", budget_s=0, min_rounds=7)
-    assert timings["slow"].rounds == 3 and timings["fast"].rounds == 7
-
-
 def test_a_long_call_is_not_made_twice():
     calls = 0
 
@@ -66,6 +59,16 @@ def test_a_long_call_is_not_made_twice():
 
     timing = interleave({"long": [long]}, "cpu", budget_s=0, min_rounds=3)["long"]
     assert timing.cold_s is None and calls == 2 + 3
+
+
+def test_a_method_that_is_many_times_slower_is_in_three_rounds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measure, "_SLOW_S", 0.05)
+    monkeypatch.setattr(measure, "_SLOW_RATIO", 3)
+    methods = {"quick": [lambda: time.sleep(5e-3)], "slow": [lambda: time.sleep(0.15)]}
+    timings = interleave(methods, "cpu", budget_s=0, min_rounds=5)
+    assert timings["quick"].rounds == 5 and timings["slow"].rounds == 3 and timings["slow"].median_s >= 0.15
+    both_slow = {name: [lambda: time.sleep(0.15)] for name in ("one", "other")}
+    assert all(timing.rounds == 4 for timing in interleave(both_slow, "cpu", budget_s=0, min_rounds=4).values())
 
 
 def test_short_calls_are_timed_in_blocks():
