@@ -1,8 +1,8 @@
 """The overlap `tr (Sx Sy)^1/2` from features where there are fewer than they have dimensions, and its gradient.
 
 With centred features X, Y, each over the root of its number less one (a scale, which callers apply), the overlap is
-the nuclear norm of `C = X Y^T`, or of `C = X L` where the other covariance is a matrix, `S = L L^T`. Its squares are the
-eigenvalues of a small symmetric matrix, `G = C C^T`, and its gradient is the polar factor `P = G^-1/2 C`:
+the nuclear norm of `C = X Y^T`, or of `C = X L` where the other covariance is a matrix, `S = L L^T`. Its squares are
+the eigenvalues of a small symmetric matrix, `G = C C^T`, and its gradient is the polar factor `P = G^-1/2 C`:
 
     in X:  P Y,  or G^-1/2 X S       in Y:  P^T X
 
