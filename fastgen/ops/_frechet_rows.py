@@ -1,8 +1,8 @@
 """The overlap `tr (Sx Sy)^1/2` from features where there are fewer than they have dimensions, and its gradient.
 
-With centred features X, Y over the root of their number less one, the overlap is the nuclear norm of `C = X Y^T`, or of
-`C = X L` where the other covariance is a matrix, `S = L L^T`. Its squares are the eigenvalues of a small symmetric
-matrix, `G = C C^T`, and its gradient is the polar factor `P = G^-1/2 C`:
+With centred features X, Y, each over the root of its number less one (a scale, which callers apply), the overlap is
+the nuclear norm of `C = X Y^T`, or of `C = X L` where the other covariance is a matrix, `S = L L^T`. Its squares are
+the eigenvalues of a small symmetric matrix, `G = C C^T`, and its gradient is the polar factor `P = G^-1/2 C`:
 
     in X:  P Y,  or G^-1/2 X S       in Y:  P^T X
 
@@ -17,6 +17,9 @@ from torch import Tensor
 from fastgen.ops._sqrtm_factor import factor_of
 from fastgen.ops._sqrtm_polar import pays, polar_factor
 from fastgen.ops._symmetric import gram, lower_half_of_product
+
+# What rounding may take of a sum of roots before singular values are computed without the square.
+_LOST = 1e-8
 
 
 def overlap_of_rows(x: Tensor, y: Tensor, of_x: bool, of_y: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,14 +60,19 @@ def _roots(g: Tensor, wants_basis: bool) -> tuple[Tensor | None, Tensor | None]:
     """The roots of g's eigenvalues and their eigenvectors, without the smallest: centred rows add up to zero. None
     where another is lost in rounding as well.
     """
+    eps = torch.finfo(g.dtype).eps
     if wants_basis:
         squares, basis = torch.linalg.eigh(g)
-        basis = basis[:, 1:]
-    else:
-        squares, basis = torch.linalg.eigvalsh(g), None
-    if squares[1] <= len(g) * torch.finfo(g.dtype).eps * squares[-1]:
+        if squares[1] <= len(g) * eps * squares[-1]:
+            return None, None
+        return squares[1:].sqrt(), basis[:, 1:]
+    squares = torch.linalg.eigvalsh(g)
+    roots = squares[1:].clamp(min=0).sqrt()
+    # A sum of roots forgives a few that are lost, where a polar factor does not.
+    rounding = 4 * eps * squares[-1]
+    if (rounding / (roots + rounding.sqrt())).sum() >= _LOST * roots.sum():
         return None, None
-    return squares[1:].sqrt(), basis
+    return roots, None
 
 
 def _inverse_root(roots: Tensor, basis: Tensor) -> Tensor:

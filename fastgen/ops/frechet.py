@@ -125,7 +125,7 @@ def frechet_distance_from_features(x: Tensor, y: Tensor | FrechetReference) -> T
       Error 1e-12 of the traces, some 1e-11 of a usual distance.
     - N or M at most d: no covariance of the smaller side. The overlap is the nuclear norm of `X Y^T` (or of X by the
       reference's factor), from the eigenvalues of an N x N matrix, or its singular values where squares would lose the
-      small ones: error 1e-9 of the distance.
+      small ones: error at most 1e-8 of the overlap.
     - on a GPU the polar factor by matrix products in place of eigenvalues, where its size pays.
 
     The gradient in the features is the polar factor times the other side: bounded, with no difference of eigenvalues
@@ -165,10 +165,11 @@ def _of_smaller_side(x: Tensor, y: Tensor | FrechetReference) -> Tensor:
     mu, rows = _centred(x)
     if isinstance(y, Tensor) and (len(y) <= d or needs_gradient(y)):
         other_mu, others = _centred(y)
-        return _distance(mu - other_mu, rows.square().sum() + others.square().sum(), overlap(rows, others))
+        traces = _scatter(rows) / (n - 1) + _scatter(others) / (len(y) - 1)
+        return _distance(mu - other_mu, traces, overlap(rows, others) / math.sqrt((n - 1) * (len(y) - 1)))
     reference = moments(y, dtype=torch.float64) if isinstance(y, Tensor) else (y.mu, y.sigma)
-    traces = rows.square().sum() + _trace(reference[1])
-    return _distance(mu - reference[0], traces, overlap_with(rows, reference[1]))
+    traces = _scatter(rows) / (n - 1) + _trace(reference[1])
+    return _distance(mu - reference[0], traces, overlap_with(rows, reference[1]) / math.sqrt(n - 1))
 
 
 def frechet_distance_reference(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
@@ -189,10 +190,14 @@ def frechet_distance_from_features_reference(x: Tensor, y: Tensor | FrechetRefer
 
 
 def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean, and rows whose products are the covariance."""
     x = x.double()
     mu = x.mean(0)
-    return mu, (x - mu) / math.sqrt(len(x) - 1)
+    return mu, x - mu
+
+
+def _scatter(rows: Tensor) -> Tensor:
+    """The sum of their squares, without a copy."""
+    return torch.dot(rows.flatten(), rows.flatten())
 
 
 def _distance(difference: Tensor, traces: Tensor, overlap: Tensor) -> Tensor:
