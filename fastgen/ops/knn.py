@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fastgen.ops import _knn_cases
 from fastgen.ops._knn_gradient import Distances, distances_to
+from fastgen.ops._knn_products import nearest
 from fastgen.ops._pairs_arguments import check_finite, check_pairs, computing_dtype, rows_of
-from fastgen.ops._registry import Op, Tolerance, needs_gradient
+from fastgen.ops._registry import Op, Tolerance, is_forced, needs_gradient
 
 # Distances that the reference holds at once.
 CHUNK = 2**22
@@ -40,8 +41,8 @@ def knn(queries: Tensor, points: Tensor, k: int, *, exclude_self: bool = False) 
     product's rounding leaves in doubt; among these it decides by direct differences, summed in float64. So neighbours
     and their order are those of float64, for inputs of any scale and however far from the origin; distances are then
     rounded. Where very many points are within the product's rounding of the k-th neighbour, a query goes through all
-    points by direct differences, ten times as slow. Where that kernel does not run (on a GPU, in torch.func) the
-    reference sorts distances from direct differences in the dtype of the computation, a chunk of queries at a time.
+    points by direct differences, many times as slow. On a GPU the library's product and topk do the same, a chunk of
+    queries at a time. In torch.func the reference sorts distances in the dtype of the computation.
 
     Memory is O((M + N) d + M k). Gradients of the distances in queries and points, of every order, with the indices
     held fixed; where a distance is zero its gradient is zero.
@@ -110,6 +111,10 @@ def _fake(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> tuple[
     return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
 
 
+def _supports_library(queries: Tensor, points: Tensor, k: int) -> str:
+    return "the CPU has a kernel of its own" if points.is_cpu and not is_forced("library") else ""
+
+
 def _supports_cpp(queries: Tensor, points: Tensor, k: int) -> str:
     return "" if points.shape[-2] < 2**30 else "2^30 points or more"
 
@@ -119,8 +124,12 @@ KNN = Op(
     schema=("knn(Tensor queries, Tensor points, int k, bool exclude_self) -> (Tensor, Tensor)",),
     fake=(_fake,),
     reference=knn_reference,
-    supports={"cpp": _supports_cpp},
-    dtypes={"cpp": (torch.float32, torch.float64, torch.bfloat16)},
+    library=(nearest,),
+    supports={"cpp": _supports_cpp, "library": _supports_library},
+    dtypes={
+        "cpp": (torch.float32, torch.float64, torch.bfloat16),
+        "library": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    },
     samples=_knn_cases.samples,
     cases=_knn_cases.cases,
     tolerance={

@@ -10,7 +10,7 @@ import fastgen
 from fastgen.ops import knn, knn_reference
 from ops.conformance import best_capability, running_on
 
-VARIANTS = ["cpp/AVX2"] + ["cpp/AVX512"] * (best_capability() == "AVX512")
+VARIANTS = ["library", "cpp/AVX2"] + ["cpp/AVX512"] * (best_capability() == "AVX512")
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -1,0 +1,86 @@
+"""Nearest neighbours by a matrix product and direct differences of its candidates, with PyTorch's own product and topk.
+
+What runs on a GPU. A product's rounding may put a neighbour behind the candidates: where a bound on it leaves that in
+doubt, a query's distances are all taken from differences.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Candidates besides the k nearest: in most data the product's rounding is less than the distance between that many.
+MARGIN = 32
+# Elements of a chunk's product, and of its differences.
+CHUNK = 2**24
+
+
+def nearest(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+    """Distances and indices, [B, M, k], of queries [B, M, d] and points [B, N, d]."""
+    problems, m, d = queries.shape
+    n = points.shape[1]
+    candidates = min(k + MARGIN, n - exclude_self)
+    rows = max(1, CHUNK // max(1, problems * max(n, candidates * d)))
+    centre = points.mean(1, keepdim=True)
+    centred = points - centre
+    norms = centred.double().square().sum(-1)
+    found = []
+    for first in range(0, max(m, 1), rows):
+        q = queries[:, first : first + rows]
+        own = first if exclude_self else None
+        indices = _candidates(q - centre, centred, norms, candidates, own)
+        distances, order, cut = _ranked(q, points, indices, k)
+        doubtful = _doubtful(q - centre, norms, cut, candidates == n - exclude_self)
+        if doubtful.any():
+            _decide(q, points, k, own, doubtful, distances, order)
+        found.append((distances, order))
+    distances, indices = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    return distances.to(queries.dtype), torch.where(distances.isnan(), -1, indices)
+
+
+def _candidates(queries: Tensor, points: Tensor, norms: Tensor, count: int, own: int | None) -> Tensor:
+    """Of the product's nearest, ascending in index, so that a stable sort breaks ties by it."""
+    squared = torch.baddbmm(norms.to(points.dtype).unsqueeze(1), queries, points.mT, alpha=-2)
+    if own is not None:
+        squared.diagonal(own, 1, 2).fill_(torch.inf)
+    return squared.topk(count, largest=False, sorted=False).indices.sort(-1).values
+
+
+def _ranked(queries: Tensor, points: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """The k nearest candidates in float64; the squared distances of the k-th and of the farthest candidate."""
+    problems, m, count = indices.shape
+    chosen = points.gather(1, indices.view(problems, -1, 1).expand(-1, -1, points.shape[-1]))
+    differences = queries.double().unsqueeze(2) - chosen.view(problems, m, count, -1).double()
+    squared, order = differences.square().sum(-1).sort(dim=-1, stable=True)
+    return squared[..., :k].sqrt(), indices.gather(-1, order[..., :k]), (squared[..., k - 1], squared[..., -1])
+
+
+def _doubtful(queries: Tensor, norms: Tensor, cut: tuple[Tensor, Tensor], complete: bool) -> Tensor:
+    """Whether a point that is no candidate may be nearer than the k-th: all of those were found at least as far as the
+    farthest candidate, but for the rounding of two products.
+    """
+    nearest, farthest = cut
+    if complete:
+        return torch.zeros_like(nearest, dtype=torch.bool)
+    d = queries.shape[-1]
+    longest = norms.amax(1, keepdim=True).sqrt() + queries.double().square().sum(-1).sqrt()
+    bound = (d + 4) * _rounding(queries) * longest.square()
+    return ~(farthest - 2 * bound > nearest) & ~nearest.isnan()
+
+
+def _rounding(x: Tensor) -> float:
+    """Of the numbers that a matrix product multiplies."""
+    rounded = x.is_cuda and x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return 2.0**-11 if rounded else torch.finfo(x.dtype).eps / 2
+
+
+def _decide(
+    queries: Tensor, points: Tensor, k: int, own: int | None, doubtful: Tensor, distances: Tensor, indices: Tensor
+) -> None:
+    """Puts the k nearest of these queries, by differences from every point, in their place."""
+    for problem, row in doubtful.nonzero().tolist():
+        squared = (queries[problem, row].double() - points[problem].double()).square().sum(-1)
+        if own is not None:
+            squared[own + row] = torch.inf
+        ordered, order = squared.sort(dim=-1, stable=True)
+        distances[problem, row], indices[problem, row] = ordered[:k].sqrt(), order[:k]
