@@ -15,6 +15,7 @@ from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_sample_reference,
 )
 from fastgen.ops.gated_activation import gated_activation, gated_activation_reference
+from fastgen.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
     invertible_conv1x1_factors,
@@ -69,6 +70,8 @@ __all__ = [
     "explain",
     "gated_activation",
     "gated_activation_reference",
+    "group_norm_silu",
+    "group_norm_silu_reference",
     "invertible_conv1x1",
     "invertible_conv1x1_factors",
     "invertible_conv1x1_reference",
