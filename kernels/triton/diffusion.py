@@ -28,8 +28,8 @@ def noised(x0, t, alphas_cumprod, x_t, target, at, z, total, size, steps, TARGET
     step = tl.load(t + at // size, mask=mask, other=0)
     inside = (step >= 0) & (step < steps)
     alpha = tl.load(alphas_cumprod + step, mask=mask & inside, other=float("nan"))
-    signal = tl.sqrt_rn(alpha).to(tl.float32)
-    level = tl.sqrt_rn(1.0 - alpha).to(tl.float32)
+    signal = tl.sqrt(alpha).to(tl.float32)
+    level = tl.sqrt(1.0 - alpha).to(tl.float32)
     clean = tl.load(x0 + at, mask=mask, other=0.0).to(tl.float32)
     tl.store(x_t + at, (signal * clean + level * z).to(x_t.dtype.element_ty), mask=mask)
     if TARGET == 0:

@@ -331,78 +331,35 @@ def group_norm_silu_backward(
     return grad_x, grad_weight, grad_bias, *optional
 
 
-def _signature(dtype: str, tensors: str, floats: str, sizes: str) -> dict[str, str]:
-    """`tensors` of the input's dtype, `floats` of float32, and `sizes`."""
-    kinds = ((tensors, dtype), (floats, "*fp32"), (sizes, "i64"))
-    return {name: kind for names, kind in kinds for name in names.split()}
-
-
 # What each kernel is compiled for without a GPU: its signature and constants.
-_VARIANTS = [("*fp32", False, True), ("*bf16", True, True), ("*fp16", True, False)]
-_PARAMETERS = "mean rstd weight bias scale shift"
-_LAYOUTS = {False: {"CHANNELS_LAST": False, "BLOCK_C": 1, "BLOCK_P": TILE}}
-_LAYOUTS[True] = {"CHANNELS_LAST": True, "BLOCK_C": 64, "BLOCK_P": TILE // 64}
+_STORED = {"x", "y", "grad", "grad_x"}
+_SIZES = {"batch", "channels", "group_channels", "positions", "piece_positions", "pieces", "groups"}
+
+
+def _signature(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:
+    kinds = {**dict.fromkeys(_STORED, dtype), **dict.fromkeys(_SIZES, "i64"), "eps": "fp32"}
+    return {name: kinds.get(name, "*fp32") for name in kernel.arg_names if not name.isupper()}
+
+
+_LAYOUTS = {
+    False: {"CHANNELS_LAST": False, "BLOCK_C": 1, "BLOCK_P": TILE},
+    True: {"CHANNELS_LAST": True, "BLOCK_C": 64, "BLOCK_P": TILE // 64},
+}
 COMPILE = {
-    statistics_kernel: [
-        (_signature(dtype, "x", "means squares", "channels positions piece_positions pieces"), _LAYOUTS[last])
-        for dtype, last, _ in _VARIANTS
-    ],
-    group_statistics_kernel: [
+    kernel: [
         (
-            {
-                **_signature("", "", "means squares mean rstd", "group_channels positions piece_positions pieces"),
-                "eps": "fp32",
-            },
-            {"BLOCK": PARTIALS},
+            _signature(kernel, dtype),
+            {k: v for k, v in {**_LAYOUTS[last], "FILM": film, "BLOCK": block}.items() if k in kernel.arg_names},
         )
-    ],
-    forward_kernel: [
-        (
-            _signature(dtype, "x y", _PARAMETERS, "channels positions piece_positions groups"),
-            {"FILM": film, **_LAYOUTS[last]},
-        )
-        for dtype, last, film in _VARIANTS
-    ],
-    backward_sums_kernel: [
-        (
-            _signature(
-                dtype, "grad x", f"{_PARAMETERS} sums products", "channels positions piece_positions pieces groups"
-            ),
-            {"FILM": film, **_LAYOUTS[last]},
-        )
-        for dtype, last, film in _VARIANTS
-    ],
-    group_sums_kernel: [
-        (
-            _signature(
-                "",
-                "",
-                "sums products rstd weight scale channel_sums channel_products slopes constants",
-                "channels positions pieces groups",
-            ),
-            {"FILM": film, "BLOCK": PARTIALS},
-        )
-        for film in (False, True)
-    ],
-    backward_kernel: [
-        (
-            _signature(
-                dtype, "grad x grad_x", f"{_PARAMETERS} slopes constants", "channels positions piece_positions groups"
-            ),
-            {"FILM": film, **_LAYOUTS[last]},
-        )
-        for dtype, last, film in _VARIANTS
-    ],
-    parameter_gradients_kernel: [
-        (
-            _signature(
-                "",
-                "",
-                "sums products weight bias scale grad_weight grad_bias grad_scale grad_shift",
-                "batch channels",
-            ),
-            {"FILM": film, "BLOCK": CHANNELS},
-        )
-        for film in (False, True)
-    ],
+        for dtype, last, film in (("*fp32", False, True), ("*bf16", True, True), ("*fp16", True, False))
+    ]
+    for kernel, block in (
+        (statistics_kernel, 0),
+        (group_statistics_kernel, PARTIALS),
+        (forward_kernel, 0),
+        (backward_sums_kernel, 0),
+        (group_sums_kernel, PARTIALS),
+        (backward_kernel, 0),
+        (parameter_gradients_kernel, CHANNELS),
+    )
 }
