@@ -11,11 +11,11 @@
 namespace fastgen {
 namespace {
 
-// Elements of a piece: what is read twice must stay in a core's own cache in between. The pieces, and with them every
-// rounding, do not depend on the number of threads.
-constexpr int64_t kPiece = 8192;
+// Elements of a piece, in planes and in rows: what is read twice must stay in a core's own cache in between. The
+// pieces, and with them every rounding, do not depend on the number of threads.
+constexpr int64_t kPlanesPiece = 8192, kRowsPiece = 32768;
 // Positions of a piece in rows, which are added up lane by lane.
-constexpr int64_t kPiecePositions = 1024;
+constexpr int64_t kRowsPositions = 1024;
 // Elements one thread should have at least, so that waking it costs little beside its work.
 constexpr int64_t kGrain = 16384;
 
@@ -24,24 +24,24 @@ constexpr int64_t kGrain = 16384;
 struct GroupNormSiluPlan {
   int64_t batch, channels, positions, groups;
   bool rows;
+  int64_t group_channels, units, unit_channels, unit_size;
+  // Of a piece, and how many there are: runs of channels times chunks of positions.
+  int64_t channels_at_once, positions_at_once, runs, chunks, pieces;
 
-  int64_t group_channels() const { return channels / groups; }
-  int64_t units() const { return rows ? batch : batch * groups; }
-  int64_t unit_channels() const { return rows ? channels : group_channels(); }
-  int64_t unit_size() const { return unit_channels() * positions; }
-  int64_t channels_at_once() const {
-    return rows ? channels : std::clamp<int64_t>(kPiece / std::max<int64_t>(1, positions), 1, group_channels());
+  GroupNormSiluPlan(int64_t batch, int64_t channels, int64_t positions, int64_t groups, bool rows)
+      : batch(batch), channels(channels), positions(positions), groups(groups), rows(rows) {
+    auto ratio_up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    group_channels = channels / groups;
+    units = rows ? batch : batch * groups;
+    unit_channels = rows ? channels : group_channels;
+    unit_size = unit_channels * positions;
+    int64_t some = std::max<int64_t>(1, positions), most = rows ? std::min(some, kRowsPositions) : some;
+    channels_at_once = rows ? channels : std::clamp<int64_t>(kPlanesPiece / some, 1, group_channels);
+    positions_at_once = std::clamp<int64_t>((rows ? kRowsPiece : kPlanesPiece) / channels_at_once, 1, most);
+    runs = ratio_up(unit_channels, channels_at_once);
+    chunks = ratio_up(positions, positions_at_once);
+    pieces = runs * chunks;
   }
-  int64_t positions_at_once() const {
-    int64_t most = rows ? std::min(positions, kPiecePositions) : positions;
-    return std::clamp<int64_t>(kPiece / channels_at_once(), 1, std::max<int64_t>(1, most));
-  }
-  int64_t runs() const { return (unit_channels() + channels_at_once() - 1) / channels_at_once(); }
-  int64_t chunks() const { return (positions + positions_at_once() - 1) / positions_at_once(); }
-  int64_t pieces() const { return runs() * chunks(); }
-  int64_t sample_of(int64_t unit) const { return rows ? unit : unit / groups; }
-  // Of a unit among its sample's channels.
-  int64_t first_channel(int64_t unit) const { return rows ? 0 : unit % groups * group_channels(); }
 };
 
 // One piece: where it lies and where its results go.
@@ -50,14 +50,14 @@ struct PlacedPiece {
   int64_t element, first_channel, partial;
 
   PlacedPiece(const GroupNormSiluPlan& plan, int64_t unit, int64_t piece) {
-    int64_t chunk = piece / plan.runs(), channel = piece % plan.runs() * plan.channels_at_once();
-    int64_t position = chunk * plan.positions_at_once();
-    sizes.channels = std::min(plan.channels_at_once(), plan.unit_channels() - channel);
-    sizes.positions = std::min(plan.positions_at_once(), plan.positions - position);
+    int64_t chunk = piece / plan.runs, channel = piece % plan.runs * plan.channels_at_once;
+    int64_t position = chunk * plan.positions_at_once;
+    sizes.channels = std::min(plan.channels_at_once, plan.unit_channels - channel);
+    sizes.positions = std::min(plan.positions_at_once, plan.positions - position);
     sizes.stride = plan.rows ? plan.channels : plan.positions;
-    element = unit * plan.unit_size() + (plan.rows ? position * plan.channels : channel * plan.positions + position);
-    first_channel = unit * plan.unit_channels() + channel;
-    partial = (unit * plan.chunks() + chunk) * plan.unit_channels() + channel;
+    element = unit * plan.unit_size + (plan.rows ? position * plan.channels : channel * plan.positions + position);
+    first_channel = unit * plan.unit_channels + channel;
+    partial = (unit * plan.chunks + chunk) * plan.unit_channels + channel;
   }
 };
 
@@ -67,7 +67,7 @@ struct PlacedPiece {
 template <class First, class Between, class Second>
 static void for_each_unit(const GroupNormSiluPlan& plan, const First& first, const Between& between,
                           const Second& second) {
-  int64_t units = plan.units(), pieces = plan.pieces(), size = std::max<int64_t>(1, plan.unit_size());
+  int64_t units = plan.units, pieces = plan.pieces, size = std::max<int64_t>(1, plan.unit_size);
   if (pieces == 1 || units >= 2 * int64_t(torch::stable::get_num_threads())) {
     torch::stable::parallel_for(0, units, std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
       DenormalsAreZero guard;

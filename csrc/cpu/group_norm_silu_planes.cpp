@@ -47,35 +47,32 @@ static void statistics(const S* x, const GroupNormSiluPiece& piece, T* mean, T* 
 
 template <class S, class T = typename Compute<S>::type>
 static void forward(const S* x, const GroupNormSiluChannels<T>& channels, const GroupNormSiluPiece& piece, S* y) {
-  constexpr int w = Lanes<T>::kCount;
   for (int64_t c = 0; c < piece.channels; ++c, x += piece.stride, y += piece.stride) {
     Lanes<T> centre = channels.centre[c], factor = channels.factor[c], offset = channels.offset[c];
-    for (int64_t i = 0; i < piece.positions; i += w) {
-      int count = tile_count<T>(piece.positions - i);
+    for_vectors<T>(0, piece.positions, [&](int64_t i, int count) __attribute__((always_inline)) {
       store_run(y + i, count, silu(fma(load_run(x + i, count) - centre, factor, offset)));
-    }
+    });
   }
 }
 
 template <class S, class T = typename Compute<S>::type>
 static void backward_sums(const S* grad, const S* x, const GroupNormSiluChannels<T>& channels,
                           const GroupNormSiluPiece& piece, S* grad_x, T* sums, T* product_sums) {
-  constexpr int w = Lanes<T>::kCount;
+  constexpr int64_t together = kBlock * Lanes<T>::kCount;
   for (int64_t c = 0; c < piece.channels; ++c, grad += piece.stride, x += piece.stride, grad_x += piece.stride) {
     Lanes<T> centre = channels.centre[c], factor = channels.factor[c], offset = channels.offset[c];
     Lanes<T> total = T(0), product_total = T(0);
-    for (int64_t i = 0; i < piece.positions;) {
+    for (int64_t begin = 0; begin < piece.positions; begin += together) {
       Lanes<T> block = T(0), product_block = T(0);
-      int64_t end = i + kBlock * w < piece.positions ? i + kBlock * w : piece.positions;
-      for (; i < end; i += w) {
-        int count = tile_count<T>(piece.positions - i);
+      int64_t end = begin + together < piece.positions ? begin + together : piece.positions;
+      for_vectors<T>(begin, end, [&](int64_t i, int count) __attribute__((always_inline)) {
         Lanes<T> d = load_run(x + i, count) - centre;
         // Lanes beyond the end have a gradient of zero.
         Lanes<T> dz = load_run(grad + i, count) * silu_slope(fma(d, factor, offset));
         if (kKeepsGradient<S, T>) store_run(grad_x + i, count, dz);
         block += dz;
         product_block = fma(dz, d, product_block);
-      }
+      });
       total += block;
       product_total += product_block;
     }
@@ -87,17 +84,15 @@ static void backward_sums(const S* grad, const S* x, const GroupNormSiluChannels
 template <class S, class T = typename Compute<S>::type>
 static void backward(const S* grad, const S* x, const GroupNormSiluChannels<T>& channels,
                      const GroupNormSiluPiece& piece, S* grad_x) {
-  constexpr int w = Lanes<T>::kCount;
   for (int64_t c = 0; c < piece.channels; ++c, grad += piece.stride, x += piece.stride, grad_x += piece.stride) {
     Lanes<T> centre = channels.centre[c], factor = channels.factor[c], offset = channels.offset[c];
     Lanes<T> slope = channels.slope[c], constant = channels.constant[c];
-    for (int64_t i = 0; i < piece.positions; i += w) {
-      int count = tile_count<T>(piece.positions - i);
+    for_vectors<T>(0, piece.positions, [&](int64_t i, int count) __attribute__((always_inline)) {
       Lanes<T> d = load_run(x + i, count) - centre;
       Lanes<T> dz = kKeepsGradient<S, T> ? load_run(grad_x + i, count)
                                          : load_run(grad + i, count) * silu_slope(fma(d, factor, offset));
       store_run(grad_x + i, count, fma(dz, factor, fma(d, slope, constant)));
-    }
+    });
   }
 }
 

@@ -43,7 +43,7 @@ struct GroupNormSiluParameters {
   }
 
   void set_group(int64_t sample, int64_t group, T mean, double rstd) {
-    for (int64_t c = group * plan.group_channels(); c < (group + 1) * plan.group_channels(); ++c) {
+    for (int64_t c = group * plan.group_channels; c < (group + 1) * plan.group_channels; ++c) {
       int64_t at = sample * plan.channels + c;
       centre[at] = mean;
       factor[at] = T(rstd * weight[c] * film_scale(sample, c));
@@ -73,15 +73,15 @@ struct Moments {
 template <class T>
 static Moments moments_of_group(const GroupNormSiluPlan& plan, int64_t unit, int64_t group, const T* means,
                                 const T* squares) {
-  int64_t begin = plan.rows ? group * plan.group_channels() : 0, step = plan.rows ? 1 : plan.channels_at_once();
-  double total = double(plan.group_channels()) * plan.positions, sum = 0, deviations = 0;
+  int64_t begin = plan.rows ? group * plan.group_channels : 0, step = plan.rows ? 1 : plan.channels_at_once;
+  double total = double(plan.group_channels) * plan.positions, sum = 0, deviations = 0;
   auto for_parts = [&](const auto& body) {
-    for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
-      int64_t left = plan.positions - chunk * plan.positions_at_once();
-      int64_t positions = std::min(plan.positions_at_once(), left);
-      for (int64_t c = begin; c < begin + plan.group_channels(); c += step) {
-        int64_t channels = std::min(step, begin + plan.group_channels() - c);
-        body(double(channels * positions), (unit * plan.chunks() + chunk) * plan.unit_channels() + c);
+    for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
+      int64_t left = plan.positions - chunk * plan.positions_at_once;
+      int64_t positions = std::min(plan.positions_at_once, left);
+      for (int64_t c = begin; c < begin + plan.group_channels; c += step) {
+        int64_t channels = std::min(step, begin + plan.group_channels - c);
+        body(double(channels * positions), (unit * plan.chunks + chunk) * plan.unit_channels + c);
       }
     }
   };
@@ -98,7 +98,7 @@ static void run_forward(const GroupNormSiluFunctions<S>& f, const GroupNormSiluP
                         const Tensor& weight, const Tensor& bias, const std::optional<Tensor>& scale,
                         const std::optional<Tensor>& shift, double eps, Tensor& y, Tensor& mean, Tensor& rstd) {
   GroupNormSiluParameters<S> parameters(plan, weight, bias, scale, shift);
-  std::vector<T> means(plan.units() * plan.chunks() * plan.unit_channels()), squares(means.size());
+  std::vector<T> means(plan.units * plan.chunks * plan.unit_channels), squares(means.size());
   const S* xs = static_cast<const S*>(x.const_data_ptr());
   S* ys = static_cast<S*>(y.mutable_data_ptr());
   T *saved_mean = static_cast<T*>(mean.mutable_data_ptr()), *saved_rstd = static_cast<T*>(rstd.mutable_data_ptr());
@@ -134,12 +134,12 @@ template <class S, class T = typename Compute<S>::type>
 static void finish_group(GroupNormSiluParameters<S>& parameters, int64_t unit, int64_t sample, int64_t group,
                          double rstd, const T* sums, const T* product_sums, double* sum, double* product) {
   const GroupNormSiluPlan& plan = parameters.plan;
-  int64_t d = plan.group_channels(), first = group * d, in_unit = plan.rows ? first : 0;
+  int64_t d = plan.group_channels, first = group * d, in_unit = plan.rows ? first : 0;
   double total = 0, product_total = 0;
   for (int64_t c = first; c < first + d; ++c) {
     double s = 0, p = 0;
-    for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) {
-      int64_t at = (unit * plan.chunks() + chunk) * plan.unit_channels() + in_unit + c - first;
+    for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
+      int64_t at = (unit * plan.chunks + chunk) * plan.unit_channels + in_unit + c - first;
       s += sums[at], p += product_sums[at];
     }
     sum[sample * plan.channels + c] = s;
@@ -189,7 +189,7 @@ static void run_backward(const GroupNormSiluFunctions<S>& f, const GroupNormSilu
   for (int64_t k = 0; k < plan.batch * plan.groups; ++k) {
     parameters.set_group(k / plan.groups, k % plan.groups, means[k], rstds[k]);
   }
-  std::vector<T> sums(plan.units() * plan.chunks() * plan.unit_channels()), product_sums(sums.size());
+  std::vector<T> sums(plan.units * plan.chunks * plan.unit_channels), product_sums(sums.size());
   std::vector<double> sum(plan.batch * plan.channels), product(sum.size());
   const S *gs = static_cast<const S*>(grad.const_data_ptr()), *xs = static_cast<const S*>(x.const_data_ptr());
   S* out = static_cast<S*>(grad_x.mutable_data_ptr());
@@ -234,12 +234,12 @@ static GroupNormSiluPlan checked_plan(const Tensor& x, const Tensor& weight, con
                                       int64_t groups, bool channels_last) {
   STD_TORCH_CHECK(x.dim() >= 2 && (channels_last ? is_channels_last(x) : x.is_contiguous()),
                   "group_norm_silu: x must be [batch, channels, ...], contiguous or channels-last as it says");
-  GroupNormSiluPlan plan{x.size(0), x.size(1), 1, groups, false};
-  for (int64_t i = 2; i < x.dim(); ++i) plan.positions *= x.size(i);
-  STD_TORCH_CHECK(groups >= 1 && plan.channels >= 1 && plan.channels % groups == 0,
+  int64_t channels = x.size(1), positions = 1;
+  for (int64_t i = 2; i < x.dim(); ++i) positions *= x.size(i);
+  STD_TORCH_CHECK(groups >= 1 && channels >= 1 && channels % groups == 0,
                   "group_norm_silu: channels must divide into the groups");
   // With one position each the two layouts are one.
-  plan.rows = channels_last || plan.positions == 1;
+  GroupNormSiluPlan plan(x.size(0), channels, positions, groups, channels_last || positions == 1);
   auto check = [&](const Tensor& t, int64_t numel) {
     STD_TORCH_CHECK(t.is_contiguous() && t.numel() == numel && t.scalar_type() == compute_type(x),
                     "group_norm_silu: a parameter does not match x");

@@ -7,29 +7,41 @@ namespace fastgen {
 // Vectors of channels that are taken together: their sums stay in registers.
 constexpr int kTogether = 4;
 
-// Calls body(first channel, vectors, lanes of the last vector) for all channels, as many vectors at a time as fit.
+// Some neighbouring channels: `vectors` full vectors, or the `count` lanes of one that is not full. What is known when
+// it is compiled costs nothing in the loops over positions.
+template <class T, int kVectors, bool kFull>
+struct Columns {
+  static constexpr int vectors = kVectors;
+  int64_t first;
+  int partial;
+  int count() const { return kFull ? Lanes<T>::kCount : partial; }
+  int64_t at(int v) const { return first + v * Lanes<T>::kCount; }
+};
+
+// Calls body(columns) for all channels, as many vectors at a time as fit.
 template <class T, class Body>
-FASTGEN_LANE void for_channels(int64_t channels, const Body& body) {
+FASTGEN_LANE void for_columns(int64_t channels, const Body& body) {
   constexpr int w = Lanes<T>::kCount;
   int64_t c = 0;
-  for (; c + kTogether * w <= channels; c += kTogether * w) body(c, kTogether, w);
-  for (; c < channels; c += w) body(c, 1, tile_count<T>(channels - c));
+  for (; c + kTogether * w <= channels; c += kTogether * w) body(Columns<T, kTogether, true>{c, w});
+  for (; c + w <= channels; c += w) body(Columns<T, 1, true>{c, w});
+  if (c < channels) body(Columns<T, 1, false>{c, static_cast<int>(channels - c)});
 }
 
 // Mean and squares of each channel over a block of positions, added to those of the `before` positions before it.
-template <int vectors, class S, class T>
-FASTGEN_LANE void add_block(const S* x, int64_t stride, int64_t before, int64_t n, int count, Lanes<T>* mean,
-                            Lanes<T>* squares) {
-  constexpr int w = Lanes<T>::kCount;
+template <class S, class T, class Columns>
+FASTGEN_LANE void add_block(const S* x, int64_t stride, int64_t before, int64_t n, const Columns& columns,
+                            Lanes<T>* mean, Lanes<T>* squares) {
+  constexpr int vectors = Columns::vectors;
   Lanes<T> block_mean[vectors], block_squares[vectors];
   for (int v = 0; v < vectors; ++v) block_mean[v] = block_squares[v] = T(0);
   for (int64_t p = 0; p < n; ++p) {
-    for (int v = 0; v < vectors; ++v) block_mean[v] += load_run(x + p * stride + v * w, count);
+    for (int v = 0; v < vectors; ++v) block_mean[v] += load_run(x + p * stride + columns.at(v), columns.count());
   }
   for (int v = 0; v < vectors; ++v) block_mean[v] = block_mean[v] * Lanes<T>(T(1) / T(n));
   for (int64_t p = 0; p < n; ++p) {
     for (int v = 0; v < vectors; ++v) {
-      Lanes<T> d = load_run(x + p * stride + v * w, count) - block_mean[v];
+      Lanes<T> d = load_run(x + p * stride + columns.at(v), columns.count()) - block_mean[v];
       block_squares[v] = fma(d, d, block_squares[v]);
     }
   }
@@ -41,95 +53,84 @@ FASTGEN_LANE void add_block(const S* x, int64_t stride, int64_t before, int64_t 
   }
 }
 
-template <int vectors, class S, class T>
-static void statistics_of_channels(const S* x, const GroupNormSiluPiece& piece, int count, T* mean, T* squares) {
-  constexpr int w = Lanes<T>::kCount;
-  Lanes<T> means[vectors], all_squares[vectors];
-  for (int v = 0; v < vectors; ++v) means[v] = all_squares[v] = T(0);
-  for (int64_t p = 0; p < piece.positions; p += kBlock) {
-    int64_t n = piece.positions - p < kBlock ? piece.positions - p : kBlock;
-    add_block<vectors, S, T>(x + p * piece.stride, piece.stride, p, n, count, means, all_squares);
-  }
-  for (int v = 0; v < vectors; ++v) {
-    store_run(mean + v * w, count, means[v]);
-    store_run(squares + v * w, count, all_squares[v]);
-  }
-}
-
 template <class S, class T = typename Compute<S>::type>
 static void statistics(const S* x, const GroupNormSiluPiece& piece, T* mean, T* squares) {
-  for_channels<T>(piece.channels, [&](int64_t c, int vectors, int count) {
-    auto run = vectors == kTogether ? statistics_of_channels<kTogether, S, T> : statistics_of_channels<1, S, T>;
-    run(x + c, piece, count, mean + c, squares + c);
+  for_columns<T>(piece.channels, [&](const auto& columns) {
+    Lanes<T> means[columns.vectors], all_squares[columns.vectors];
+    for (int v = 0; v < columns.vectors; ++v) means[v] = all_squares[v] = T(0);
+    for (int64_t p = 0; p < piece.positions; p += kBlock) {
+      int64_t n = piece.positions - p < kBlock ? piece.positions - p : kBlock;
+      add_block<S, T>(x + p * piece.stride, piece.stride, p, n, columns, means, all_squares);
+    }
+    for (int v = 0; v < columns.vectors; ++v) {
+      store_run(mean + columns.at(v), columns.count(), means[v]);
+      store_run(squares + columns.at(v), columns.count(), all_squares[v]);
+    }
   });
 }
 
 template <class S, class T = typename Compute<S>::type>
-static void forward(const S* x, const GroupNormSiluChannels<T>& channels, const GroupNormSiluPiece& piece, S* y) {
-  constexpr int w = Lanes<T>::kCount;
+static void forward(const S* x, const GroupNormSiluChannels<T>& given, const GroupNormSiluPiece& piece, S* y) {
+  const GroupNormSiluChannels<T> channels = given;
   for (int64_t p = 0; p < piece.positions; ++p, x += piece.stride, y += piece.stride) {
-    for (int64_t c = 0; c < piece.channels; c += w) {
-      int count = tile_count<T>(piece.channels - c);
+    for_vectors<T>(0, piece.channels, [&](int64_t c, int count) __attribute__((always_inline)) {
       Lanes<T> d = load_run(x + c, count) - load_run(channels.centre + c, count);
       Lanes<T> z = fma(d, load_run(channels.factor + c, count), load_run(channels.offset + c, count));
       store_run(y + c, count, silu(z));
-    }
+    });
   }
 }
 
-template <int vectors, class S, class T>
-static void backward_sums_of_channels(const S* grad, const S* x, const GroupNormSiluChannels<T>& channels,
-                                      const GroupNormSiluPiece& piece, int64_t c, int count, S* grad_x, T* sums,
-                                      T* product_sums) {
-  constexpr int w = Lanes<T>::kCount;
-  Lanes<T> total[vectors], product_total[vectors], centre[vectors], factor[vectors], offset[vectors];
-  for (int v = 0; v < vectors; ++v) {
-    total[v] = product_total[v] = T(0);
-    centre[v] = load_run(channels.centre + c + v * w, count);
-    factor[v] = load_run(channels.factor + c + v * w, count);
-    offset[v] = load_run(channels.offset + c + v * w, count);
-  }
-  for (int64_t p = 0; p < piece.positions;) {
-    Lanes<T> block[vectors], product_block[vectors];
-    for (int v = 0; v < vectors; ++v) block[v] = product_block[v] = T(0);
-    int64_t end = p + kBlock < piece.positions ? p + kBlock : piece.positions;
-    for (; p < end; ++p) {
-      for (int v = 0; v < vectors; ++v) {
-        int64_t at = p * piece.stride + c + v * w;
-        Lanes<T> d = load_run(x + at, count) - centre[v];
-        Lanes<T> dz = load_run(grad + at, count) * silu_slope(fma(d, factor[v], offset[v]));
-        if (kKeepsGradient<S, T>) store_run(grad_x + at, count, dz);
-        block[v] += dz;
-        product_block[v] = fma(dz, d, product_block[v]);
-      }
-    }
+// Adds one block of positions to the sums of some channels.
+template <class S, class T, class Columns>
+FASTGEN_LANE void add_gradients(const S* grad, const S* x, const GroupNormSiluChannels<T>& channels, int64_t stride,
+                                int64_t n, const Columns& columns, S* grad_x, Lanes<T>* total,
+                                Lanes<T>* product_total) {
+  constexpr int vectors = Columns::vectors;
+  const int count = columns.count();
+  Lanes<T> block[vectors], product_block[vectors];
+  for (int v = 0; v < vectors; ++v) block[v] = product_block[v] = T(0);
+  for (int64_t p = 0; p < n; ++p, grad += stride, x += stride, grad_x += stride) {
     for (int v = 0; v < vectors; ++v) {
-      total[v] += block[v];
-      product_total[v] += product_block[v];
+      int64_t c = columns.at(v);
+      Lanes<T> d = load_run(x + c, count) - load_run(channels.centre + c, count);
+      Lanes<T> z = fma(d, load_run(channels.factor + c, count), load_run(channels.offset + c, count));
+      Lanes<T> dz = load_run(grad + c, count) * silu_slope(z);
+      if (kKeepsGradient<S, T>) store_run(grad_x + c, count, dz);
+      block[v] += dz;
+      product_block[v] = fma(dz, d, product_block[v]);
     }
   }
   for (int v = 0; v < vectors; ++v) {
-    store_run(sums + c + v * w, count, total[v]);
-    store_run(product_sums + c + v * w, count, product_total[v]);
+    total[v] += block[v];
+    product_total[v] += product_block[v];
   }
 }
 
 template <class S, class T = typename Compute<S>::type>
-static void backward_sums(const S* grad, const S* x, const GroupNormSiluChannels<T>& channels,
+static void backward_sums(const S* grad, const S* x, const GroupNormSiluChannels<T>& given,
                           const GroupNormSiluPiece& piece, S* grad_x, T* sums, T* product_sums) {
-  for_channels<T>(piece.channels, [&](int64_t c, int vectors, int count) {
-    auto run = vectors == kTogether ? backward_sums_of_channels<kTogether, S, T> : backward_sums_of_channels<1, S, T>;
-    run(grad, x, channels, piece, c, count, grad_x, sums, product_sums);
+  const GroupNormSiluChannels<T> channels = given;
+  for_columns<T>(piece.channels, [&](const auto& columns) {
+    Lanes<T> total[columns.vectors], product_total[columns.vectors];
+    for (int v = 0; v < columns.vectors; ++v) total[v] = product_total[v] = T(0);
+    for (int64_t p = 0; p < piece.positions; p += kBlock) {
+      int64_t n = piece.positions - p < kBlock ? piece.positions - p : kBlock, at = p * piece.stride;
+      add_gradients<S, T>(grad + at, x + at, channels, piece.stride, n, columns, grad_x + at, total, product_total);
+    }
+    for (int v = 0; v < columns.vectors; ++v) {
+      store_run(sums + columns.at(v), columns.count(), total[v]);
+      store_run(product_sums + columns.at(v), columns.count(), product_total[v]);
+    }
   });
 }
 
 template <class S, class T = typename Compute<S>::type>
-static void backward(const S* grad, const S* x, const GroupNormSiluChannels<T>& channels,
-                     const GroupNormSiluPiece& piece, S* grad_x) {
-  constexpr int w = Lanes<T>::kCount;
+static void backward(const S* grad, const S* x, const GroupNormSiluChannels<T>& given, const GroupNormSiluPiece& piece,
+                     S* grad_x) {
+  const GroupNormSiluChannels<T> channels = given;
   for (int64_t p = 0; p < piece.positions; ++p, grad += piece.stride, x += piece.stride, grad_x += piece.stride) {
-    for (int64_t c = 0; c < piece.channels; c += w) {
-      int count = tile_count<T>(piece.channels - c);
+    for_vectors<T>(0, piece.channels, [&](int64_t c, int count) __attribute__((always_inline)) {
       Lanes<T> factor = load_run(channels.factor + c, count);
       Lanes<T> d = load_run(x + c, count) - load_run(channels.centre + c, count), dz;
       if (kKeepsGradient<S, T>) {
@@ -139,7 +140,7 @@ static void backward(const S* grad, const S* x, const GroupNormSiluChannels<T>& 
       }
       Lanes<T> rest = fma(d, load_run(channels.slope + c, count), load_run(channels.constant + c, count));
       store_run(grad_x + c, count, fma(dz, factor, rest));
-    }
+    });
   }
 }
 

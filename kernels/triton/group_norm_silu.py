@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgen._triton.pointwise import sigmoid
 
 # Elements of a program's tile, the most tiles of a piece, and how many programs keep a GPU busy.
-TILE, MOST_TILES, PROGRAMS = 1024, 8, 1024
+TILE, MOST_TILES, PROGRAMS = 2048, 8, 1024
 # Partial sums of a group that are loaded together, and channels of a program of the parameters' gradients.
 PARTIALS, CHANNELS = 256, 64
 
