@@ -127,22 +127,40 @@ static std::tuple<Tensor, Tensor> q_sample_cpu(const Tensor& x0, const Tensor& t
 }
 
 // The `quantile` of magnitudes by linear interpolation between the two next to it, as torch.quantile; NaN where one is.
-// Ordered by their bits, in which a NaN comes last: no order of a sort is ever inconsistent.
+//
+// Magnitudes are ordered as their bits are, a NaN last: no comparison is ever inconsistent. The upper twelve bits are
+// counted first, so that only the few numbers that share those of the result need to be ordered.
 template <class T>
 static double quantile_of(std::vector<T>& magnitudes, double quantile) {
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
   auto bits = [](T value) {
-    std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t> word;
+    Bits word;
     std::memcpy(&word, &value, sizeof word);
     return word;
   };
+  auto upper = [&](T value) { return static_cast<int64_t>(bits(value) >> (8 * sizeof(T) - 12)); };
+  std::vector<int64_t> counts(4096);
+  Bits largest = 0;
+  for (T value : magnitudes) {
+    ++counts[upper(value)];
+    largest = std::max(largest, bits(value));
+  }
+  if (magnitudes.empty() || largest > bits(std::numeric_limits<T>::infinity())) {
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  double place = quantile * double(magnitudes.size() - 1);
+  int64_t rank = static_cast<int64_t>(place), next = std::min<int64_t>(rank + 1, magnitudes.size() - 1);
+  int64_t first = 0, before = 0;
+  for (; before + counts[first] <= rank; ++first) before += counts[first];
+  int64_t last = first, through = before + counts[first];
+  while (through <= next) through += counts[++last];
+  auto end = std::remove_if(magnitudes.begin(), magnitudes.end(),
+                            [&](T value) { return upper(value) < first || upper(value) > last; });
   auto less = [&](T a, T b) { return bits(a) < bits(b); };
-  if (magnitudes.empty()) return std::numeric_limits<double>::quiet_NaN();
-  double rank = quantile * double(magnitudes.size() - 1);
-  auto low = magnitudes.begin() + static_cast<int64_t>(rank);
-  std::nth_element(magnitudes.begin(), low, magnitudes.end(), less);
-  if (std::isnan(*std::max_element(low, magnitudes.end(), less))) return std::numeric_limits<double>::quiet_NaN();
-  T high = low + 1 == magnitudes.end() ? *low : *std::min_element(low + 1, magnitudes.end(), less);
-  return *low + (rank - std::floor(rank)) * (high - *low);
+  auto low = magnitudes.begin() + (rank - before);
+  std::nth_element(magnitudes.begin(), low, end, less);
+  T high = next == rank ? *low : *std::min_element(low + 1, end, less);
+  return *low + (place - rank) * (high - *low);
 }
 
 // How the predicted x0 is kept in bounds: to +-limit, or where a quantile above 0 is asked for to that quantile of the
@@ -174,8 +192,9 @@ static void set_dynamic_limits(const DiffusionFunctions<S>& f, std::vector<Diffu
                                const S* x, const S* eps, int64_t size) {
   torch::stable::parallel_for(0, rows.size(), 1, [&](int64_t begin, int64_t end) {
     DenormalsAreZero guard;
-    std::vector<T> magnitudes(size);
+    std::vector<T> magnitudes;
     for (int64_t sample = begin; sample < end; ++sample) {
+      magnitudes.resize(size);
       f.magnitude(rows[sample], x + sample * size, eps + sample * size, magnitudes.data(), size);
       double limit = std::clamp(quantile_of(magnitudes, bounds.quantile), 1.0, bounds.largest);
       rows[sample].limit = T(limit);
