@@ -90,7 +90,8 @@ def group_statistics_kernel(
         i = start + tl.arange(0, BLOCK)
         count = tl.minimum(piece_positions, positions - i % pieces * piece_positions).to(tl.float32)
         weighted += count * tl.load(means + group * number + i, mask=i < number, other=0.0)
-    total = (group_channels * positions).to(tl.float32)
+    # Written so that sizes of 1, which are constants, make a tensor too.
+    total = tl.full((), 1.0, tl.float32) * group_channels * positions
     centre = tl.sum(weighted, 0) / total
     deviations = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, number, BLOCK):
@@ -181,7 +182,7 @@ def group_sums_kernel(
             gain = gain * (1.0 + tl.load(scale + at, mask=mask, other=0.0))
         total += gain * s
         product_total += gain * p
-    count = (group_channels * positions).to(tl.float32)
+    count = tl.full((), 1.0, tl.float32) * group_channels * positions
     inverse_std = tl.load(rstd + group)
     tl.store(constants + group, -inverse_std * tl.sum(total, 0) / count)
     tl.store(slopes + group, -inverse_std * inverse_std * tl.sum(product_total, 0) / count)
