@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.ops import q_sample
+
 
 def _over(column: Tensor, x: Tensor) -> Tensor:
     return column.to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
@@ -19,6 +21,16 @@ def q_sample_eager(
     x_t = signal * x0 + level * noise
     targets = {"epsilon": lambda: noise, "sample": lambda: x0, "v_prediction": lambda: signal * noise - level * x0}
     return x_t, targets[prediction_type]()
+
+
+def q_sample_noise_outside(x0: Tensor, t: Tensor, alphas_cumprod: Tensor, *, seed: int, **kwargs) -> tuple:
+    """The strongest form: compiled, with noise drawn before, since Inductor's own is slow on a CPU."""
+    return _compiled_q_sample(x0, t, alphas_cumprod, torch.randn_like(x0), **kwargs)
+
+
+@torch.compile(dynamic=False)
+def _compiled_q_sample(x0: Tensor, t: Tensor, alphas_cumprod: Tensor, noise: Tensor, **kwargs) -> tuple:
+    return q_sample(x0, t, alphas_cumprod, noise=noise, **kwargs)
 
 
 def diffusion_update_eager(
@@ -50,15 +62,14 @@ def diffusion_update_eager(
 
 
 def diffusion_update_noise_outside(x: Tensor, eps: Tensor, coefficients: Tensor, eps_prev=None, **kwargs) -> Tensor:
-    """The strongest form: compiled, with noise drawn before, since Inductor's own is slow on a CPU."""
-    kwargs = dict(kwargs)
+    """As `q_sample_noise_outside`."""
     if kwargs.pop("seed", None) is None:
         raise NotImplementedError("this case draws no noise")
-    return _compiled(x, eps, coefficients, torch.randn_like(x), **kwargs)
+    return _compiled_update(x, eps, coefficients, torch.randn_like(x), **kwargs)
 
 
 @torch.compile(dynamic=False)
-def _compiled(x: Tensor, eps: Tensor, coefficients: Tensor, noise: Tensor, **kwargs) -> Tensor:
+def _compiled_update(x: Tensor, eps: Tensor, coefficients: Tensor, noise: Tensor, **kwargs) -> Tensor:
     scale = _over(coefficients.view(-1, coefficients.shape[-1])[:, 3], x)
     return diffusion_update_eager(x, eps, coefficients, **kwargs) + scale * noise
 
