@@ -30,8 +30,8 @@ FASTGEN_LANE void for_columns(int64_t channels, const Body& body) {
 
 // Mean and squares of each channel over a block of positions, added to those of the `before` positions before it.
 template <class S, class T, class Columns>
-FASTGEN_LANE void add_block(const S* x, int64_t stride, int64_t before, int64_t n, const Columns& columns,
-                            Lanes<T>* mean, Lanes<T>* squares) {
+FASTGEN_LANE void add_block(const S* x, int64_t stride, int64_t before, int64_t n, const Columns& columns, T* mean,
+                            T* squares) {
   constexpr int vectors = Columns::vectors;
   Lanes<T> block_mean[vectors], block_squares[vectors];
   for (int v = 0; v < vectors; ++v) block_mean[v] = block_squares[v] = T(0);
@@ -47,26 +47,24 @@ FASTGEN_LANE void add_block(const S* x, int64_t stride, int64_t before, int64_t 
   }
   Lanes<T> part = T(n) / T(before + n), between = T(before) * (T(n) / T(before + n));
   for (int v = 0; v < vectors; ++v) {
-    Lanes<T> d = block_mean[v] - mean[v];
-    mean[v] = fma(d, part, mean[v]);
-    squares[v] += fma(d * d, between, block_squares[v]);
+    int64_t c = columns.at(v);
+    Lanes<T> old_mean = load_run(mean + c, columns.count()), d = block_mean[v] - old_mean;
+    store_run(mean + c, columns.count(), fma(d, part, old_mean));
+    Lanes<T> sum = load_run(squares + c, columns.count()) + fma(d * d, between, block_squares[v]);
+    store_run(squares + c, columns.count(), sum);
   }
 }
 
+// Block after block, so that a block is read from the first cache where it is read again or in parts.
 template <class S, class T = typename Compute<S>::type>
 static void statistics(const S* x, const GroupNormSiluPiece& piece, T* mean, T* squares) {
-  for_columns<T>(piece.channels, [&](const auto& columns) {
-    Lanes<T> means[columns.vectors], all_squares[columns.vectors];
-    for (int v = 0; v < columns.vectors; ++v) means[v] = all_squares[v] = T(0);
-    for (int64_t p = 0; p < piece.positions; p += kBlock) {
-      int64_t n = piece.positions - p < kBlock ? piece.positions - p : kBlock;
-      add_block<S, T>(x + p * piece.stride, piece.stride, p, n, columns, means, all_squares);
-    }
-    for (int v = 0; v < columns.vectors; ++v) {
-      store_run(mean + columns.at(v), columns.count(), means[v]);
-      store_run(squares + columns.at(v), columns.count(), all_squares[v]);
-    }
-  });
+  for (int64_t c = 0; c < piece.channels; ++c) mean[c] = squares[c] = T(0);
+  for (int64_t p = 0; p < piece.positions; p += kBlock, x += kBlock * piece.stride) {
+    int64_t n = piece.positions - p < kBlock ? piece.positions - p : kBlock;
+    for_columns<T>(piece.channels, [&](const auto& columns) __attribute__((always_inline)) {
+      add_block<S, T>(x, piece.stride, p, n, columns, mean, squares);
+    });
+  }
 }
 
 template <class S, class T = typename Compute<S>::type>
@@ -84,8 +82,7 @@ static void forward(const S* x, const GroupNormSiluChannels<T>& given, const Gro
 // Adds one block of positions to the sums of some channels.
 template <class S, class T, class Columns>
 FASTGEN_LANE void add_gradients(const S* grad, const S* x, const GroupNormSiluChannels<T>& channels, int64_t stride,
-                                int64_t n, const Columns& columns, S* grad_x, Lanes<T>* total,
-                                Lanes<T>* product_total) {
+                                int64_t n, const Columns& columns, S* grad_x, T* sums, T* product_sums) {
   constexpr int vectors = Columns::vectors;
   const int count = columns.count();
   Lanes<T> block[vectors], product_block[vectors];
@@ -102,8 +99,9 @@ FASTGEN_LANE void add_gradients(const S* grad, const S* x, const GroupNormSiluCh
     }
   }
   for (int v = 0; v < vectors; ++v) {
-    total[v] += block[v];
-    product_total[v] += product_block[v];
+    int64_t c = columns.at(v);
+    store_run(sums + c, count, load_run(sums + c, count) + block[v]);
+    store_run(product_sums + c, count, load_run(product_sums + c, count) + product_block[v]);
   }
 }
 
@@ -111,18 +109,13 @@ template <class S, class T = typename Compute<S>::type>
 static void backward_sums(const S* grad, const S* x, const GroupNormSiluChannels<T>& given,
                           const GroupNormSiluPiece& piece, S* grad_x, T* sums, T* product_sums) {
   const GroupNormSiluChannels<T> channels = given;
-  for_columns<T>(piece.channels, [&](const auto& columns) {
-    Lanes<T> total[columns.vectors], product_total[columns.vectors];
-    for (int v = 0; v < columns.vectors; ++v) total[v] = product_total[v] = T(0);
-    for (int64_t p = 0; p < piece.positions; p += kBlock) {
-      int64_t n = piece.positions - p < kBlock ? piece.positions - p : kBlock, at = p * piece.stride;
-      add_gradients<S, T>(grad + at, x + at, channels, piece.stride, n, columns, grad_x + at, total, product_total);
-    }
-    for (int v = 0; v < columns.vectors; ++v) {
-      store_run(sums + columns.at(v), columns.count(), total[v]);
-      store_run(product_sums + columns.at(v), columns.count(), product_total[v]);
-    }
-  });
+  for (int64_t c = 0; c < piece.channels; ++c) sums[c] = product_sums[c] = T(0);
+  for (int64_t p = 0; p < piece.positions; p += kBlock) {
+    int64_t n = piece.positions - p < kBlock ? piece.positions - p : kBlock, at = p * piece.stride;
+    for_columns<T>(piece.channels, [&](const auto& columns) __attribute__((always_inline)) {
+      add_gradients<S, T>(grad + at, x + at, channels, piece.stride, n, columns, grad_x + at, sums, product_sums);
+    });
+  }
 }
 
 template <class S, class T = typename Compute<S>::type>
