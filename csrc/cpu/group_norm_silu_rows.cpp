@@ -6,6 +6,8 @@ namespace fastgen {
 
 // Vectors of channels that are taken together: their sums stay in registers.
 constexpr int kTogether = 4;
+// Positions ahead that memory is asked for: parts of rows are no stream that the processor would follow by itself.
+constexpr int64_t kRowsAhead = 16;
 
 // Some neighbouring channels: `vectors` full vectors, or the `count` lanes of one that is not full. What is known when
 // it is compiled costs nothing in the loops over positions.
@@ -36,7 +38,11 @@ FASTGEN_LANE void add_block(const S* x, int64_t stride, int64_t before, int64_t 
   Lanes<T> block_mean[vectors], block_squares[vectors];
   for (int v = 0; v < vectors; ++v) block_mean[v] = block_squares[v] = T(0);
   for (int64_t p = 0; p < n; ++p) {
-    for (int v = 0; v < vectors; ++v) block_mean[v] += load_run(x + p * stride + columns.at(v), columns.count());
+    for (int v = 0; v < vectors; ++v) {
+      const S* at = x + p * stride + columns.at(v);
+      block_mean[v] += load_run(at, columns.count());
+      __builtin_prefetch(at + kRowsAhead * stride);
+    }
   }
   for (int v = 0; v < vectors; ++v) block_mean[v] = block_mean[v] * Lanes<T>(T(1) / T(n));
   for (int64_t p = 0; p < n; ++p) {
@@ -94,6 +100,9 @@ FASTGEN_LANE void add_gradients(const S* grad, const S* x, const GroupNormSiluCh
       Lanes<T> z = fma(d, load_run(channels.factor + c, count), load_run(channels.offset + c, count));
       Lanes<T> dz = load_run(grad + c, count) * silu_slope(z);
       if (kKeepsGradient<S, T>) store_run(grad_x + c, count, dz);
+      __builtin_prefetch(x + c + kRowsAhead * stride);
+      __builtin_prefetch(grad + c + kRowsAhead * stride);
+      if (kKeepsGradient<S, T>) __builtin_prefetch(grad_x + c + kRowsAhead * stride, 1);
       block[v] += dz;
       product_block[v] = fma(dz, d, product_block[v]);
     }
