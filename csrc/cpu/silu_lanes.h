@@ -23,7 +23,7 @@ FASTGEN_LANE Floats times_shifted_power(Floats a, Floats shifted) {
 #endif
 
 // e^-z for z in [-85, 85], to the last bit or two: -z log2(e) is n + f with |f| at most 1/2, and f keeps all that the
-// multiplication gave.
+// multiplication gave. Of a NaN it is any number: all that is computed with it here is multiplied by z.
 FASTGEN_LANE Floats exp_minus(Floats z) {
   Floats shifted = fma(z, -1.44269504f, 12582912.0f), n = shifted - Floats(12582912.0f);
   Floats f = fma(z, -1.92596303e-8f, fma(z, -1.44269504f, -n));
