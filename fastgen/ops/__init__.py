@@ -15,6 +15,8 @@ from fastgen.ops.count_within import (
     count_within_reference,
 )
 from fastgen.ops.coupling_flow import coupling_flow, coupling_flow_reference
+from fastgen.ops.diffusion import diffusion_update, diffusion_update_reference, q_sample, q_sample_reference
+from fastgen.ops.diffusion_loss import diffusion_loss, diffusion_loss_weight
 from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_log_prob,
     discretized_logistic_mixture_log_prob_reference,
@@ -29,6 +31,7 @@ from fastgen.ops.frechet import (
     frechet_distance_reference,
 )
 from fastgen.ops.gated_activation import gated_activation, gated_activation_reference
+from fastgen.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
     invertible_conv1x1_factors,
@@ -86,6 +89,10 @@ __all__ = [
     "count_within_reference",
     "coupling_flow",
     "coupling_flow_reference",
+    "diffusion_loss",
+    "diffusion_loss_weight",
+    "diffusion_update",
+    "diffusion_update_reference",
     "discretized_logistic_mixture_log_prob",
     "discretized_logistic_mixture_log_prob_reference",
     "discretized_logistic_mixture_sample",
@@ -97,6 +104,8 @@ __all__ = [
     "frechet_distance_reference",
     "gated_activation",
     "gated_activation_reference",
+    "group_norm_silu",
+    "group_norm_silu_reference",
     "invertible_conv1x1",
     "invertible_conv1x1_factors",
     "invertible_conv1x1_reference",
@@ -121,6 +130,8 @@ __all__ = [
     "moments_reference",
     "polynomial_mmd",
     "polynomial_mmd_reference",
+    "q_sample",
+    "q_sample_reference",
     "quadratic_spline",
     "quadratic_spline_reference",
     "rational_quadratic_coupling",
