@@ -65,16 +65,20 @@ FASTGEN_LANE void store_columns(double* p, int64_t stride, const double* columns
   }
 }
 
-// 2^x; zero below the normal numbers, infinite above. Relative error 2e-9 besides rounding.
-FASTGEN_LANE Lanes<float> exp2(Lanes<float> x) {
-  Lanes<float> whole, f = split_power(x, &whole);
+// 2^f for f in [0, 1) or next to it. Relative error 2e-9 besides rounding.
+FASTGEN_LANE Lanes<float> exp2_of_fraction(Lanes<float> f) {
   Lanes<float> p = fma(f, 2.161291915e-4f, 1.246784534e-3f);
   p = fma(p, f, 9.675451674e-3f);
   p = fma(p, f, 5.548528057e-2f);
   p = fma(p, f, 2.402293056e-1f);
   p = fma(p, f, 6.931470444e-1f);
-  p = fma(p, f, 1.0f);
-  return times_power_of_two(p, whole);
+  return fma(p, f, 1.0f);
+}
+
+// 2^x; zero below the normal numbers, infinite above.
+FASTGEN_LANE Lanes<float> exp2(Lanes<float> x) {
+  Lanes<float> whole, f = split_power(x, &whole);
+  return times_power_of_two(exp2_of_fraction(f), whole);
 }
 
 // Taylor's series on [-1/2, 1/2], of which the first term left out is 2e-16.
@@ -136,6 +140,15 @@ template <class T>
 FASTGEN_LANE Lanes<T> exp(Lanes<T> x) {
   return exp2(x * Lanes<T>(T(1.44269504088896340736)));
 }
+
+// As `exp`, but as exact for large x as for small: what x log2(e) loses by rounding is added to its fraction.
+FASTGEN_LANE Lanes<float> exp_exact(Lanes<float> x) {
+  Lanes<float> power = x * Lanes<float>(1.44269504f), whole, f = split_power(power, &whole);
+  Lanes<float> rest = fma(x, 1.92596303e-8f, fma(x, 1.44269504f, -power));
+  return times_power_of_two(exp2_of_fraction(f + rest), whole);
+}
+
+FASTGEN_LANE Lanes<double> exp_exact(Lanes<double> x) { return exp(x); }
 
 }  // namespace
 }  // namespace fastgen

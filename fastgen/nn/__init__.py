@@ -8,6 +8,7 @@ from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import MLP, ConvNet, ResidualNet
 from fastgen.nn.coupling import AdditiveCoupling, AffineCoupling, RationalQuadraticCoupling
 from fastgen.nn.gated import GatedPixelCNNLayer, HorizontalStackConv2d, VerticalStackConv2d
+from fastgen.nn.group_norm_silu import GroupNormSiLU
 from fastgen.nn.inverse import Inverse
 from fastgen.nn.linear import InvertibleConv1x1, LULinear
 from fastgen.nn.made import MADE, MaskedMLP
@@ -43,6 +44,7 @@ __all__ = [
     "DownShiftedConvTranspose2d",
     "GatedPixelCNNLayer",
     "GatedResnet",
+    "GroupNormSiLU",
     "HorizontalStackConv2d",
     "Inverse",
     "InvertibleConv1x1",

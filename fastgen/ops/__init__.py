@@ -8,6 +8,8 @@ from fastgen.ops.actnorm import actnorm, actnorm_reference, actnorm_statistics
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling, affine_coupling_reference
 from fastgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_reference, causal_conv1d_step
 from fastgen.ops.coupling_flow import coupling_flow, coupling_flow_reference
+from fastgen.ops.diffusion import diffusion_update, diffusion_update_reference, q_sample, q_sample_reference
+from fastgen.ops.diffusion_loss import diffusion_loss, diffusion_loss_weight
 from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_log_prob,
     discretized_logistic_mixture_log_prob_reference,
@@ -15,6 +17,7 @@ from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_sample_reference,
 )
 from fastgen.ops.gated_activation import gated_activation, gated_activation_reference
+from fastgen.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
     invertible_conv1x1_factors,
@@ -62,6 +65,10 @@ __all__ = [
     "causal_conv1d_step",
     "coupling_flow",
     "coupling_flow_reference",
+    "diffusion_loss",
+    "diffusion_loss_weight",
+    "diffusion_update",
+    "diffusion_update_reference",
     "discretized_logistic_mixture_log_prob",
     "discretized_logistic_mixture_log_prob_reference",
     "discretized_logistic_mixture_sample",
@@ -69,6 +76,8 @@ __all__ = [
     "explain",
     "gated_activation",
     "gated_activation_reference",
+    "group_norm_silu",
+    "group_norm_silu_reference",
     "invertible_conv1x1",
     "invertible_conv1x1_factors",
     "invertible_conv1x1_reference",
@@ -87,6 +96,8 @@ __all__ = [
     "masked_conv2d_live_weight",
     "masked_conv2d_mask",
     "masked_conv2d_reference",
+    "q_sample",
+    "q_sample_reference",
     "quadratic_spline",
     "quadratic_spline_reference",
     "rational_quadratic_coupling",

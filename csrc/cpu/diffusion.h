@@ -1,0 +1,43 @@
+#pragma once
+
+#include "../math/storage.h"
+#include "kernel_table.h"
+
+namespace fastgen {
+
+// What one sample's update is computed with. x0 = (x0_x x + x0_eps eps) x0_factor, kept within +-limit and multiplied
+// by shrink; result = x x + eps eps + previous eps_prev + noise z + x0 x0.
+template <class T>
+struct DiffusionRow {
+  T x, eps, previous, noise, x0, x0_x, x0_eps, x0_factor, limit, shrink;
+};
+
+// What one sample's update reads and writes; null for what it has not. Noise is either stored beside the others or, in
+// float32, was just drawn.
+template <class S>
+struct DiffusionTensors {
+  const S *x, *eps, *previous, *noise;
+  const float* drawn;
+  S *out, *x0;
+};
+
+enum DiffusionTarget : int64_t { kTargetNoise, kTargetSample, kTargetVelocity };
+
+template <class S, class T = typename Compute<S>::type>
+struct DiffusionFunctions {
+  void (*update)(const DiffusionRow<T>& row, const DiffusionTensors<S>& tensors, bool predicts, int64_t n);
+  // x_t = signal x0 + level z, and the target of the loss: z, none, or signal z - level x0.
+  void (*q_sample)(const S* x0, const float* z, T signal, T level, DiffusionTarget kind, S* x_t, S* target, int64_t n);
+  // |x0|, which its limit is taken from.
+  void (*magnitude)(const DiffusionRow<T>& row, const S* x, const S* eps, T* out, int64_t n);
+};
+
+struct DiffusionTable {
+  DiffusionFunctions<float> f32;
+  DiffusionFunctions<double> f64;
+  DiffusionFunctions<BFloat16> bf16;
+};
+
+}  // namespace fastgen
+
+FASTGEN_DECLARE_TABLES(fastgen::DiffusionTable, diffusion);

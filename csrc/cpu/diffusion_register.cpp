@@ -1,0 +1,231 @@
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "denormals.h"
+#include "diffusion.h"
+#include "philox_normal.h"
+
+namespace fastgen {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Elements that are taken together, so that what is drawn for them stays in the first cache.
+static constexpr int64_t kTogether = 32 * kNormalBlock;
+// How many times that many one thread should have at least, so that waking it costs little beside its work.
+static constexpr int64_t kGrain = 8;
+
+// Columns of the coefficients; the last three are there where x0 is predicted.
+enum Column { kX, kEps, kPrevious, kNoise, kX0, kX0OfX, kX0OfEps, kColumns };
+
+static const char* kName = "diffusion";
+
+// Calls body(functions, a null pointer of the stored type) with the functions of the dtype.
+template <class Body>
+static void with_functions(const Tensor& x, const Body& body) {
+  const DiffusionTable& table = FASTGEN_PICK(diffusion);
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return body(table.f32, static_cast<float*>(nullptr));
+    case ScalarType::Double:
+      return body(table.f64, static_cast<double*>(nullptr));
+    case ScalarType::BFloat16:
+      return body(table.bf16, static_cast<BFloat16*>(nullptr));
+    default:
+      STD_TORCH_CHECK(false, kName, ": no CPU kernel for this dtype");
+  }
+}
+
+template <class S>
+static const S* data_of(const std::optional<Tensor>& tensor) {
+  return tensor ? static_cast<const S*>(tensor->const_data_ptr()) : nullptr;
+}
+
+static uint64_t seed_of(int64_t seed, const std::optional<Tensor>& seed_tensor) {
+  if (!seed_tensor) return static_cast<uint64_t>(seed);
+  STD_TORCH_CHECK(seed_tensor->numel() == 1 && seed_tensor->scalar_type() == ScalarType::Long, kName,
+                  ": the seed must be one int64");
+  return static_cast<uint64_t>(*data_of<int64_t>(seed_tensor));
+}
+
+// Calls body(sample, first, count, z) for runs of elements of one sample each, from several threads; z are the normal
+// numbers of those elements, null unless they are drawn.
+template <class Body>
+static void for_each_run(int64_t samples, int64_t size, bool draws, uint64_t seed, uint64_t offset, const Body& body) {
+  auto fill = FASTGEN_PICK(philox_normal).fill;
+  int64_t total = samples * size, pieces = (total + kTogether - 1) / kTogether;
+  torch::stable::parallel_for(0, pieces, kGrain, [&](int64_t begin, int64_t end) {
+    DenormalsAreZero guard;
+    alignas(64) float normals[kTogether];
+    for (int64_t piece = begin; piece < end; ++piece) {
+      int64_t first = piece * kTogether, last = std::min(total, first + kTogether);
+      int64_t blocks = (last - first + kNormalBlock - 1) / kNormalBlock;
+      if (draws) fill(normals, first / kNormalBlock, blocks, seed, offset);
+      for (int64_t i = first; i < last;) {
+        int64_t sample = i / size, count = std::min(last, (sample + 1) * size) - i;
+        body(sample, i, count, draws ? normals + (i - first) : nullptr);
+        i += count;
+      }
+    }
+  });
+}
+
+static int64_t sample_size(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() >= 1 && x.is_contiguous(), kName, ": x must be contiguous [batch, ...]");
+  int64_t size = 1;
+  for (int64_t i = 1; i < x.dim(); ++i) size *= x.size(i);
+  return size;
+}
+
+static void check_like(const Tensor& tensor, const Tensor& x) {
+  STD_TORCH_CHECK(tensor.is_contiguous() && tensor.numel() == x.numel() && tensor.scalar_type() == x.scalar_type(),
+                  kName, ": a tensor does not match x");
+}
+
+static std::tuple<Tensor, Tensor> q_sample_cpu(const Tensor& x0, const Tensor& t, const Tensor& alphas_cumprod,
+                                               int64_t seed, const std::optional<Tensor>& seed_tensor, int64_t offset,
+                                               int64_t target_kind) {
+  int64_t size = sample_size(x0), samples = x0.size(0), steps = alphas_cumprod.numel();
+  STD_TORCH_CHECK(t.is_contiguous() && t.numel() == samples && t.scalar_type() == ScalarType::Long, kName,
+                  ": t must be int64 [batch]");
+  STD_TORCH_CHECK(alphas_cumprod.is_contiguous() && alphas_cumprod.scalar_type() == ScalarType::Double, kName,
+                  ": alphas_cumprod must be float64");
+  STD_TORCH_CHECK(target_kind >= kTargetNoise && target_kind <= kTargetVelocity, kName, ": no such target");
+  auto kind = static_cast<DiffusionTarget>(target_kind);
+  const int64_t* times = static_cast<const int64_t*>(t.const_data_ptr());
+  const double* alphas = static_cast<const double*>(alphas_cumprod.const_data_ptr());
+  for (int64_t i = 0; i < samples; ++i) {
+    STD_TORCH_CHECK(times[i] >= 0 && times[i] < steps, "t: expected steps of the schedule, 0 to ", steps - 1, ", got ",
+                    times[i]);
+  }
+  Tensor x_t = torch::stable::empty_like(x0);
+  Tensor target = kind == kTargetSample ? torch::stable::new_empty(x0, {0}) : torch::stable::empty_like(x0);
+  with_functions(x0, [&](const auto& f, auto* tag) {
+    using S = std::remove_pointer_t<decltype(tag)>;
+    using T = typename Compute<S>::type;
+    const S* from = static_cast<const S*>(x0.const_data_ptr());
+    S *to = static_cast<S*>(x_t.mutable_data_ptr()), *targets = static_cast<S*>(target.mutable_data_ptr());
+    for_each_run(samples, size, true, seed_of(seed, seed_tensor), offset,
+                 [&](int64_t sample, int64_t first, int64_t count, const float* z) {
+                   double alpha = alphas[times[sample]];
+                   f.q_sample(from + first, z, T(std::sqrt(alpha)), T(std::sqrt(1 - alpha)), kind, to + first,
+                              kind == kTargetSample ? nullptr : targets + first, count);
+                 });
+  });
+  return {x_t, target};
+}
+
+// The `quantile` of magnitudes by linear interpolation between the two next to it, as torch.quantile; NaN where one is.
+// Ordered by their bits, in which a NaN comes last: no order of a sort is ever inconsistent.
+template <class T>
+static double quantile_of(std::vector<T>& magnitudes, double quantile) {
+  auto bits = [](T value) {
+    std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t> word;
+    std::memcpy(&word, &value, sizeof word);
+    return word;
+  };
+  auto less = [&](T a, T b) { return bits(a) < bits(b); };
+  if (magnitudes.empty()) return std::numeric_limits<double>::quiet_NaN();
+  double rank = quantile * double(magnitudes.size() - 1);
+  auto low = magnitudes.begin() + static_cast<int64_t>(rank);
+  std::nth_element(magnitudes.begin(), low, magnitudes.end(), less);
+  if (std::isnan(*std::max_element(low, magnitudes.end(), less))) return std::numeric_limits<double>::quiet_NaN();
+  T high = low + 1 == magnitudes.end() ? *low : *std::min_element(low + 1, magnitudes.end(), less);
+  return *low + (rank - std::floor(rank)) * (high - *low);
+}
+
+// How the predicted x0 is kept in bounds: to +-limit, or where a quantile above 0 is asked for to that quantile of the
+// sample's own magnitudes, 1 to `largest`, by which it is then divided.
+struct Bounds {
+  double limit, quantile, largest;
+};
+
+template <class T>
+static std::vector<DiffusionRow<T>> rows_of(const Tensor& coefficients, const Bounds& bounds) {
+  std::vector<DiffusionRow<T>> rows(coefficients.size(0));
+  int64_t columns = coefficients.size(1);
+  const double* c = static_cast<const double*>(coefficients.const_data_ptr());
+  for (DiffusionRow<T>& row : rows) {
+    row = {T(c[kX]), T(c[kEps]), T(c[kPrevious]), T(c[kNoise]), T(0), T(0), T(0), T(1), T(bounds.limit), T(1)};
+    if (columns == kColumns) {
+      row.x0 = T(c[kX0]);
+      bool of_x = c[kX0OfX] != 0;
+      row.x0_x = T(of_x), row.x0_factor = T(of_x ? c[kX0OfX] : c[kX0OfEps]);
+      row.x0_eps = T(of_x ? c[kX0OfEps] / c[kX0OfX] : 1.0);
+    }
+    c += columns;
+  }
+  return rows;
+}
+
+template <class S, class T = typename Compute<S>::type>
+static void set_dynamic_limits(const DiffusionFunctions<S>& f, std::vector<DiffusionRow<T>>& rows, const Bounds& bounds,
+                               const S* x, const S* eps, int64_t size) {
+  torch::stable::parallel_for(0, rows.size(), 1, [&](int64_t begin, int64_t end) {
+    DenormalsAreZero guard;
+    std::vector<T> magnitudes(size);
+    for (int64_t sample = begin; sample < end; ++sample) {
+      f.magnitude(rows[sample], x + sample * size, eps + sample * size, magnitudes.data(), size);
+      double limit = std::clamp(quantile_of(magnitudes, bounds.quantile), 1.0, bounds.largest);
+      rows[sample].limit = T(limit);
+      rows[sample].shrink = T(1 / limit);
+    }
+  });
+}
+
+static std::tuple<Tensor, Tensor> diffusion_update_cpu(const Tensor& x, const Tensor& eps, const Tensor& coefficients,
+                                                       const std::optional<Tensor>& eps_prev,
+                                                       const std::optional<Tensor>& noise, bool draws, int64_t seed,
+                                                       const std::optional<Tensor>& seed_tensor, int64_t offset,
+                                                       double limit, double quantile, double largest, bool return_x0) {
+  int64_t size = sample_size(x), samples = x.size(0);
+  check_like(eps, x);
+  if (eps_prev) check_like(*eps_prev, x);
+  if (noise) check_like(*noise, x);
+  STD_TORCH_CHECK(coefficients.dim() == 2 && coefficients.is_contiguous() &&
+                      (coefficients.size(0) == 1 || coefficients.size(0) == samples) &&
+                      (coefficients.size(1) == kX0 || coefficients.size(1) == kColumns) &&
+                      coefficients.scalar_type() == ScalarType::Double,
+                  kName, ": coefficients must be float64 [1 or batch, 4 or 7]");
+  bool predicts = coefficients.size(1) == kColumns;
+  Bounds bounds{limit, quantile, largest};
+  Tensor out = torch::stable::empty_like(x);
+  Tensor x0 = predicts && return_x0 ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  with_functions(x, [&](const auto& f, auto* tag) {
+    using S = std::remove_pointer_t<decltype(tag)>;
+    using T = typename Compute<S>::type;
+    const S *xs = static_cast<const S*>(x.const_data_ptr()), *es = static_cast<const S*>(eps.const_data_ptr());
+    const S *previous = data_of<S>(eps_prev), *noises = data_of<S>(noise);
+    S* to = static_cast<S*>(out.mutable_data_ptr());
+    S* x0s = predicts && return_x0 ? static_cast<S*>(x0.mutable_data_ptr()) : nullptr;
+    std::vector<DiffusionRow<T>> rows = rows_of<T>(coefficients, bounds);
+    if (rows.size() == 1) rows.resize(std::max<int64_t>(1, samples), rows[0]);
+    if (predicts && quantile > 0 && x.numel()) set_dynamic_limits<S>(f, rows, bounds, xs, es, size);
+    for_each_run(samples, size, draws, seed_of(seed, seed_tensor), offset,
+                 [&](int64_t sample, int64_t first, int64_t count, const float* z) {
+                   auto at = [&](auto* p) { return p ? p + first : p; };
+                   DiffusionTensors<S> tensors{xs + first, es + first, at(previous), at(noises),
+                                               z,          to + first, at(x0s)};
+                   f.update(rows[sample], tensors, predicts, count);
+                 });
+  });
+  return {out, x0};
+}
+
+}  // namespace fastgen
+
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("q_sample.cpp", TORCH_BOX(&fastgen::q_sample_cpu));
+  m.impl("diffusion_update.cpp", TORCH_BOX(&fastgen::diffusion_update_cpu));
+}
