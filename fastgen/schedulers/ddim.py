@@ -18,12 +18,13 @@ from fastgen.schedulers.spacing import spaced_timesteps
 class DDIMScheduler(DiscreteScheduler):
     """`x_{t-1} = sqrt(a_prev) x0 + sqrt(1 - a_prev - s^2) eps + s noise`, `s = eta sqrt(posterior variance)`.
 
-    `eta` 0 is deterministic, 1 is DDPM. `a_prev` is `alphas_cumprod` at `t - num_train_timesteps //
-    num_inference_steps`, as in the reference implementations: with `"linspace"` spacing, that is not quite the next
-    timestep visited.
+    `eta` 0 is deterministic, 1 is DDPM. As in the reference implementations, `a_prev` is `alphas_cumprod` at
+    `t - num_train_timesteps // num_inference_steps`: where the steps do not divide the training's, that is not quite the
+    next timestep visited, and samples have too much or too little noise. `exact_previous` takes that one.
 
     Args:
         set_alpha_to_one: after the last step no noise is left; otherwise as much as the first level has.
+        exact_previous: see above; not an option of diffusers.
 
     The other arguments and errors are as in `DDPMScheduler`.
 
@@ -47,6 +48,7 @@ class DDIMScheduler(DiscreteScheduler):
         sample_max_value: float = 1.0,
         timestep_spacing: str = "leading",
         rescale_betas_zero_snr: bool = False,
+        exact_previous: bool = False,
     ) -> None:
         self.config = Config({name: value for name, value in locals().items() if name != "self"})
         check_prediction_type(prediction_type)
@@ -108,7 +110,10 @@ class DDIMScheduler(DiscreteScheduler):
         config, timesteps = self.config, self._visited
         self._made_for = (eta, use_clipped_model_output)
         cumprod = self.alphas_cumprod.cpu()
-        earlier = timesteps - config["num_train_timesteps"] // self.num_inference_steps
+        if config["exact_previous"]:
+            earlier = torch.cat([timesteps[1:], timesteps.new_full((1,), -1)])
+        else:
+            earlier = timesteps - config["num_train_timesteps"] // self.num_inference_steps
         now = cumprod[timesteps]
         before = torch.where(earlier >= 0, cumprod[earlier.clamp(min=0)], self.final_alpha_cumprod.cpu())
         noise = 1 - now
