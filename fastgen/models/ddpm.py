@@ -19,7 +19,7 @@ from fastgen.schedulers import (
     HeunDiscreteScheduler,
     Scheduler,
 )
-from fastgen.schedulers.spacing import check_steps
+from fastgen.schedulers.spacing import check_steps, spaced_timesteps
 
 # What of the model's config its schedulers are made with.
 SCHEDULE = (
@@ -106,6 +106,10 @@ class DDPM(BoundedByVariation, Diffusion):
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
         cumprod = self.alphas_cumprod[time.long()]
         return cumprod.sqrt(), (1 - cumprod).sqrt()
+
+    def times(self, steps: int) -> Tensor:
+        times = spaced_timesteps("trailing", len(self.betas), steps)
+        return torch.from_numpy(times.copy()).long().to(self.device)
 
     def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
         device = self.device if generator is None else generator.device

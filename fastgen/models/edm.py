@@ -78,6 +78,9 @@ class EDM(RatioFlow, Diffusion):
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(time), time
 
+    def times(self, steps: int) -> Tensor:
+        return torch.tensor(self.sigmas(steps)[:-1], dtype=self.dtype, device=self.device)
+
     def network_time(self, time: Tensor) -> Tensor:
         # log(sigma) / 4 runs from -1.6 to 1.1; the embedding tells thousands apart.
         return time.log() * 250

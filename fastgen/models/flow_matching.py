@@ -59,16 +59,19 @@ class FlowMatching(ProbabilityFlow, Diffusion):
             raise ValueError(f"times: expected one of {', '.join(TIMES)}, got {times!r}")
         FlowMatchEulerScheduler(shift=shift)
         super().__init__(config=config, network=network, prediction_type="velocity")
-        self.times, self.shift = times, shift
+        self.time_distribution, self.shift = times, shift
 
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - time, time
+
+    def times(self, steps: int) -> Tensor:
+        return torch.linspace(1, 0, steps + 1, dtype=self.dtype, device=self.device)[:-1]
 
     def network_time(self, time: Tensor) -> Tensor:
         return time * 1000
 
     def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
-        if self.times == "logit_normal":
+        if self.time_distribution == "logit_normal":
             return drawn(torch.randn, (n,), self, generator).sigmoid()
         return drawn(torch.rand, (n,), self, generator)
 

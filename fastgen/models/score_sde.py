@@ -82,6 +82,9 @@ class ScoreSDE(RatioFlow, Diffusion):
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
         return self.sde.alpha_sigma(time)
 
+    def times(self, steps: int) -> Tensor:
+        return self._times(steps, torch.zeros((), dtype=self.dtype, device=self.device))[:-1]
+
     def network_time(self, time: Tensor) -> Tensor:
         return self.sde.network_time(time)
 

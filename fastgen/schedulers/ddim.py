@@ -19,8 +19,8 @@ class DDIMScheduler(DiscreteScheduler):
     """`x_{t-1} = sqrt(a_prev) x0 + sqrt(1 - a_prev - s^2) eps + s noise`, `s = eta sqrt(posterior variance)`.
 
     `eta` 0 is deterministic, 1 is DDPM. As in the reference implementations, `a_prev` is `alphas_cumprod` at
-    `t - num_train_timesteps // num_inference_steps`: where the steps do not divide the training's, that is not quite the
-    next timestep visited, and samples have too much or too little noise. `exact_previous` takes that one.
+    `t - num_train_timesteps // num_inference_steps`: where the steps do not divide the training's, that is not quite
+    the next timestep visited, and samples have too much or too little noise. `exact_previous` takes that one.
 
     Args:
         set_alpha_to_one: after the last step no noise is left; otherwise as much as the first level has.

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.ops.diffusion import diffusion_update
 from fastgen.schedulers.betas import SMALLEST_ALPHA_CUMPROD
 from fastgen.schedulers.config import Config
 from fastgen.schedulers.discrete import check_pair, prediction_columns
-from fastgen.schedulers.scheduler import broadcast, check_prediction_type
+from fastgen.schedulers.scheduler import Coefficients, broadcast, check_prediction_type
 from fastgen.schedulers.sigmas import SigmaScheduler, check_final_sigmas_type
 from fastgen.schedulers.spacing import check_steps, karras_sigmas, timesteps_of_sigmas
-from fastgen.schedulers.update import affine_update
 
 # Schedules shorter than this end with a step of first order, which is steadier there.
 FEW_STEPS = 15
@@ -100,8 +100,10 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             "x0": current + change,
             "previous": -change,
         }
-        self._first_order = current.tolist()
         self._set_schedule(timesteps, columns, device)
+        self._first_order = self.table.clone()
+        self._first_order[:, Coefficients._fields.index("x0")] = current.to(self.table)
+        self._first_order[:, Coefficients._fields.index("previous")] = 0
 
     def _visit(self, num_inference_steps: int) -> tuple[Tensor, Tensor]:
         config, train_sigmas = self.config, self._train_sigmas()
@@ -132,13 +134,11 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         return True
 
     def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | None) -> Tensor:
-        row, x0 = self._rows[index], self._x0(index, model_output, sample)
-        if self._previous is None:
-            # A loop that begins in the middle of the schedule has no step before.
-            row = row._replace(x0=self._first_order[index], previous=0.0)
-        taken = row._replace(x0_sample=0.0, output=row.x0, x0=0.0)
-        result = affine_update(sample, x0, taken, limit=self._limit, previous=self._previous)
-        self._previous = x0
+        # A loop that begins in the middle of the schedule has no step before.
+        table = self._first_order if self._previous is None else self.table
+        result, self._previous = diffusion_update(
+            sample, model_output, table[index], self._previous, return_x0=True, **self._bounds()
+        )
         return result
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from fastgen.schedulers.config import Config
 from fastgen.schedulers.scheduler import check_prediction_type
 from fastgen.schedulers.sigmas import SigmaScheduler
-from fastgen.schedulers.update import affine_update
 
 
 class HeunDiscreteScheduler(SigmaScheduler):
@@ -78,10 +77,10 @@ class HeunDiscreteScheduler(SigmaScheduler):
     def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | None) -> Tensor:
         row = self._rows[index]
         if row.previous:
-            result = affine_update(sample, model_output, row, limit=self._limit, previous=self._previous)
+            result = self._update(index, model_output, sample, self._previous)
             self._previous = None
             return result
-        result = affine_update(sample, model_output, row, limit=self._limit)
+        result = self._update(index, model_output, sample)
         if index + 1 < len(self._rows):
             self._previous = (sample + result) / 2
         return result

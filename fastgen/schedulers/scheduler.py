@@ -10,27 +10,28 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Generator, Tensor
 
+from fastgen.ops.diffusion import diffusion_update
 from fastgen.schedulers.config import Config, accepted
-from fastgen.schedulers.update import affine_update, predicted_x0
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 
 class Coefficients(NamedTuple):
     """One step: `x0 = limit(x0_sample x + x0_output out)`, then
-    `x_next = sample x + output out + x0 x0 + previous prev + noise n`.
+    `x_next = sample x + output out + previous prev + noise n + x0 x0`, in the order of `diffusion_update`'s
+    coefficients.
 
     `out` is what the network said, `prev` what a scheduler of second order kept of the step before, `n` standard
     normal.
     """
 
-    x0_sample: float
-    x0_output: float
     sample: float
     output: float
-    x0: float
     previous: float
     noise: float
+    x0: float
+    x0_sample: float
+    x0_output: float
 
     def merged(self) -> Coefficients:
         """The same update without `x0`, where nothing limits it."""
@@ -69,7 +70,7 @@ class Scheduler:
     Attributes:
         config: the constructor's arguments.
         timesteps: what to call the network with, in order, on the device.
-        table: `Coefficients` of each step, float32 [steps, 7], on the device.
+        table: `Coefficients` of each step, float64 [steps, 7], on the device.
     """
 
     known_options: ClassVar[set[str]] = set()
@@ -158,14 +159,29 @@ class Scheduler:
         self._rows = [Coefficients(*row) for row in rows.tolist()]
         if not self._limits():
             self._rows = [row.merged() for row in self._rows]
-        self.table = torch.tensor(self._rows, dtype=torch.float32).to(device)
+        self.table = torch.tensor(self._rows, dtype=torch.float64).to(device)
+        # Of the steps that do not go through x0.
+        self._linear = self.table[:, :4].contiguous()
 
     def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | None) -> Tensor:
         """The update of step `index`, and what it leaves for the next."""
-        return affine_update(sample, model_output, self._rows[index], limit=self._limit, noise=noise)
+        return self._update(index, model_output, sample, noise=noise)
+
+    def _update(
+        self,
+        index: int,
+        model_output: Tensor,
+        sample: Tensor,
+        previous: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """`x_next` of the step's `Coefficients`."""
+        if self._rows[index].x0 == 0:
+            return diffusion_update(sample, model_output, self._linear[index], previous, noise=noise)
+        return diffusion_update(sample, model_output, self.table[index], previous, noise=noise, **self._bounds())
 
     def _x0(self, index: int, model_output: Tensor, sample: Tensor) -> Tensor:
-        return self._limit(predicted_x0(sample, model_output, self._rows[index]))
+        return diffusion_update(sample, model_output, self.table[index], return_x0=True, **self._bounds())[1]
 
     def _noise(self, index: int, sample: Tensor, generator: Generator | None, given: Tensor | None) -> Tensor | None:
         if self._rows[index].noise == 0:
@@ -175,18 +191,13 @@ class Scheduler:
     def _limits(self) -> bool:
         return bool(self.config.get("thresholding") or self.config.get("clip_sample"))
 
-    def _limit(self, x0: Tensor) -> Tensor:
-        """`x0` within what data can be: clipped, or by dynamic thresholding (Saharia et al. 2022, section 2.3)."""
+    def _bounds(self) -> dict[str, float]:
+        """How `x0` is kept within what data can be: clipped, or by dynamic thresholding (Saharia et al. 2022)."""
         config = self.config
         if config.get("thresholding"):
-            flat = x0.flatten(1).to(torch.promote_types(x0.dtype, torch.float32)).abs()
-            largest = torch.quantile(flat, config["dynamic_thresholding_ratio"], dim=1)
-            largest = largest.clamp(1, max(1.0, config["sample_max_value"])).to(x0.dtype)
-            largest = largest.view(-1, *(1,) * (x0.dim() - 1))
-            return x0.clamp(-largest, largest) / largest
-        if config.get("clip_sample"):
-            return x0.clamp(-config["clip_sample_range"], config["clip_sample_range"])
-        return x0
+            largest = max(1.0, config["sample_max_value"])
+            return {"dynamic_threshold": config["dynamic_thresholding_ratio"], "sample_max_value": largest}
+        return {"clip": config["clip_sample_range"]} if config.get("clip_sample") else {}
 
     def _locate(self, timestep: float | Tensor, model_output: Tensor | None, sample: Tensor) -> int:
         """The place of `timestep` in the schedule."""

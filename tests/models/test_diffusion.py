@@ -1,4 +1,4 @@
-"""Diffusion models of all families: samplers of a network that knows the truth, losses, guidance, likelihood, refusals."""
+"""Diffusion models of all families: samplers, given a network that knows the truth, losses, guidance, likelihood."""
 
 import math
 
@@ -162,7 +162,7 @@ def test_a_denoising_autoencoder_is_a_score_network():
 
 @pytest.mark.parametrize("family", ["ve", "vp", "subvp"])
 def test_denoising_and_score_matching_are_one_objective(family):
-    """The same network as an autoencoder of data and as a score: equal scores, and gradients equal up to alpha/sigma."""
+    """One network as an autoencoder of data and as a score: equal scores, and equal gradients up to alpha/sigma."""
     score_model = make(family, levels=None).double()
     time = torch.full((3,), 0.4, dtype=torch.float64)
     x0, noise = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64)
