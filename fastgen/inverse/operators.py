@@ -192,8 +192,8 @@ class Deblurring(Operator):
 class SingleImageHDR(Operator):
     """An exposure that clips: light `exposure * (x + 1) / 2`, cut off at 1 and rounded to `levels`, in [-1, 1] again.
 
-    Not linear. For gradients, clipping and rounding count as the identity: a guess that clips where the measurement does
-    not is then pulled back, and where both do there is nothing to pull.
+    Not linear. For gradients, clipping and rounding count as the identity: a guess that clips where the measurement
+    does not is then pulled back, and where both do there is nothing to pull.
     """
 
     linear = False

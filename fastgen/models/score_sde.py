@@ -188,11 +188,13 @@ class ScoreSDE(RatioFlow, Diffusion):
     def _correct(
         self, output: Output, x: Tensor, time: Tensor, snr: float, generator: Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """One step of Langevin dynamics at `time`, as large as `snr` asks of each sample; algorithm 4."""
+        """One step of Langevin dynamics at `time`, as large as `snr` asks; algorithm 4."""
         score = -output(x, time) / along(self.alpha_sigma(time)[1], x)
         noise = drawn(torch.randn, x.shape, x, generator)
-        norms = [value.flatten(1).norm(dim=1) for value in (noise, score)]
-        size = 2 * (snr * norms[0] / norms[1]) ** 2
+        # Means over the batch: a step that knew its own sample's norm would be larger where that is likely, and spread
+        # them.
+        norms = [value.flatten(1).norm(dim=1).mean() for value in (noise, score)]
+        size = (2 * (snr * norms[0] / norms[1]) ** 2).view(1)
         if self.config["sde"] != "ve":
             size = size * self.alpha_sigma(time)[0] ** 2
         mean = x + along(size, x) * score

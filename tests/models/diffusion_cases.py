@@ -18,7 +18,7 @@ FAMILIES = {
     "flow-matching": (FlowMatching, {"times": "logit_normal"}),
     "ve": (ScoreSDE, {"sde": "ve", "sigma_max": 20.0}),
     "vp": (ScoreSDE, {"sde": "vp"}),
-    "subvp": (ScoreSDE, {"sde": "subvp", "likelihood_weighting": True}),
+    "subvp": (ScoreSDE, {"sde": "subvp"}),
 }
 CONTINUOUS = ("edm", "flow-matching", "ve", "vp", "subvp")
 

@@ -1,7 +1,5 @@
 """The bound of discrete-time diffusion, and how DDPM follows from the model of 2015."""
 
-import math
-
 import pytest
 import torch
 from models.diffusion_cases import TINY, knowing, make
@@ -26,19 +24,30 @@ def test_ddpm_is_the_ancestor_without_its_weights():
 
 
 @pytest.mark.parametrize("family", ["ddpm", "2015"])
-def test_the_bound_of_the_truth_is_close_to_the_likelihood(family):
-    """Normal data and a network that knows it: the bound lies above the entropy of levels, and near it."""
-    steps = {"num_train_timesteps": 500, "beta_start": 1e-4, "beta_end": 0.04, "clip_sample": False}
+def test_terms_of_the_truth_are_what_they_are_in_theory(family):
+    """`E L_t = (SNR(t - 1) - SNR(t)) E|x0 - E[x0 | x_t]|^2 / 2`, with the error of normal data in closed form."""
     options = {"learned_variance": False} if family == "2015" else {}
+    variance = 0.2
+    model = knowing(make(family, levels=None, clip_sample=False, **options), 0.0, variance).double()
+    x0 = variance**0.5 * torch.randn(20_000, 1, 4, 4, dtype=torch.float64)
+    snr = model.alphas_cumprod / (1 - model.alphas_cumprod)
+    for time in (1, 10, 40):
+        expected = 0.5 * (snr[time - 1] - snr[time]) * 16 * variance / (1 + variance * snr[time])
+        assert model.divergence(x0, time).mean().item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_the_bound_lies_above_the_entropy_of_levels():
     variance, levels = 0.2, 65
-    model = knowing(make(family, levels=levels, variance_type="fixed_small", **steps, **options), 0.0, variance)
+    options = {"num_train_timesteps": 500, "beta_start": 1e-4, "beta_end": 0.04, "clip_sample": False}
+    model = knowing(make("ddpm", levels=levels, **options), 0.0, variance)
     normal = torch.distributions.Normal(0.0, variance**0.5)
     x = (normal.sample((64, 1, 4, 4)) * 32 + 32).round().clamp(0, 64).long()
     half = 1 / 64
     mass = normal.cdf(x / 32 - 1 + half) - normal.cdf(x / 32 - 1 - half)
-    truth = -mass.clamp(min=1e-12).log().sum((1, 2, 3)).mean() / (16 * math.log(2))
+    truth = -mass.clamp(min=1e-12).log2().mean()
     bits = model.bits_per_dim(x, generator=torch.Generator().manual_seed(0)).mean()
-    assert truth - 0.05 < bits < truth + 0.25
+    # Steps that double the noise, as the first of this schedule do, cost most of the rest.
+    assert truth < bits < truth + 1.5
 
 
 def test_few_timesteps_estimate_all():
