@@ -12,6 +12,7 @@ from fastgen.models.flow import Flow
 from fastgen.models.flow_matching import FlowMatching
 from fastgen.models.gated_pixelcnn import GatedPixelCNN
 from fastgen.models.glow import Glow
+from fastgen.models.latent_diffusion import LatentDiffusion
 from fastgen.models.maf import IAF, MAF
 from fastgen.models.neural_spline_flow import NeuralSplineFlow
 from fastgen.models.pixelcnn import PixelCNN
@@ -50,6 +51,7 @@ __all__ = [
     "FlowMatching",
     "GatedPixelCNN",
     "Glow",
+    "LatentDiffusion",
     "NeuralSplineFlow",
     "PixelCNN",
     "PixelCNNPP",
