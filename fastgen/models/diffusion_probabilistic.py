@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from fastgen.models.ddpm import DDPM, Output
 from fastgen.models.diffusion import drawn
@@ -35,10 +35,37 @@ class DiffusionProbabilisticModel(DDPM):
 
     samplers: ClassVar[tuple[str, ...]] = ("ancestral",)
 
-    def __init__(self, *args: Any, learned_variance: bool = True, clip_sample: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        image_size: int | Sequence[int],
+        image_channels: int = 1,
+        levels: int | None = 256,
+        *,
+        num_classes: int | None = None,
+        label_dropout: float = 0.1,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        layers: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        head_channels: int | None = None,
+        dropout: float = 0.0,
+        groups: int = 32,
+        num_train_timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        rescale_betas_zero_snr: bool = False,
+        prediction_type: str = "epsilon",
+        variance_type: str = "fixed_small",
+        learned_variance: bool = True,
+        clip_sample: bool = False,
+        network: nn.Module | None = None,
+    ) -> None:
+        config = {name: value for name, value in locals().items() if name not in ("self", "network", "__class__")}
         self.outputs_per_channel = 2 if learned_variance else 1
-        super().__init__(*args, clip_sample=clip_sample, **kwargs)
-        self.config |= {"learned_variance": learned_variance}
+        super().__init__(**{name: config[name] for name in config if name != "learned_variance"}, network=network)
+        self.config = {**self.config, "learned_variance": learned_variance}
+        del self.config["weighting"]
         self.learned_variance = learned_variance
 
     def predict_x0(self, x: Tensor, time: Tensor, output: Tensor) -> Tensor:
