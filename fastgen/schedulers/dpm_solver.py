@@ -133,7 +133,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         # Every step needs the x0 of the step before, so it is never merged away.
         return True
 
-    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | None) -> Tensor:
+    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | int | None) -> Tensor:
         # A loop that begins in the middle of the schedule has no step before.
         table = self._first_order if self._previous is None else self.table
         result, self._previous = diffusion_update(

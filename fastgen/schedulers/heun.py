@@ -74,7 +74,7 @@ class HeunDiscreteScheduler(SigmaScheduler):
         """Whether the next step is a prediction."""
         return self._previous is None
 
-    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | None) -> Tensor:
+    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | int | None) -> Tensor:
         row = self._rows[index]
         if row.previous:
             result = self._update(index, model_output, sample, self._previous)

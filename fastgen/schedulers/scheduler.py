@@ -130,7 +130,8 @@ class Scheduler:
             model_output: [batch, ...], what the network said at `timestep`.
             timestep: of `timesteps`.
             sample: `x_t`, of the same shape.
-            generator: of the noise, where the scheduler adds any.
+            generator: of the noise, where the scheduler adds any: `torch.randn`'s numbers, as diffusers draws them.
+                None draws in the pass that adds it, much quicker, other numbers that `torch.manual_seed` seeds too.
             variance_noise: taken instead of drawing.
             return_dict: False returns a tuple, `(prev_sample,)`.
 
@@ -163,7 +164,7 @@ class Scheduler:
         # Of the steps that do not go through x0.
         self._linear = self.table[:, :4].contiguous()
 
-    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | None) -> Tensor:
+    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | int | None) -> Tensor:
         """The update of step `index`, and what it leaves for the next."""
         return self._update(index, model_output, sample, noise=noise)
 
@@ -173,20 +174,26 @@ class Scheduler:
         model_output: Tensor,
         sample: Tensor,
         previous: Tensor | None = None,
-        noise: Tensor | None = None,
+        noise: Tensor | int | None = None,
     ) -> Tensor:
-        """`x_next` of the step's `Coefficients`."""
+        """`x_next` of the step's `Coefficients`; a number for noise is the seed of what the kernel draws."""
+        of_noise = {"seed": noise} if isinstance(noise, int) else {"noise": noise}
         if self._rows[index].x0 == 0:
-            return diffusion_update(sample, model_output, self._linear[index], previous, noise=noise)
-        return diffusion_update(sample, model_output, self.table[index], previous, noise=noise, **self._bounds())
+            return diffusion_update(sample, model_output, self._linear[index], previous, **of_noise)
+        return diffusion_update(sample, model_output, self.table[index], previous, **of_noise, **self._bounds())
 
     def _x0(self, index: int, model_output: Tensor, sample: Tensor) -> Tensor:
         return diffusion_update(sample, model_output, self.table[index], return_x0=True, **self._bounds())[1]
 
-    def _noise(self, index: int, sample: Tensor, generator: Generator | None, given: Tensor | None) -> Tensor | None:
+    def _noise(
+        self, index: int, sample: Tensor, generator: Generator | None, given: Tensor | None
+    ) -> Tensor | int | None:
         if self._rows[index].noise == 0:
             return None
-        return given if given is not None else randn_like(sample, generator)
+        if given is not None:
+            return given
+        # Nobody asks for numbers of a generator of theirs: the pass that adds the noise draws it.
+        return random_seed() if generator is None else randn_like(sample, generator)
 
     def _limits(self) -> bool:
         return bool(self.config.get("thresholding") or self.config.get("clip_sample"))
@@ -228,6 +235,11 @@ def randn_like(sample: Tensor, generator: Generator | None) -> Tensor:
     """Standard normal noise like `sample`, drawn where the generator is."""
     device = sample.device if generator is None else generator.device
     return torch.randn(sample.shape, generator=generator, device=device, dtype=sample.dtype).to(sample.device)
+
+
+def random_seed() -> int:
+    """A seed for a kernel, from the generator that `torch.manual_seed` seeds; on the host, so that nothing waits."""
+    return int(torch.randint(2**63 - 1, ()))
 
 
 def check_prediction_type(prediction_type: str) -> None:

@@ -73,6 +73,22 @@ def test_numbers_and_elements_of_timesteps_mean_the_same(scheduler_class):
     assert torch.equal(*walks)
 
 
+@pytest.mark.parametrize("options", [{}, {"clip_sample": False}], ids=["clipped", "free"])
+def test_noise_drawn_in_the_pass_is_normal_and_seeded(options):
+    scheduler = DDPMScheduler(**options)
+    scheduler.set_timesteps(10)
+    x, t = torch.zeros(100, 1, 32, 32), scheduler.timesteps[4]
+    mean = scheduler.step(x, t, x, variance_noise=torch.zeros_like(x)).prev_sample
+    one = scheduler.step(x, t, x, variance_noise=torch.ones_like(x)).prev_sample
+    torch.manual_seed(3)
+    first, second = (scheduler.step(x, t, x).prev_sample for _ in range(2))
+    torch.manual_seed(3)
+    assert torch.equal(first, scheduler.step(x, t, x).prev_sample) and not torch.equal(first, second)
+    noise = (first - mean) / (one - mean)
+    assert noise.mean().item() == pytest.approx(0, abs=0.01) and noise.std().item() == pytest.approx(1, rel=0.01)
+    assert noise.pow(4).mean().item() == pytest.approx(3, rel=0.05)
+
+
 @every
 def test_a_loop_may_begin_in_the_middle(scheduler_class):
     scheduler = scheduler_class()
