@@ -32,6 +32,8 @@ SCHEDULE = (
     "variance_type",
     "clip_sample",
 )
+# Where Heun's method starts: Karras et al. (2022), table 1.
+LARGEST_SIGMA = 80.0
 WEIGHTINGS = ("simple", "min_snr", "p2")
 Output = Callable[[Tensor, Tensor], Tensor]
 
@@ -134,9 +136,18 @@ class DDPM(BoundedByVariation, Diffusion):
             "euler": EulerDiscreteScheduler,
             "heun": HeunDiscreteScheduler,
         }
-        # The noisiest level is visited, where sampling starts, however few the steps are.
         config = {name: self.config[name] for name in SCHEDULE}
-        scheduler = classes[sampler].from_config({**config, "timestep_spacing": "trailing", "exact_previous": True})
+        # The noisiest level is visited, where sampling starts, however few the steps are.
+        also: dict[str, Any] = {"timestep_spacing": "trailing", "exact_previous": True}
+        if sampler == "dpm++" and config["clip_sample"]:
+            # Its other name for keeping x0 in bounds.
+            also |= {"thresholding": True, "sample_max_value": 1.0}
+        if sampler == "heun":
+            # Halves of slopes do not carry from a sigma of 20,000, where a cosine schedule ends, to one of 6.
+            sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+            largest = min(sigmas[-1].item(), LARGEST_SIGMA)
+            also |= {"use_karras_sigmas": True, "sigma_min": sigmas[0].item(), "sigma_max": largest}
+        scheduler = classes[sampler].from_config({**config, **also})
         scheduler.set_timesteps(steps, self.device)
         return scheduler
 

@@ -23,6 +23,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         sigma_min: of those, instead.
         sigma_max: of those, instead.
         final_sigmas_type: end at `"zero"` noise or at the `"sigma_min"` of training.
+        clip_sample: keep the predicted x0 within `clip_sample_range`; not an option of diffusers.
 
     The other arguments are as in `DDPMScheduler`. With `rescale_betas_zero_snr` the last level is taken to have a
     signal of 2^-24, since its sigma would be infinite.
@@ -46,6 +47,8 @@ class EulerDiscreteScheduler(SigmaScheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
         final_sigmas_type: str = "zero",
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
     ) -> None:
         self.config = Config({name: value for name, value in locals().items() if name != "self"})
         check_prediction_type(prediction_type)
@@ -99,6 +102,8 @@ class EulerDiscreteScheduler(SigmaScheduler):
         level = raised if self.config["prediction_type"] == "epsilon" else sigma
         p, q = (value.item() for value in self._prediction(torch.tensor(level, dtype=torch.float64)))
         x0 = raised_sample * p + model_output * q
+        if self.config["clip_sample"]:
+            x0 = x0.clamp(-self.config["clip_sample_range"], self.config["clip_sample_range"])
         prev_sample = raised_sample + (raised_sample - x0) * ((after - raised) / raised)
         self._next = index + 1
         if not return_dict:

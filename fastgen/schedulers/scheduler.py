@@ -203,6 +203,9 @@ class Scheduler:
         config = self.config
         if config.get("thresholding"):
             largest = max(1.0, config["sample_max_value"])
+            if largest == 1:
+                # Whatever the quantile is, the limit is 1.
+                return {"clip": 1.0}
             return {"dynamic_threshold": config["dynamic_thresholding_ratio"], "sample_max_value": largest}
         return {"clip": config["clip_sample_range"]} if config.get("clip_sample") else {}
 

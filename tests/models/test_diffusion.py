@@ -54,6 +54,16 @@ def test_a_network_that_knows_the_truth_draws_from_it(family, sampler, steps, op
     assert x.std().item() == pytest.approx(VARIANCE**0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("sampler", DDPM.samplers)
+def test_small_errors_where_there_is_only_noise_do_not_grow(sampler):
+    """With a cosine schedule an error of the noise is 20,000 times that of x0, at the first step."""
+    model = knowing(make("ddpm", levels=None, num_train_timesteps=1000, beta_schedule="cosine"), MEAN, VARIANCE)
+    honest = model.output
+    model.output = lambda x, time, labels=None: honest(x, time) + 0.02 * torch.sin(50 * x)
+    x = model.sample(500, sampler=sampler, steps=15, generator=torch.Generator().manual_seed(0))
+    assert x.abs().max() < 1.6 and x.mean().item() == pytest.approx(MEAN, abs=0.2) and x.std().item() < 0.5
+
+
 def test_the_ancestor_draws_from_the_truth():
     model = make("2015", levels=None, learned_variance=False, num_train_timesteps=300, beta_end=0.05, beta_start=1e-4)
     x = knowing(model, MEAN, VARIANCE).sample(2000, generator=torch.Generator().manual_seed(0))
