@@ -1,5 +1,5 @@
-"""The command line: `fastgen train`, `sample`, `evaluate`, `fid`, `score`, `trilemma`, `demo`, `density`, `info` and
-`bench`.
+"""The command line: `fastgen train`, `sample`, `evaluate`, `restore`, `fid`, `score`, `trilemma`, `demo`, `density`,
+`info` and `bench`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ EXAMPLES = """examples:
 
 `fastgen COMMAND --help` explains a command."""
 
-TRAIN_EXAMPLES = """models of images:   pixelcnn, gated-pixelcnn, pixelcnnpp, realnvp, glow
+TRAIN_EXAMPLES = """models of images:   pixelcnn, gated-pixelcnn, pixelcnnpp, realnvp, glow,
+                    ddpm, diffusion-2015, score-sde, edm, flow-matching
 models of vectors:  nsf, realnvp, maf, iaf
 
 examples:
@@ -52,6 +53,8 @@ examples:
   fastgen train nsf --data two-moons
   fastgen train maf --data table.csv --transforms 8 --epochs 100
   fastgen train glow --data digits --class-conditional
+  fastgen train ddpm --data digits --class-conditional
+  fastgen train score-sde --data digits --set sde=subvp
   accelerate launch --num_processes 4 -m fastgen train pixelcnnpp --data cifar.npz
 
 data:
@@ -74,7 +77,9 @@ SAMPLE_EXAMPLES = """examples:
   fastgen sample runs/pixelcnn-digits/last --out raw.npy    the last checkpoint instead of the best, as numbers
   fastgen sample runs/nsf-two-moons                         data, samples and learned density in one picture
   fastgen sample runs/nsf-table -n 10000 --out new.csv      rows of a table, in the units of the data
-  fastgen sample runs/glow-digits --temperature 0.7         likelier images that vary less"""
+  fastgen sample runs/glow-digits --temperature 0.7         likelier images that vary less
+  fastgen sample runs/ddpm-digits --sampler dpm++ --steps 20
+  fastgen sample runs/ddpm-digits --label 7 --guidance 2    one class, exaggerated (after train --class-conditional)"""
 
 EVALUATE_EXAMPLES = """examples:
   fastgen evaluate runs/pixelcnn-digits                  the validation images of the run itself
@@ -84,6 +89,22 @@ EVALUATE_EXAMPLES = """examples:
   fastgen evaluate runs/pixelcnn-digits --samples 5000 --metrics fid,prdc,modes
   fastgen evaluate runs/glow-cifar --features inception --metrics fid,kid,is
   fastgen evaluate runs/pixelcnn-digits --metrics none   likelihoods alone, without drawing samples"""
+
+RESTORE_EXAMPLES = """tasks:
+  super-resolution   from means of 2x2 pixels
+  denoise            from an image with noise (--noise, default: 0.3)
+  inpaint            the middle, from what is around it
+  uncrop             the right half, from the left
+  deblur             from an image blurred by a normal kernel of 3x3
+  colourise          from grey
+  hdr                from an exposure twice too long, which clips
+
+examples:
+  fastgen restore runs/ddpm-digits 3 --task inpaint            the fourth validation image of the run
+  fastgen restore runs/edm-digits photo.png --task deblur --noise 0.05
+  fastgen restore runs/ddpm-digits 3 --task inpaint --method repaint -n 6
+
+The picture shows the measurement, what it was restored to, and the truth."""
 
 DENSITY_EXAMPLES = """methods:
   gaussian         one normal density
@@ -162,6 +183,7 @@ def parser() -> Parser:
     _add_train(commands)
     _add_sample(commands)
     _add_evaluate(commands)
+    _add_restore(commands)
     _add_demo(commands)
     _add_density(commands)
     add_fid(_add_command(commands, "fid", "the Fréchet inception distance of two sets of images", FID_HELP))
@@ -230,10 +252,22 @@ def _add_sample(commands: Any) -> None:
     sample = _add_command(commands, "sample", "draw from a trained model", SAMPLE_EXAMPLES)
     sample.add_argument("checkpoint", metavar="CHECKPOINT", help="the folder of a run or of a checkpoint")
     sample.add_argument("-n", type=int, default=None, metavar="N", help="how many (default: 64 images, 5000 vectors)")
-    sample.add_argument("--labels", default=None, metavar="L,L,...", help="classes to draw, in turn (default: all)")
+    classes = sample.add_mutually_exclusive_group()
+    classes.add_argument("--labels", default=None, metavar="L,L,...", help="classes to draw, in turn (default: all)")
+    classes.add_argument("--label", default=None, dest="labels", metavar="L", help="the one class to draw")
     sample.add_argument("--method", choices=("cached", "naive"), default=None, help="of PixelCNNs (default: cached)")
     sample.add_argument("--compare", action="store_true", default=False, help="time both methods")
     sample.add_argument("--temperature", type=float, default=None, metavar="T", help="of flows (default: 1)")
+    sample.add_argument(
+        "--sampler",
+        default=None,
+        metavar="NAME",
+        help="of diffusion: ddim (default), ddpm, dpm++, euler or heun; pc, em or ode; heun, euler, midpoint or ode",
+    )
+    sample.add_argument("--steps", type=int, default=None, metavar="N", help="of diffusion (default: what suits)")
+    sample.add_argument(
+        "--guidance", type=float, default=None, metavar="G", help="of diffusion: above 1 exaggerates classes"
+    )
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     sample.add_argument(
         "--out", default="samples.png", metavar="FILE", help="a .png, .npy or .csv (default: samples.png)"
@@ -262,6 +296,23 @@ def _add_evaluate(commands: Any) -> None:
     samples.add_argument("--weights", default=None, metavar="FILE", help="of Inception")
     samples.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     _add_device(evaluate)
+
+
+def _add_restore(commands: Any) -> None:
+    restore = _add_command(commands, "restore", "restore an image with a trained diffusion model", RESTORE_EXAMPLES)
+    restore.add_argument("checkpoint", metavar="CHECKPOINT", help="the folder of a run or of a checkpoint")
+    restore.add_argument("image", metavar="IMAGE", help="a picture, or the number of a validation image")
+    restore.add_argument("--task", required=True, metavar="TASK", help="one of those below")
+    restore.add_argument("-n", type=int, default=4, metavar="N", help="how many restorations (default: 4)")
+    restore.add_argument(
+        "--method", choices=("ddnm", "repaint", "dps"), default=None, help="default: ddnm, and dps for hdr"
+    )
+    restore.add_argument("--steps", type=int, default=None, metavar="N", help="levels of noise (default: 100)")
+    restore.add_argument("--label", type=int, default=None, metavar="L", help="the class of the image")
+    restore.add_argument("--noise", type=float, default=None, metavar="S", help="of the measurement, data in [-1, 1]")
+    restore.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    restore.add_argument("--out", default="restored.png", metavar="FILE", help="a .png (default: restored.png)")
+    _add_device(restore)
 
 
 def _add_demo(commands: Any) -> None:

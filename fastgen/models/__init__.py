@@ -3,14 +3,23 @@
 from torch import nn
 
 from fastgen.models.autoregressive import AutoregressiveModel
+from fastgen.models.ddpm import DDPM
+from fastgen.models.diffusion import Diffusion
+from fastgen.models.diffusion_probabilistic import DiffusionProbabilisticModel
+from fastgen.models.divergence import SamplingDiverged
+from fastgen.models.edm import EDM
 from fastgen.models.flow import Flow
+from fastgen.models.flow_matching import FlowMatching
 from fastgen.models.gated_pixelcnn import GatedPixelCNN
 from fastgen.models.glow import Glow
+from fastgen.models.latent_diffusion import LatentDiffusion
 from fastgen.models.maf import IAF, MAF
 from fastgen.models.neural_spline_flow import NeuralSplineFlow
 from fastgen.models.pixelcnn import PixelCNN
 from fastgen.models.pixelcnnpp import PixelCNNPP
 from fastgen.models.realnvp import RealNVP
+from fastgen.models.score_sde import ScoreSDE
+from fastgen.models.unet import UNet
 
 # By the names that the command line and checkpoints use.
 MODELS: dict[str, type[nn.Module]] = {
@@ -22,18 +31,32 @@ MODELS: dict[str, type[nn.Module]] = {
     "glow": Glow,
     "maf": MAF,
     "iaf": IAF,
+    "ddpm": DDPM,
+    "diffusion-2015": DiffusionProbabilisticModel,
+    "score-sde": ScoreSDE,
+    "edm": EDM,
+    "flow-matching": FlowMatching,
 }
 
 __all__ = [
+    "DDPM",
+    "EDM",
     "IAF",
     "MAF",
     "MODELS",
     "AutoregressiveModel",
+    "Diffusion",
+    "DiffusionProbabilisticModel",
     "Flow",
+    "FlowMatching",
     "GatedPixelCNN",
     "Glow",
+    "LatentDiffusion",
     "NeuralSplineFlow",
     "PixelCNN",
     "PixelCNNPP",
     "RealNVP",
+    "SamplingDiverged",
+    "ScoreSDE",
+    "UNet",
 ]

@@ -28,7 +28,8 @@ from fastgen.train.interruption import TrainingInterrupted
 from fastgen.train.load import device_of, load_model, model_entry
 from fastgen.train.presets import preset
 from fastgen.train.recipe import NUM_SAMPLES
-from fastgen.train.recipes import recipe_class
+from fastgen.train.recipes import recipe_class, scoring_recipe
+from fastgen.train.restore import run_restore
 from fastgen.train.sample import run_sample
 from fastgen.train.settings import Settings
 from fastgen.train.trainer import Trainer
@@ -48,7 +49,13 @@ DEMO_MODEL = "gated-pixelcnn"
 
 def run(args: Namespace) -> int:
     """Run the command in `args`. Returns the exit status."""
-    commands = {"train": run_train, "sample": run_sample, "evaluate": run_evaluate, "demo": run_demo}
+    commands = {
+        "train": run_train,
+        "sample": run_sample,
+        "evaluate": run_evaluate,
+        "restore": run_restore,
+        "demo": run_demo,
+    }
     return commands[args.command](args)
 
 
@@ -157,7 +164,8 @@ def run_evaluate(args: Namespace) -> int:
     _check_fits(model, dataset)
     accelerator = Accelerator(cpu=args.device == "cpu")
     examples = dataset.part(args.part)
-    scores = evaluate(model, examples, batch_size=args.batch_size, accelerator=accelerator)
+    recipe = scoring_recipe(model)
+    scores = evaluate(model, examples, recipe, batch_size=args.batch_size, accelerator=accelerator)
     # Samples are few and cheap beside what processes would have to tell each other.
     if accelerator.is_main_process:
         about_samples = score_samples(args, model, examples)

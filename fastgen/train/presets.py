@@ -23,6 +23,19 @@ _FLOWS_OF_POINTS = {
     "iaf": {"transforms": 6, "hidden_features": 64},
 }
 
+# 8x8 takes two resolutions. Everything a network of this size learns from 1,600 digits, in about four minutes on two
+# cores.
+_DIFFUSION_OF_DIGITS = {
+    "model": {"config": {"channels": 32, "channel_multipliers": [1, 2], "layers": 2, "groups": 8, "dropout": 0.1}},
+    "recipe": {"lr": 2e-3},
+    "settings": {"epochs": 120, "batch_size": 64, "ema_decay": 0.998},
+}
+
+
+def _diffusion_of_digits(**config: Any) -> dict[str, Any]:
+    return {**_DIFFUSION_OF_DIGITS, "model": {"config": {**_DIFFUSION_OF_DIGITS["model"]["config"], **config}}}
+
+
 # As a run's configuration: what is missing is left to the classes' own defaults.
 PRESETS: dict[tuple[str, str | None], dict[str, Any]] = {
     ("pixelcnn", "digits"): {
@@ -46,6 +59,11 @@ PRESETS: dict[tuple[str, str | None], dict[str, Any]] = {
         "recipe": {"lr": 2e-3},
         "settings": {"epochs": 40, "batch_size": 32},
     },
+    ("ddpm", "digits"): _diffusion_of_digits(beta_schedule="cosine"),
+    ("diffusion-2015", "digits"): _diffusion_of_digits(beta_schedule="cosine", num_train_timesteps=200),
+    ("score-sde", "digits"): _diffusion_of_digits(sde="vp"),
+    ("edm", "digits"): _diffusion_of_digits(sigma_data=0.75),
+    ("flow-matching", "digits"): _diffusion_of_digits(),
     **{
         (model, data): {"model": {"config": config}, **_POINTS}
         for model, config in _FLOWS_OF_POINTS.items()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.data import Vectors, load
+from fastgen.models.diffusion import Diffusion
 from fastgen.models.flow import Flow
 from fastgen.train.comparison import compare_sampling
 from fastgen.train.figures import save_figure
@@ -44,7 +45,8 @@ def run_sample(args: Namespace) -> int:
         samples = comparison.images
         print(comparison)
     else:
-        options = {"method": args.method, "temperature": args.temperature}
+        names = ("method", "temperature", "sampler", "steps", "guidance")
+        options = {name: getattr(args, name) for name in names}
         given = {key: value for key, value in options.items() if value is not None}
         samples = model.sample(n, labels=labels, generator=torch.Generator().manual_seed(args.seed), **given)
     _write(out, samples, model, config)
@@ -71,11 +73,16 @@ def _is_of_vectors(model: nn.Module) -> bool:
 
 
 def _check_options(model: nn.Module, args: Namespace) -> None:
-    is_flow = isinstance(model, Flow)
-    if is_flow and (args.compare or args.method is not None):
-        raise ValueError("--compare and --method are for models that draw pixel by pixel, this one is a flow")
+    is_flow, is_diffusion = isinstance(model, Flow), isinstance(model, Diffusion)
+    if (is_flow or is_diffusion) and (args.compare or args.method is not None):
+        kind = "flow" if is_flow else "diffusion model"
+        raise ValueError(f"--compare and --method are for models that draw pixel by pixel, this one is a {kind}")
     if not is_flow and args.temperature is not None:
-        raise ValueError("--temperature is for flows, this model draws pixel by pixel")
+        how = "undoes noise" if is_diffusion else "draws pixel by pixel"
+        raise ValueError(f"--temperature is for flows, this model {how}")
+    for name in ("sampler", "steps", "guidance"):
+        if not is_diffusion and getattr(args, name) is not None:
+            raise ValueError(f"--{name} is for diffusion models, this one is a {type(model).__name__}")
     if args.out.endswith(".csv") and not _is_of_vectors(model):
         raise ValueError(f"--out is {args.out}, expected .png or .npy for images")
 

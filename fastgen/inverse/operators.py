@@ -1,0 +1,216 @@
+"""What happened to an image before it was measured: linear operators with pseudo-inverses, and one that is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Operator:
+    """`measurement = operator(image) + noise_std * noise`, of images [batch, channels, height, width] in [-1, 1].
+
+    Args:
+        noise_std: of the noise that the measurement has besides.
+
+    Attributes:
+        linear: whether it is, and `pseudo_inverse` is its Moore-Penrose inverse.
+    """
+
+    linear = True
+
+    def __init__(self, noise_std: float = 0.0) -> None:
+        if not (math.isfinite(noise_std) and noise_std >= 0):
+            raise ValueError(f"noise_std: expected a number of at least 0, got {noise_std}")
+        self.noise_std = noise_std
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What is measured of `x`, without noise."""
+        raise NotImplementedError
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """The smallest image that is measured as `y` (as nearly as any)."""
+        raise NotImplementedError
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raises ValueError unless images of this shape, (channels, height, width), can be measured so."""
+
+    def measure(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The measurement of `x`, with its noise."""
+        y = self(x)
+        if not self.noise_std:
+            return y
+        device = y.device if generator is None else generator.device
+        noise = torch.randn(y.shape, generator=generator, device=device, dtype=y.dtype).to(y.device)
+        return y + self.noise_std * noise
+
+
+class Denoising(Operator):
+    """The image itself, and noise."""
+
+    def __init__(self, noise_std: float = 0.3) -> None:
+        super().__init__(noise_std)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return y
+
+
+class Inpainting(Operator):
+    """The pixels where `mask` [height, width] (or [channels, height, width]) is true, and 0 elsewhere."""
+
+    def __init__(self, mask: Tensor, noise_std: float = 0.0) -> None:
+        super().__init__(noise_std)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() not in (2, 3):
+            got = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"mask: expected a bool tensor [height, width] or [channels, height, width], got {got}")
+        self.mask = mask
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.mask.to(x)
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return y * self.mask.to(y)
+
+    def check(self, shape: Sequence[int]) -> None:
+        expected = tuple(shape)[-self.mask.dim() :]
+        if tuple(self.mask.shape) != expected:
+            raise ValueError(f"mask: expected {list(expected)}, as the image, got {list(self.mask.shape)}")
+
+
+class Uncropping(Inpainting):
+    """The rectangle from `(top, left)` of size `(height, width)`; what was around it in `image_size` is lost."""
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        top: int,
+        left: int,
+        height: int,
+        width: int,
+        noise_std: float = 0.0,
+    ) -> None:
+        inside = 0 <= top < top + height <= image_size[0] and 0 <= left < left + width <= image_size[1]
+        if not inside:
+            box = (top, left, height, width)
+            raise ValueError(f"top, left, height and width: expected a box within {tuple(image_size)}, got {box}")
+        mask = torch.zeros(image_size, dtype=torch.bool)
+        mask[top : top + height, left : left + width] = True
+        super().__init__(mask, noise_std)
+
+
+class SuperResolution(Operator):
+    """The mean of each square of `factor x factor` pixels."""
+
+    def __init__(self, factor: int = 2, noise_std: float = 0.0) -> None:
+        super().__init__(noise_std)
+        if not isinstance(factor, int) or factor < 2:
+            raise ValueError(f"factor: expected an int of at least 2, got {factor!r}")
+        self.factor = factor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, self.factor)
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return F.interpolate(y, scale_factor=self.factor, mode="nearest")
+
+    def check(self, shape: Sequence[int]) -> None:
+        if shape[-2] % self.factor or shape[-1] % self.factor:
+            raise ValueError(f"factor: expected a divisor of the sides {list(shape[-2:])}, got {self.factor}")
+
+
+class Colourisation(Operator):
+    """The mean of the channels."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True)
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return y.expand(-1, 3, -1, -1)
+
+    def check(self, shape: Sequence[int]) -> None:
+        if shape[0] != 3:
+            raise ValueError(f"operator: colourisation is of images of 3 channels, got {shape[0]}")
+
+
+class Deblurring(Operator):
+    """Circular convolution with a kernel [k, l] around its centre.
+
+    Frequencies that the kernel weakens below `least` of its strongest count as lost: their inverse would be noise.
+    """
+
+    def __init__(self, kernel: Tensor, noise_std: float = 0.0, least: float = 0.05) -> None:
+        super().__init__(noise_std)
+        if not isinstance(kernel, Tensor) or kernel.dim() != 2 or not bool(kernel.isfinite().all()):
+            raise ValueError("kernel: expected a tensor [k, l] of finite numbers")
+        if not 0 < least < 1:
+            raise ValueError(f"least: expected a number in (0, 1), got {least}")
+        self.kernel, self.least = kernel, least
+
+    @classmethod
+    def gaussian(cls, size: int = 3, sigma: float = 1.0, **options: float) -> Deblurring:
+        """A normal kernel of `size x size`, which adds up to one."""
+        if not isinstance(size, int) or size < 1 or size % 2 == 0 or not sigma > 0:
+            raise ValueError(f"size and sigma: expected an odd int and a positive number, got {size} and {sigma}")
+        place = torch.arange(size) - size // 2
+        row = torch.exp(-0.5 * (place / sigma) ** 2)
+        row = row / row.sum()
+        return cls(torch.outer(row, row), **options)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._filtered(x, self._response(x))
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        response = self._response(y)
+        kept = response.abs() >= self.least * response.abs().max()
+        return self._filtered(y, torch.where(kept, 1 / torch.where(kept, response, 1.0), 0.0))
+
+    def check(self, shape: Sequence[int]) -> None:
+        if self.kernel.shape[0] > shape[-2] or self.kernel.shape[1] > shape[-1]:
+            expected, got = list(shape[-2:]), list(self.kernel.shape)
+            raise ValueError(f"kernel: expected no larger than the image, {expected}, got {got}")
+
+    def _response(self, x: Tensor) -> Tensor:
+        rows, columns = self.kernel.shape
+        padded = x.new_zeros(x.shape[-2:])
+        padded[:rows, :columns] = self.kernel.to(x)
+        centred = padded.roll((-(rows // 2), -(columns // 2)), (0, 1))
+        response = torch.fft.rfft2(centred)
+        # What the operator itself loses, so that the inverse is of this operator and of no other.
+        return torch.where(response.abs() >= self.least * response.abs().max(), response, 0.0)
+
+    @staticmethod
+    def _filtered(x: Tensor, response: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(x) * response, s=x.shape[-2:])
+
+
+class SingleImageHDR(Operator):
+    """An exposure that clips: light `exposure * (x + 1) / 2`, cut off at 1 and rounded to `levels`, in [-1, 1] again.
+
+    Not linear. For gradients, clipping and rounding count as the identity: a guess that clips where the measurement
+    does not is then pulled back, and where both do there is nothing to pull.
+    """
+
+    linear = False
+
+    def __init__(self, exposure: float = 2.0, levels: int = 256, noise_std: float = 0.0) -> None:
+        super().__init__(noise_std)
+        if not (math.isfinite(exposure) and exposure > 0):
+            raise ValueError(f"exposure: expected a positive number, got {exposure}")
+        if not isinstance(levels, int) or levels < 2:
+            raise ValueError(f"levels: expected an int of at least 2, got {levels!r}")
+        self.exposure, self.levels = exposure, levels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        light = self.exposure * (x + 1) / 2
+        seen = (light.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
+        return (light + (seen - light).detach()) * 2 - 1
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """The darkest scene that looks so."""
+        return (y + 1) / self.exposure - 1

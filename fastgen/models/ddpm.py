@@ -1,0 +1,203 @@
+"""Denoising diffusion: a network learns the noise in an image, at each of many levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fastgen.models.diffusion import Diffusion
+from fastgen.models.divergence import Guard
+from fastgen.models.variational_bound import BoundedByVariation
+from fastgen.schedulers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    Scheduler,
+)
+from fastgen.schedulers.spacing import check_steps, spaced_timesteps
+
+# What of the model's config its schedulers are made with.
+SCHEDULE = (
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+    "variance_type",
+    "clip_sample",
+)
+# Where Heun's method starts: Karras et al. (2022), table 1.
+LARGEST_SIGMA = 80.0
+WEIGHTINGS = ("simple", "min_snr", "p2")
+Output = Callable[[Tensor, Tensor], Tensor]
+
+
+class DDPM(BoundedByVariation, Diffusion):
+    """`x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise`, t = 0 .. num_train_timesteps - 1, and a network that finds the noise.
+
+    The loss is the network's mean squared error. Any of the schedulers samples; what is learnt does not depend on it.
+
+    Args:
+        image_size: height and width, or one number for both.
+        image_channels: 1 or 3, or of a latent space.
+        levels: of integer images; None for floating data.
+        num_classes: takes labels.
+        label_dropout: share of labels left out in training, which classifier-free guidance needs.
+        channels, channel_multipliers, layers, attention_levels, head_channels, dropout, groups: of the `UNet`.
+        num_train_timesteps: levels of noise.
+        beta_schedule, beta_start, beta_end, rescale_betas_zero_snr: of the noise, see `fastgen.schedulers`.
+        prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
+        variance_type: of the reverse steps, `"fixed_small"` or `"fixed_large"`.
+        weighting: of the loss over levels: `"simple"` has none, `"min_snr"` caps the weight of x0 errors, SNR, at 5
+            (Hang et al. 2023), `"p2"` divides by `1 + SNR` (Choi et al. 2022).
+        clip_sample: samplers keep the predicted x0 in [-1, 1].
+        network: taken instead of a `UNet`.
+
+    Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models" (2020), algorithms 1 and 2.
+    """
+
+    samplers: ClassVar[tuple[str, ...]] = ("ddim", "ddpm", "dpm++", "euler", "heun")
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int],
+        image_channels: int = 1,
+        levels: int | None = 256,
+        *,
+        num_classes: int | None = None,
+        label_dropout: float = 0.1,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        layers: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        head_channels: int | None = None,
+        dropout: float = 0.0,
+        groups: int = 32,
+        num_train_timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        rescale_betas_zero_snr: bool = False,
+        prediction_type: str = "epsilon",
+        variance_type: str = "fixed_small",
+        weighting: str = "simple",
+        clip_sample: bool = True,
+        network: nn.Module | None = None,
+    ) -> None:
+        config = {name: value for name, value in locals().items() if name not in ("self", "network", "__class__")}
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting: expected one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+        scheduler = DDPMScheduler(**{name: config[name] for name in SCHEDULE})
+        super().__init__(
+            config=config, network=network, prediction_type=prediction_type, out_channels=self.outputs_per_channel
+        )
+        self.weighting = weighting
+        # Not in checkpoints: they follow from the config.
+        self.register_buffer("betas", scheduler.betas, persistent=False)
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod, persistent=False)
+
+    # The network's, for each of the image's.
+    outputs_per_channel: ClassVar[int] = 1
+
+    def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        cumprod = self.alphas_cumprod[time.long()]
+        return cumprod.sqrt(), (1 - cumprod).sqrt()
+
+    def times(self, steps: int) -> Tensor:
+        times = spaced_timesteps("trailing", len(self.betas), steps)
+        return torch.from_numpy(times.copy()).long().to(self.device)
+
+    def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
+        device = self.device if generator is None else generator.device
+        return torch.randint(len(self.betas), (n,), generator=generator, device=device).to(self.device)
+
+    def weights(self, time: Tensor) -> Tensor:
+        if self.weighting == "simple":
+            return torch.ones((), device=time.device, dtype=self.dtype)
+        cumprod = self.alphas_cumprod[time]
+        snr = cumprod / (1 - cumprod)
+        of_x0 = snr.clamp(max=5) if self.weighting == "min_snr" else snr / (1 + snr)
+        # What an error of the output is, as an error of x0.
+        as_x0 = {"epsilon": 1 / snr, "sample": torch.ones_like(snr), "v_prediction": 1 / (1 + snr)}
+        return of_x0 * as_x0[self.prediction_type]
+
+    def scheduler(self, sampler: str, steps: int) -> Scheduler:
+        """The scheduler that `sample` calls `sampler`, set to so many steps on the model's device."""
+        classes = {
+            "ddpm": DDPMScheduler,
+            "ddim": DDIMScheduler,
+            "dpm++": DPMSolverMultistepScheduler,
+            "euler": EulerDiscreteScheduler,
+            "heun": HeunDiscreteScheduler,
+        }
+        config = {name: self.config[name] for name in SCHEDULE}
+        # The noisiest level is visited, where sampling starts, however few the steps are.
+        also: dict[str, Any] = {"timestep_spacing": "trailing", "exact_previous": True}
+        if sampler == "dpm++" and config["clip_sample"]:
+            # Its other name for keeping x0 in bounds.
+            also |= {"thresholding": True, "sample_max_value": 1.0}
+        if sampler == "heun":
+            # Halves of slopes do not carry from a sigma of 20,000, where a cosine schedule ends, to one of 6.
+            sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+            largest = min(sigmas[-1].item(), LARGEST_SIGMA)
+            also |= {"use_karras_sigmas": True, "sigma_min": sigmas[0].item(), "sigma_max": largest}
+        scheduler = classes[sampler].from_config({**config, **also})
+        scheduler.set_timesteps(steps, self.device)
+        return scheduler
+
+    def _default_steps(self, sampler: str) -> int:
+        return len(self.betas) if sampler == "ddpm" else min(self.default_steps, len(self.betas))
+
+    def _sample_ddim(self, output: Output, noise: Tensor, steps: int, *, eta: float = 0.0, **rest: Any) -> Tensor:
+        return self._along("ddim", output, noise, steps, eta=eta, **rest)
+
+    def _sample_ddpm(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
+        return self._along("ddpm", output, noise, steps, **rest)
+
+    def _sample_dpmpp(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
+        return self._along("dpm++", output, noise, steps, **rest)
+
+    def _sample_euler(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
+        return self._along("euler", output, noise, steps, **rest)
+
+    def _sample_heun(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
+        return self._along("heun", output, noise, steps, **rest)
+
+    def _along(
+        self,
+        sampler: str,
+        output: Output,
+        noise: Tensor,
+        steps: int,
+        *,
+        generator: Generator | None,
+        progress: Callable[[int, int], None],
+        **options: Any,
+    ) -> Tensor:
+        check_steps(steps, len(self.betas))
+        return run_scheduler(self.scheduler(sampler, steps), output, noise, generator, progress, **options)
+
+
+def run_scheduler(
+    scheduler: Scheduler,
+    output: Output,
+    noise: Tensor,
+    generator: Generator | None,
+    progress: Callable[[int, int], None],
+    **options: Any,
+) -> Tensor:
+    """From standard normal noise to data, along a scheduler whose timesteps were set."""
+    x, total = noise * scheduler.init_noise_sigma, len(scheduler.timesteps)
+    guard = Guard(total)
+    for step, time in enumerate(scheduler.timesteps):
+        said = output(scheduler.scale_model_input(x, time), time.view(1))
+        after = scheduler.step(said, time, x, generator=generator, return_dict=False, **options)[0]
+        x = guard.check(step, after, x)
+        progress(step + 1, total)
+    return guard.finish(x)

@@ -1,0 +1,367 @@
+"""What all diffusion models share: a path from data to noise, a network that sees through it, guidance, checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fastgen.models.evaluating import evaluating
+from fastgen.models.guidance import classifier_gradient
+from fastgen.models.likelihood import normalize_levels
+from fastgen.models.unet import UNet
+from fastgen.nn.arguments import pair, positive, probability
+
+# What the network says of `x = alpha x0 + sigma noise`.
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")
+
+
+class Diffusion(nn.Module):
+    """A model of data by the noise that hides them: `x = alpha(t) x0 + sigma(t) noise`, undone by a network.
+
+    Images are integer levels `0 .. levels - 1`, [batch, image_channels, height, width], which the network sees spread
+    evenly over [-1, 1]; with `levels` None, data are floating and taken as they are. A family adds its path
+    (`alpha_sigma`), what its network says (`prediction_type`), its loss and its samplers.
+
+    Args:
+        config: the constructor's arguments, JSON-able, kept as `self.config`; `from_config` makes the model again.
+        network: takes `(x, time, labels)`; None makes a `UNet` from the config.
+        prediction_type: `"epsilon"` (the noise), `"sample"` (x0), `"v_prediction"` (`alpha noise - sigma x0`) or
+            `"velocity"` (`noise - x0`).
+        out_channels: of the network, in `image_channels`.
+
+    Raises:
+        ValueError: sizes that are not positive, another prediction type, label dropout without classes.
+    """
+
+    # What `sample` takes, the default first.
+    samplers: ClassVar[tuple[str, ...]] = ()
+    default_steps: ClassVar[int] = 50
+
+    def __init__(
+        self, *, config: dict[str, Any], network: nn.Module | None, prediction_type: str, out_channels: int = 1
+    ) -> None:
+        super().__init__()
+        self.image_size = pair("image_size", config["image_size"])
+        self.image_channels, self.levels = config["image_channels"], config["levels"]
+        self.num_classes: int | None = config["num_classes"]
+        self.label_dropout: float = config["label_dropout"]
+        positive(image_channels=self.image_channels)
+        if self.levels is not None and (not isinstance(self.levels, int) or not 2 <= self.levels <= 256):
+            raise ValueError(f"levels: expected an int from 2 to 256, or None, got {self.levels!r}")
+        probability(label_dropout=self.label_dropout)
+        if prediction_type not in PREDICTIONS:
+            raise ValueError(f"prediction_type: expected one of {', '.join(PREDICTIONS)}, got {prediction_type!r}")
+        self.prediction_type = prediction_type
+        size = config["image_size"]
+        self.config = config | {"image_size": size if isinstance(size, int) else list(size)}
+        self.network = make_unet(config, out_channels) if network is None else network
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The model, freshly initialised, from the `config` of another."""
+        return cls(**config)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: `(image_channels, height, width)`."""
+        return (self.image_channels, *self.image_size)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        """`alpha` and `sigma`, like `time`, in float64 where that is."""
+        raise NotImplementedError
+
+    def times(self, steps: int) -> Tensor:
+        """Times [steps] at falling levels of noise, the first that of pure noise, for samplers of other rooms."""
+        raise NotImplementedError
+
+    def network_time(self, time: Tensor) -> Tensor:
+        """The time as the network takes it: from 0 to about 1000."""
+        return time
+
+    def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the network says about `x` [batch, ...] at `time` ([1] or [batch], in the model's own units)."""
+        return self.network(x, self.network_time(time), labels)
+
+    def predict_x0(self, x: Tensor, time: Tensor, output: Tensor) -> Tensor:
+        """`E[x0 | x]`, from the network's output."""
+        alpha, sigma = (along(value, x) for value in self.alpha_sigma(time))
+        if self.prediction_type == "epsilon":
+            return (x - sigma * output) / alpha
+        if self.prediction_type == "sample":
+            return output
+        if self.prediction_type == "v_prediction":
+            return alpha * x - sigma * output
+        return x - sigma * output
+
+    def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """`E[x0 | x]`, the network's guess of the data behind the noise; arguments as `output`'s."""
+        return self.predict_x0(x, time, self.output(x, time, labels))
+
+    def score(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """`grad log p_t(x) = (alpha E[x0 | x] - x) / sigma^2`, arguments as `output`'s.
+
+        Source: Efron, "Tweedie's Formula and Selection Bias" (2011), equation 2.8.
+        """
+        alpha, sigma = (along(value, x) for value in self.alpha_sigma(time))
+        return (alpha * self.denoise(x, time, labels) - x) / sigma**2
+
+    def target(self, x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """What the network should say."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return x0
+        if self.prediction_type == "velocity":
+            return noise - x0
+        alpha, sigma = (along(value, x0) for value in self.alpha_sigma(time))
+        return alpha * noise - sigma * x0
+
+    def noised(self, x0: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """`alpha x0 + sigma noise`."""
+        alpha, sigma = (along(value, x0) for value in self.alpha_sigma(time))
+        return alpha * x0 + sigma * noise
+
+    def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Times [n] to train at."""
+        raise NotImplementedError
+
+    def weights(self, time: Tensor) -> Tensor:
+        """What squared errors at `time` are multiplied with in the loss, [n]."""
+        return torch.ones_like(time, dtype=self.dtype)
+
+    def errors(self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """The weighted squared error of each image at one drawn time, its mean over pixels, [batch].
+
+        Args:
+            images: integer levels [batch, image_channels, height, width], or floating data where `levels` is None.
+            labels: integer classes [batch], where the model has `num_classes`; None where it has not.
+            generator: of times and noise.
+
+        Raises:
+            TypeError, ValueError: images or labels that are not this model's.
+        """
+        x0, labels = self.normalize(images), self._checked_labels(labels, len(images))
+        time = self.draw_times(len(x0), generator)
+        noise = drawn(torch.randn, x0.shape, x0, generator)
+        output = self.output(self.noised(x0, time, noise), time, self._some_dropped(labels, generator))
+        error = (output - self.target(x0, noise, time)).square().flatten(1).mean(1)
+        return error * self.weights(time)
+
+    def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean of `errors`, a scalar."""
+        return self.errors(images, labels).mean()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        labels: Tensor | int | None = None,
+        guidance: float | None = None,
+        classifier: Callable[[Tensor, Tensor], Tensor] | None = None,
+        classifier_scale: float = 1.0,
+        generator: Generator | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Draws `n` images: uint8 levels [n, image_channels, height, width], or floating data where `levels` is None.
+
+        Args:
+            sampler: one of `samplers`; None takes the first.
+            steps: of the sampler; None takes what suits it.
+            labels: integer classes [n], or one class for all, where the model has `num_classes`; None for no class.
+            guidance: classifier-free guidance, `out = out_none + guidance (out_label - out_none)`: 1 is the class as
+                learnt, more exaggerates it. Needs labels, and a model that learnt with `label_dropout`.
+            classifier: takes noisy data and times to logits [n, classes]; its gradient pulls samples towards `labels`.
+            classifier_scale: strength of that.
+            generator: of the noise, on any device, which is where it is drawn.
+            progress: called as `progress(done, total)`.
+            options: of the sampler.
+
+        Raises:
+            TypeError, ValueError: `n`, steps or labels that are not such, another sampler, guidance without labels.
+            SamplingDiverged: the network said NaN; names the step and holds the last good state.
+
+        Source: Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022), equation 6; Dhariwal and Nichol (2021),
+        algorithm 1.
+        """
+        positive(n=n)
+        sampler = self.samplers[0] if sampler is None else sampler
+        if sampler not in self.samplers:
+            raise ValueError(f"sampler: expected one of {', '.join(self.samplers)}, got {sampler!r}")
+        steps = self._default_steps(sampler) if steps is None else steps
+        positive(steps=steps)
+        with evaluating(self):
+            output = self.guided(n, labels, guidance, classifier, classifier_scale)
+            noise = drawn(torch.randn, (n, *self.shape), self, generator)
+            run = getattr(self, f"_sample_{sampler.replace('+', 'p').replace('-', '_')}")
+            x = run(output, noise, steps, generator=generator, progress=progress or _silent, **options)
+        return self.quantize(x)
+
+    def guided(
+        self,
+        n: int,
+        labels: Tensor | int | None = None,
+        guidance: float | None = None,
+        classifier: Callable[[Tensor, Tensor], Tensor] | None = None,
+        classifier_scale: float = 1.0,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """`output` with labels and guidance put in: takes `(x, time)`. Arguments and errors as in `sample`."""
+        if isinstance(labels, int):
+            labels = torch.full((n,), labels, device=self.device)
+        if labels is None and (guidance is not None or classifier is not None):
+            raise ValueError("guidance: expected labels to guide towards, got None")
+        if labels is not None and (self.num_classes is not None or classifier is None):
+            self._check_labels(labels, n)
+        known = labels if self.num_classes is not None else None
+        if guidance is not None:
+            _check_guidance(guidance, self)
+        plain = self._without_or_with(known, guidance)
+        if classifier is None:
+            return plain
+
+        def pulled(x: Tensor, time: Tensor) -> Tensor:
+            gradient = classifier_gradient(classifier, x, time, labels)
+            return plain(x, time) + along(self._pull(time), x) * (classifier_scale * gradient)
+
+        return pulled
+
+    def _without_or_with(self, labels: Tensor | None, guidance: float | None) -> Callable[[Tensor, Tensor], Tensor]:
+        if guidance is None or guidance == 1:
+            return lambda x, time: self.output(x, time, labels)
+        both = torch.cat([labels, torch.full_like(labels, self.num_classes)])
+
+        def extrapolated(x: Tensor, time: Tensor) -> Tensor:
+            times = time if len(time) == 1 else torch.cat([time, time])
+            with_label, without = self.output(torch.cat([x, x]), times, both).chunk(2)
+            return torch.lerp(without, with_label, guidance)
+
+        return extrapolated
+
+    def _pull(self, time: Tensor) -> Tensor:
+        """How far the output moves for each unit that is added to the score: x0 moves by `sigma^2 / alpha`."""
+        alpha, sigma = self.alpha_sigma(time)
+        moves = {
+            "epsilon": -sigma,
+            "sample": sigma**2 / alpha,
+            "v_prediction": -sigma / alpha,
+            "velocity": -sigma / alpha,
+        }
+        return moves[self.prediction_type]
+
+    def _default_steps(self, sampler: str) -> int:
+        return self.default_steps
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What the network sees of images: levels spread over [-1, 1], in the dtype of the weights."""
+        self.check_images(images)
+        return images.to(self.dtype) if self.levels is None else normalize_levels(images, self.levels, self.dtype)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The inverse of `normalize`: the nearest levels, uint8."""
+        if self.levels is None:
+            return x
+        return ((x.float() + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).to(torch.uint8)
+
+    def check_images(self, images: Tensor) -> None:
+        """Raises where `images` are not data of this model."""
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images: expected a tensor, got {type(images).__name__}")
+        if images.is_floating_point() != (self.levels is None) or images.dtype == torch.bool or images.is_complex():
+            wanted = "a floating dtype" if self.levels is None else "integer levels"
+            raise TypeError(f"images: expected {wanted}, got {images.dtype}")
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"images: expected [batch, {expected}], at least one image, got {list(images.shape)}")
+        if images.device != self.device:
+            raise ValueError(f"images: expected a tensor on {self.device}, where the model is, got {images.device}")
+        if self.levels is not None and images.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (int(value) for value in images.aminmax())
+            if low < 0 or high >= self.levels:
+                raise ValueError(f"images: expected levels 0 to {self.levels - 1}, got {low} to {high}")
+
+    def _checked_labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
+        if labels is None and self.num_classes is None:
+            return None
+        if labels is None:
+            raise ValueError(
+                f"labels: this model has {self.num_classes} classes, expected a tensor [{batch}], got None"
+            )
+        self._check_labels(labels, batch)
+        return labels
+
+    def _check_labels(self, labels: Tensor, batch: int) -> None:
+        if self.num_classes is None:
+            raise ValueError("labels: this model is unconditional (num_classes is None), expected None")
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"labels: expected integers, got {getattr(labels, 'dtype', type(labels).__name__)}")
+        if labels.shape != (batch,):
+            raise ValueError(f"labels: expected [{batch}], one class per image, got {list(labels.shape)}")
+        if labels.device.type == "cpu":
+            low, high = (int(value) for value in labels.aminmax())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {low} to {high}")
+
+    def _some_dropped(self, labels: Tensor | None, generator: Generator | None) -> Tensor | None:
+        """Labels, some of them replaced by the label of none, in training."""
+        if labels is None or not self.label_dropout or not self.training:
+            return labels
+        dropped = drawn(torch.rand, labels.shape, self, generator) < self.label_dropout
+        return torch.where(dropped, torch.full_like(labels, self.num_classes), labels)
+
+
+def make_unet(config: dict[str, Any], out_channels: int = 1) -> UNet:
+    """The network that a model's config describes; `out_channels` in `image_channels`."""
+    multipliers: Sequence[int] = config["channel_multipliers"]
+    network = UNet(
+        config["image_channels"],
+        out_channels * config["image_channels"],
+        channels=config["channels"],
+        channel_multipliers=multipliers,
+        layers=config["layers"],
+        attention_levels=config["attention_levels"],
+        head_channels=config["head_channels"],
+        num_classes=config["num_classes"],
+        dropout=config["dropout"],
+        groups=config["groups"],
+    )
+    # Convolutions and normalisations of this size are quicker so, on a CPU and on a GPU.
+    return network.to(memory_format=torch.channels_last)
+
+
+def along(values: Tensor, like: Tensor) -> Tensor:
+    """`values` [n] as [n, 1, ...], in the dtype of `like`."""
+    return values.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
+
+
+def drawn(how: Callable[..., Tensor], shape: Sequence[int], like: Any, generator: Generator | None) -> Tensor:
+    """Random numbers in the dtype and on the device of `like`, drawn where the generator is."""
+    device = like.device if generator is None else generator.device
+    return how(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def _check_guidance(guidance: float, model: Diffusion) -> None:
+    if not (isinstance(guidance, int | float) and math.isfinite(guidance)):
+        raise ValueError(f"guidance: expected a number, got {guidance!r}")
+    if model.num_classes is None:
+        raise ValueError("guidance: this model is unconditional (num_classes is None), expected None")
+    if guidance != 1 and not model.label_dropout:
+        raise ValueError("guidance: this model learnt without label_dropout, it does not know images of no class")
+
+
+def _silent(done: int, total: int) -> None:
+    pass

@@ -1,0 +1,134 @@
+"""The ancestor of denoising diffusion: a reverse process learnt by its likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from fastgen.models.ddpm import DDPM, Output
+from fastgen.models.diffusion import drawn
+from fastgen.models.divergence import Guard
+
+
+class DiffusionProbabilisticModel(DDPM):
+    """A chain of normal steps from noise to data, whose means and variances a network learns by the variational bound.
+
+    `p(x_{t-1} | x_t) = N(mu(x_t, t), Sigma(x_t, t))`, with `mu` the posterior's mean at the predicted x0 and
+    `Sigma = sigmoid(f(x_t, t) + logit(beta_t))` for each pixel. The loss is the bound on `-log2 p` in bits per
+    dimension, estimated at one drawn step for each image. With `learned_variance` False, `Sigma` is the posterior's:
+    then every term of the bound is DDPM's squared error times `beta^2 / (2 Sigma (1 - beta) (1 - a_t))`, and DDPM is
+    what is left when that weight is dropped.
+
+    Args:
+        learned_variance: the network also says `f`; otherwise the variance is that of `variance_type`.
+
+    The other arguments are as in `DDPM`; `prediction_type` says how the mean is told.
+
+    Source: Sohl-Dickstein et al., "Deep Unsupervised Learning using Nonequilibrium Thermodynamics" (2015), sections 2.2
+    to 2.4 and appendix D.2.1; Ho et al. (2020), equations 5 to 12, for the reduction.
+    """
+
+    samplers: ClassVar[tuple[str, ...]] = ("ancestral",)
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int],
+        image_channels: int = 1,
+        levels: int | None = 256,
+        *,
+        num_classes: int | None = None,
+        label_dropout: float = 0.1,
+        channels: int = 128,
+        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
+        layers: int = 2,
+        attention_levels: Sequence[int] = (1,),
+        head_channels: int | None = None,
+        dropout: float = 0.0,
+        groups: int = 32,
+        num_train_timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        rescale_betas_zero_snr: bool = False,
+        prediction_type: str = "epsilon",
+        variance_type: str = "fixed_small",
+        learned_variance: bool = True,
+        clip_sample: bool = False,
+        network: nn.Module | None = None,
+    ) -> None:
+        config = {name: value for name, value in locals().items() if name not in ("self", "network", "__class__")}
+        self.outputs_per_channel = 2 if learned_variance else 1
+        super().__init__(**{name: config[name] for name in config if name != "learned_variance"}, network=network)
+        self.config = {**self.config, "learned_variance": learned_variance}
+        del self.config["weighting"]
+        self.learned_variance = learned_variance
+
+    def predict_x0(self, x: Tensor, time: Tensor, output: Tensor) -> Tensor:
+        return super().predict_x0(x, time, output.chunk(2, 1)[0] if self.learned_variance else output)
+
+    def reverse(
+        self, x: Tensor, time: int, labels: Tensor | None = None, output: Output | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of `p(x_{t-1} | x_t)`; `output` is taken for the network's with `labels`."""
+        if not self.learned_variance:
+            return super().reverse(x, time, labels, output)
+        times = torch.full((1,), time, device=x.device)
+        said = self.output(x, times, labels) if output is None else output(x, times)
+        x0 = self.predict_x0(x, times, said)
+        if self.config["clip_sample"]:
+            x0 = x0.clamp(-1, 1)
+        f = said.chunk(2, 1)[1]
+        return self.posterior(x0, x, time)[0], F.logsigmoid(f + self.betas[time].logit())
+
+    def errors(self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """The bound in bits per dimension, estimated at one drawn step for the whole batch, [batch]."""
+        x0, labels = self.normalize(images), self._checked_labels(labels, len(images))
+        labels = self._some_dropped(labels, generator)
+        steps = len(self.betas)
+        time = int(torch.randint(steps, (), generator=generator, device=_device(generator)))
+        nats = self.divergence(x0, time, labels, generator) if time else -self._decoder(x0, labels, generator)
+        return nats * (steps / (math.log(2) * math.prod(self.shape)))
+
+    def weights_of_errors(self, time: int) -> Tensor:
+        """What DDPM's squared error of the noise, summed over pixels, is times in the bound, in nats."""
+        now, before, beta = self._levels_at(time)
+        variance = (1 - before) / (1 - now) * beta
+        return beta**2 / (2 * variance * (1 - beta) * (1 - now))
+
+    def guided(self, n: int, labels: Any = None, guidance: Any = None, classifier: Any = None, *rest: Any) -> Output:
+        if classifier is not None:
+            raise ValueError("classifier: this model's reverse steps take no pull, expected None")
+        return super().guided(n, labels, guidance)
+
+    def _default_steps(self, sampler: str) -> int:
+        return len(self.betas)
+
+    def _sample_ancestral(
+        self,
+        output: Output,
+        noise: Tensor,
+        steps: int,
+        *,
+        generator: Generator | None,
+        progress: Callable[[int, int], None],
+    ) -> Tensor:
+        total = len(self.betas)
+        if steps != total:
+            raise ValueError(f"steps: expected {total}, the steps that were learnt, got {steps}")
+        x, guard = noise, Guard(total)
+        for step, time in enumerate(reversed(range(total))):
+            mean, log_variance = self.reverse(x, time, output=output)
+            if time:
+                mean = mean + (0.5 * log_variance).exp() * drawn(torch.randn, x.shape, x, generator)
+            x = guard.check(step, mean, x)
+            progress(step + 1, total)
+        return guard.finish(x)
+
+
+def _device(generator: Generator | None) -> torch.device:
+    return torch.device("cpu") if generator is None else generator.device

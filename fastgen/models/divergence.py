@@ -1,0 +1,56 @@
+"""A sampler's guard against networks that say NaN."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class SamplingDiverged(ValueError):
+    """The network's output made a sample that is not finite.
+
+    Attributes:
+        step: number of the step, counted from 1.
+        last_good: the sample [n, ...] before that step.
+    """
+
+    def __init__(self, step: int, steps: int, last_good: Tensor) -> None:
+        self.step, self.last_good = step, last_good
+        super().__init__(
+            f"the sample is not finite after step {step} of {steps}: the network's output was not, or grew without "
+            "bound; last_good holds the sample before"
+        )
+
+
+class Guard:
+    """Stops a loop at the first step that is not finite: at once on a CPU, on an accelerator at the loop's end.
+
+    There, nothing waits: a step that is not finite is undone on the device, and its number kept there.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._first_bad: Tensor | None = None
+
+    def check(self, step: int, after: Tensor, before: Tensor) -> Tensor:
+        """`after` where it is finite. `step` is counted from 0.
+
+        Raises:
+            SamplingDiverged: it is not.
+        """
+        if after.device.type == "cpu":
+            # The sum is finite only where all are; where it is not, they may have overflowed together.
+            if not after.sum().isfinite() and not bool(after.isfinite().all()):
+                raise SamplingDiverged(step + 1, self.steps, before)
+            return after
+        finite = after.isfinite().all()
+        if self._first_bad is None:
+            self._first_bad = torch.full((), self.steps, device=after.device)
+        self._first_bad = torch.where(finite, self._first_bad, self._first_bad.clamp(max=step))
+        return torch.where(self._first_bad < self.steps, before, after)
+
+    def finish(self, last: Tensor) -> Tensor:
+        """`last`, the sample at the loop's end; raises as `check`, where that could not."""
+        if self._first_bad is not None and (bad := int(self._first_bad)) < self.steps:
+            raise SamplingDiverged(bad + 1, self.steps, last)
+        return last

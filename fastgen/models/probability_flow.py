@@ -1,0 +1,249 @@
+"""The ordinary differential equation with the distributions of a diffusion: sampling and likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fastgen.models.adaptive_ode import Solution, integrate
+from fastgen.models.diffusion import along, drawn
+from fastgen.models.evaluating import evaluating
+from fastgen.nn.arguments import positive
+
+Output = Callable[[Tensor, Tensor], Tensor]
+PROBES = ("rademacher", "gaussian", "exact")
+
+
+class ProbabilityFlow(nn.Module):
+    """`dy/du = v(u, y)` takes data to noise and back. A model says what `y` and `u` are.
+
+    Likelihood is by the change of variables along the flow, `log p(data) = log p(noise) + integral of tr dv/dy du`. The
+    trace is Hutchinson's estimate, `E[e^T (dv/dy) e]`, with the same probes `e` all the way, or exact.
+
+    Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), section
+    4.3; Grathwohl et al., "FFJORD" (2019), for the probes.
+    """
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """`u` at the data, and at the noise."""
+        raise NotImplementedError
+
+    def velocity(self, u: Tensor, y: Tensor, output: Output) -> Tensor:
+        """`dy/du` at `u` [batch]."""
+        raise NotImplementedError
+
+    def from_data(self, x: Tensor) -> tuple[Tensor, float]:
+        """`y` at the data's end, and `log |dy/dx|` of one dimension."""
+        raise NotImplementedError
+
+    def to_data(self, y: Tensor, output: Output) -> Tensor:
+        """The data, from `y` at the data's end."""
+        raise NotImplementedError
+
+    def prior_deviation(self) -> float:
+        """Of `y` at the noise's end."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        *,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        probes: str = "rademacher",
+        num_probes: int = 1,
+        generator: Generator | None = None,
+        return_solution: bool = False,
+    ) -> Tensor | tuple[Tensor, Solution]:
+        """`log p(x | labels)` in nats, [batch], of floating data in the network's units ([-1, 1] for images).
+
+        Every sample takes steps of its own, and all of it happens on the device of the model.
+
+        Args:
+            x: [batch, image_channels, height, width], in the dtype of the weights.
+            labels: integer classes [batch], where the model has `num_classes`.
+            rtol, atol: of the solver, for each sample.
+            probes: `"rademacher"` or `"gaussian"` numbers estimate the trace; `"exact"` computes it, with one
+                backward pass for each dimension.
+            num_probes: whose mean is taken.
+            generator: of the probes.
+            return_solution: also tell how many evaluations and steps it took.
+
+        Raises:
+            TypeError, ValueError: data or labels that are not this model's, other probes, a tolerance that is not
+                positive.
+            StepsExhausted: the network said NaN, or the tolerances are out of reach.
+        """
+        self._check_continuous(x)
+        labels = self._checked_labels(labels, len(x))
+        positive(num_probes=num_probes)
+        if probes not in PROBES:
+            raise ValueError(f"probes: expected one of {', '.join(PROBES)}, got {probes!r}")
+        if not (rtol > 0 and atol > 0):
+            raise ValueError(f"rtol and atol: expected positive numbers, got {rtol} and {atol}")
+        drawn_probes = _draw_probes(probes, num_probes, x, generator)
+        y, log_scale = self.from_data(x)
+        n, dims = len(x), math.prod(self.shape)
+        start, end = self.span
+
+        def derivative(u: Tensor, state: Tensor, rows: Tensor) -> Tensor:
+            here = state[:, :-1].reshape(-1, *self.shape)
+            chosen = None if labels is None else labels[rows]
+
+            def output(x: Tensor, time: Tensor) -> Tensor:
+                return self.output(x, time, chosen)
+
+            velocity, trace = _with_trace(lambda y: self.velocity(u, y, output), here, drawn_probes, rows)
+            return torch.cat([velocity.flatten(1), trace[:, None]], 1)
+
+        with evaluating(self):
+            state = torch.cat([y.flatten(1), y.new_zeros(n, 1)], 1)
+            solution = integrate(derivative, state, start, end, rtol=rtol, atol=atol)
+        noise, change = solution.y[:, :-1], solution.y[:, -1]
+        deviation = self.prior_deviation()
+        prior = -0.5 * (noise / deviation).square().sum(1) - dims * (math.log(deviation) + 0.5 * math.log(2 * math.pi))
+        log_prob = prior + change + dims * log_scale
+        return (log_prob, solution) if return_solution else log_prob
+
+    def log_prob_bound(
+        self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None, **options: Any
+    ) -> Tensor:
+        """A lower bound of `log P(images | labels)` in nats, [batch], of integer levels.
+
+        Noise from [0, 1) makes them continuous, as for flows (Theis et al. 2016). Options are `log_prob`'s.
+        """
+        self.check_images(images)
+        if self.levels is None:
+            raise TypeError("images: this model's data have no levels, use log_prob")
+        noise = drawn(torch.rand, images.shape, self, generator) - 0.5
+        x = (images.to(self.dtype) + noise) * (2 / (self.levels - 1)) - 1
+        log_scale = math.prod(self.shape) * math.log(2 / (self.levels - 1))
+        return self.log_prob(x, labels, generator=generator, **options) + log_scale
+
+    def bits_per_dim(
+        self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None, **options: Any
+    ) -> Tensor:
+        """An upper bound of `-log2 P(images | labels) / dims`, [batch]; as `log_prob_bound`."""
+        nats = self.log_prob_bound(images, labels, generator=generator, **options)
+        return nats / (-math.prod(self.shape) * math.log(2))
+
+    def _sample_ode(
+        self,
+        output: Output,
+        noise: Tensor,
+        steps: int,
+        *,
+        generator: Generator | None,
+        progress: Callable[[int, int], None],
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+    ) -> Tensor:
+        """The flow backwards, by as many steps as each sample needs."""
+        end, start = self.span
+
+        def derivative(u: Tensor, state: Tensor, rows: Tensor) -> Tensor:
+            # Guidance has a label for each of the whole batch.
+            whole = noise.new_zeros(len(noise), state.shape[1]).index_copy(0, rows, state)
+            times = torch.full((len(noise),), start, dtype=u.dtype, device=u.device).index_copy(0, rows, u)
+            return self.velocity(times, whole.view_as(noise), output).flatten(1)[rows]
+
+        solution = integrate(derivative, (noise * self.prior_deviation()).flatten(1), start, end, rtol=rtol, atol=atol)
+        progress(1, 1)
+        return self.to_data(solution.y.view_as(noise), output)
+
+    def _check_continuous(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError("x: expected floating data in the network's units, levels go to log_prob_bound")
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.shape or len(x) == 0:
+            raise ValueError(f"x: expected [batch, {', '.join(map(str, self.shape))}], got {list(x.shape)}")
+        if not bool(x.isfinite().all()):
+            raise ValueError("x: expected finite numbers")
+
+
+class RatioFlow(ProbabilityFlow):
+    """The flow of `x = alpha x0 + sigma noise` in `y = x / alpha` and `u = log(sigma / alpha)`: `dy/du = e^u noise`.
+
+    In these, every such diffusion is the same: `y = x0 + r noise` with `r = sigma / alpha`, whose flow is
+    `dy/dr = noise(y, r)`. The linear part of the drift is gone, and steps in `log r` are even where those in time are
+    not. A model says its least and largest ratio, and at what time it has a ratio.
+
+    Source: Karras et al. (2022), equations 1 to 4; Lu et al., "DPM-Solver" (2022), proposition 3.1.
+    """
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """The least `sigma / alpha`, where the data are, and the largest."""
+        raise NotImplementedError
+
+    def time_of_ratio(self, ratio: Tensor) -> Tensor:
+        """The time at which `sigma / alpha` is `ratio`."""
+        raise NotImplementedError
+
+    @property
+    def span(self) -> tuple[float, float]:
+        least, largest = self.ratios
+        return math.log(least), math.log(largest)
+
+    def velocity(self, u: Tensor, y: Tensor, output: Output) -> Tensor:
+        ratio = u.exp()
+        time = self.time_of_ratio(ratio)
+        alpha, sigma = (along(value, y) for value in self.alpha_sigma(time))
+        x = alpha * y
+        said = output(x, time)
+        noise = said if self.prediction_type == "epsilon" else (x - alpha * self.predict_x0(x, time, said)) / sigma
+        return along(ratio, y) * noise
+
+    def _ends(self, ratio: float) -> tuple[float, float]:
+        time = self.time_of_ratio(torch.tensor([ratio], dtype=torch.float64, device=self.device))
+        alpha, sigma = self.alpha_sigma(time)
+        return alpha.item(), sigma.item()
+
+    def from_data(self, x: Tensor) -> tuple[Tensor, float]:
+        alpha = self._ends(self.ratios[0])[0]
+        return x / alpha, -math.log(alpha)
+
+    def to_data(self, y: Tensor, output: Output) -> Tensor:
+        time = self.time_of_ratio(torch.full((1,), self.ratios[0], dtype=y.dtype, device=y.device))
+        x = along(self.alpha_sigma(time)[0], y) * y
+        return self.predict_x0(x, time, output(x, time))
+
+    def prior_deviation(self) -> float:
+        alpha, sigma = self._ends(self.ratios[1])
+        # Unit variance for what preserves it, the noise's for what does not.
+        return max(sigma, math.sqrt(min(1.0, alpha**2 + sigma**2))) / alpha
+
+
+def _draw_probes(kind: str, count: int, x: Tensor, generator: Generator | None) -> Tensor | None:
+    """[count, batch, ...], or None for the exact trace."""
+    if kind == "exact":
+        return None
+    noise = drawn(torch.randn, (count, *x.shape), x, generator)
+    return noise.sign() if kind == "rademacher" else noise
+
+
+def _with_trace(
+    velocity: Callable[[Tensor], Tensor], y: Tensor, probes: Tensor | None, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`v(y)` [k, ...] and `tr dv/dy` [k]."""
+    with torch.enable_grad():
+        y = y.detach().requires_grad_()
+        v = velocity(y)
+        if probes is None:
+            flat, total = v.flatten(1), y.new_zeros(len(y))
+            for index in range(flat.shape[1]):
+                (row,) = torch.autograd.grad(flat[:, index].sum(), y, retain_graph=True)
+                total = total + row.flatten(1)[:, index]
+            return v.detach(), total
+        total = y.new_zeros(len(y))
+        for index, probe in enumerate(probes):
+            probe = probe[rows]
+            (product,) = torch.autograd.grad(v, y, probe, retain_graph=index + 1 < len(probes))
+            total = total + (product * probe).flatten(1).sum(1)
+    return v.detach(), total / len(probes)

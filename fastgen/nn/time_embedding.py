@@ -1,0 +1,39 @@
+"""Time, as a vector that a network can tell apart."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TimeEmbedding(nn.Module):
+    """Cosines and sines of the time at geometric frequencies, through a small network.
+
+    `[cos(t w_i), sin(t w_i)]`, `w_i = 10000^(-i / half)`, then linear, SiLU, linear.
+
+    Args:
+        channels: of the cosines and sines together, even.
+        features: of the result.
+
+    Shape: `time` [n], floating or integer, in units of about a thousandth of the whole range; the result [n, features].
+
+    Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5; Ho et al. (2020), appendix B.
+    """
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        if channels < 2 or channels % 2:
+            raise ValueError(f"channels: expected an even number of at least 2, got {channels}")
+        half = channels // 2
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000) / half))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.linear_1 = nn.Linear(channels, features)
+        self.linear_2 = nn.Linear(features, features)
+
+    def forward(self, time: Tensor) -> Tensor:
+        angles = time.to(self.frequencies.dtype)[:, None] * self.frequencies
+        embedded = torch.cat([angles.cos(), angles.sin()], 1).to(self.linear_1.weight.dtype)
+        return self.linear_2(F.silu(self.linear_1(embedded)))

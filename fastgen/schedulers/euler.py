@@ -1,0 +1,111 @@
+"""Euler's method for the probability flow, with Karras' churn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from fastgen.schedulers.betas import SMALLEST_ALPHA_CUMPROD
+from fastgen.schedulers.config import Config
+from fastgen.schedulers.scheduler import SchedulerOutput, check_prediction_type, randn_like
+from fastgen.schedulers.sigmas import SigmaScheduler, check_final_sigmas_type
+
+
+class EulerDiscreteScheduler(SigmaScheduler):
+    """`x_next = x + (sigma_next - sigma) (x - x0) / sigma`, in the scale where `x = x0 + sigma noise`.
+
+    Args:
+        use_karras_sigmas: space the sigmas evenly in `sigma^(1/7)`, between those that the timesteps give.
+        sigma_min: of those, instead.
+        sigma_max: of those, instead.
+        final_sigmas_type: end at `"zero"` noise or at the `"sigma_min"` of training.
+        clip_sample: keep the predicted x0 within `clip_sample_range`; not an option of diffusers.
+
+    The other arguments are as in `DDPMScheduler`. With `rescale_betas_zero_snr` the last level is taken to have a
+    signal of 2^-24, since its sigma would be infinite.
+
+    Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models" (2022), algorithms 1 and
+    2.
+    """
+
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | None = None,
+        prediction_type: str = "epsilon",
+        use_karras_sigmas: bool = False,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        timestep_spacing: str = "linspace",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
+        final_sigmas_type: str = "zero",
+        clip_sample: bool = False,
+        clip_sample_range: float = 1.0,
+    ) -> None:
+        self.config = Config({name: value for name, value in locals().items() if name != "self"})
+        check_prediction_type(prediction_type)
+        check_final_sigmas_type(final_sigmas_type)
+        self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
+        if rescale_betas_zero_snr:
+            self.alphas_cumprod[-1] = SMALLEST_ALPHA_CUMPROD
+        self.set_timesteps(num_train_timesteps)
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """As `DDPMScheduler.set_timesteps`."""
+        timesteps, sigmas = self._visit(num_inference_steps)
+        self.num_inference_steps = num_inference_steps
+        self._set_sigmas(sigmas, device)
+        now, after = sigmas[:-1].double(), sigmas[1:].double()
+        x0_sample, x0_output = self._prediction(now)
+        columns = {"x0_sample": x0_sample, "x0_output": x0_output, "sample": after / now, "x0": 1 - after / now}
+        self._set_schedule(timesteps, columns, device)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = math.inf,
+        s_noise: float = 1.0,
+        *,
+        generator: Generator | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
+        """As `Scheduler.step`.
+
+        Args:
+            s_churn: how much noise is added before steps, over the whole schedule.
+            s_tmin: least sigma at which any is.
+            s_tmax: largest sigma at which any is.
+            s_noise: standard deviation of that noise.
+        """
+        index = self._locate(timestep, model_output, sample)
+        sigma, after = self._sigmas[index], self._sigmas[index + 1]
+        churn = min(s_churn / len(self._times), 2**0.5 - 1) if s_tmin <= sigma <= s_tmax else 0.0
+        if churn <= 0:
+            return super().step(model_output, timestep, sample, return_dict=return_dict)
+        raised = sigma * (churn + 1)
+        noise = randn_like(sample, generator) if variance_noise is None else variance_noise
+        raised_sample = sample + noise * (s_noise * (raised**2 - sigma**2) ** 0.5)
+        # An epsilon prediction is taken to hold at the raised level, the others as they are.
+        level = raised if self.config["prediction_type"] == "epsilon" else sigma
+        p, q = (value.item() for value in self._prediction(torch.tensor(level, dtype=torch.float64)))
+        x0 = raised_sample * p + model_output * q
+        if self.config["clip_sample"]:
+            x0 = x0.clamp(-self.config["clip_sample_range"], self.config["clip_sample_range"])
+        prev_sample = raised_sample + (raised_sample - x0) * ((after - raised) / raised)
+        self._next = index + 1
+        if not return_dict:
+            return (prev_sample,)
+        return SchedulerOutput(prev_sample, self, index, model_output, raised_sample)
