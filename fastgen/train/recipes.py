@@ -46,7 +46,7 @@ class DequantizedRecipe(FlowRecipe):
 
 
 # Draws of time and noise for each image that is scored: one alone would hide what an epoch changed.
-_DRAWS = 8
+_DRAWS = 2
 # Of the sum over timesteps that bounds a likelihood, for each image.
 _BOUND_TIMESTEPS = 50
 
