@@ -23,14 +23,20 @@ def nearest(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> tupl
     rows = max(1, CHUNK // max(1, problems * max(n, candidates * d)))
     centre = points.mean(1, keepdim=True)
     centred = points - centre
+    # Of any scale: squares neither vanish nor overflow.
+    scale = centred.abs().amax((1, 2), keepdim=True)
+    scale = torch.where(scale > 0, scale, 1)
+    centred = centred / scale
     norms = centred.double().square().sum(-1)
     found = []
     for first in range(0, max(m, 1), rows):
         q = queries[:, first : first + rows]
         own = first if exclude_self else None
-        indices = _candidates(q - centre, centred, norms, candidates, own)
+        relative = (q - centre) / scale
+        indices = _candidates(relative, centred, norms, candidates, own)
         distances, order, cut = _ranked(q, points, indices, k)
-        doubtful = _doubtful(q - centre, norms, cut, candidates == n - exclude_self)
+        cut = tuple(squared / scale[..., 0].double().square() for squared in cut)
+        doubtful = _doubtful(relative, norms, cut, candidates == n - exclude_self)
         if doubtful.any():
             _decide(q, points, k, own, doubtful, distances, order)
         found.append((distances, order))
@@ -48,9 +54,9 @@ def _candidates(queries: Tensor, points: Tensor, norms: Tensor, count: int, own:
 
 def _ranked(queries: Tensor, points: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """The k nearest candidates in float64; the squared distances of the k-th and of the farthest candidate."""
-    problems, m, count = indices.shape
-    chosen = points.gather(1, indices.view(problems, -1, 1).expand(-1, -1, points.shape[-1]))
-    differences = queries.double().unsqueeze(2) - chosen.view(problems, m, count, -1).double()
+    (problems, m, count), d = indices.shape, points.shape[-1]
+    chosen = points.gather(1, indices.view(problems, m * count, 1).expand(-1, -1, d))
+    differences = queries.double().unsqueeze(2) - chosen.view(problems, m, count, d).double()
     squared, order = differences.square().sum(-1).sort(dim=-1, stable=True)
     return squared[..., :k].sqrt(), indices.gather(-1, order[..., :k]), (squared[..., k - 1], squared[..., -1])
 
