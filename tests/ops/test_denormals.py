@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from fastgen.ops._registry import Op, Sample
+from fastgen.ops._registry import REGISTRY, Op, Sample
 from ops import conformance as c
 
 # exp(-95) is denormal in float32, exp(-20) is not.
@@ -37,21 +38,23 @@ def with_exponents(op: Op, exponent: float) -> Sample:
     return Sample(case.name, tuple(args), case.kwargs)
 
 
-def slowdown(op: Op, gradient: bool) -> float:
+def call_of(op: Op, sample: Sample, gradient: bool) -> Callable[[], None]:
+    args = tuple(c.cast(a, torch.float32, gradient) for a in sample.args)
+
+    def call() -> None:
+        with torch.set_grad_enabled(gradient):
+            outputs = [o for o in c.as_tuple(op.public(*args, **sample.kwargs)) if o.requires_grad]
+            if outputs:
+                torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
+
+    return call
+
+
+def slowdown(usual: Callable[[], None], denormal: Callable[[], None]) -> float:
     """How much longer a call takes where exponentials are denormal."""
-    calls = []
-    for exponent in (USUAL, DENORMAL):
-        sample = with_exponents(op, exponent)
-        args = tuple(c.cast(a, torch.float32, gradient) for a in sample.args)
-
-        def call(args: tuple = args, kwargs: dict = sample.kwargs) -> None:
-            with torch.set_grad_enabled(gradient):
-                outputs = [o for o in c.as_tuple(op.public(*args, **kwargs)) if o.requires_grad]
-                if outputs:
-                    torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
-
+    calls = (usual, denormal)
+    for call in calls:
         call()
-        calls.append(call)
     # What disturbs a measurement only ever makes it longer.
     least = [math.inf, math.inf]
     for _ in range(12):
@@ -62,11 +65,21 @@ def slowdown(op: Op, gradient: bool) -> float:
     return least[1] / least[0]
 
 
-# The density kernels' exponents are distances: tests/ops/test_kde.py has theirs.
+def assert_not_slow(usual: Callable[[], None], denormal: Callable[[], None]) -> None:
+    # A busy machine gets another chance; a slow path would show every time.
+    found = []
+    while not found or (found[-1] >= SLOWER and len(found) < 4):
+        found.append(slowdown(usual, denormal))
+    assert min(found) < SLOWER, found
+
+
+# Those without exponentials, and those whose exponents are distances: of the density kernels tests/ops/test_kde.py has
+# the test.
+OTHERS = ("causal_conv1d", "count_within", "diffusion", "invertible_conv1x1", "kde", "knn", "masked_conv2d", "mmd")
 KERNELS = [
     (op, v, gradient)
     for op, v in c.variants("cpu")
-    if v.startswith("cpp") and op.family != "kde"
+    if v.startswith("cpp") and op.family not in OTHERS
     for gradient in ((False, True) if op.grad_order else (False,))
 ]
 
@@ -74,8 +87,15 @@ KERNELS = [
 @pytest.mark.parametrize(("op", "variant", "gradient"), KERNELS, ids=c.ids)
 def test_denormal_exponentials_are_not_slow(op: Op, variant: str, gradient: bool):
     with c.running_on(variant):
-        # A busy machine gets another chance; a slow path would show every time.
-        found = []
-        while not found or (found[-1] >= SLOWER and len(found) < 4):
-            found.append(slowdown(op, gradient))
-    assert min(found) < SLOWER, found
+        assert_not_slow(*(call_of(op, with_exponents(op, exponent), gradient) for exponent in (USUAL, DENORMAL)))
+
+
+@pytest.mark.parametrize("variant", sorted({v for _, v in c.variants("cpu") if v.startswith("cpp")}))
+def test_denormal_exponentials_of_distances_are_not_slow(variant: str):
+    x = torch.randn(400, 16) * 1e-3
+    calls = []
+    for exponent in (USUAL, DENORMAL):
+        y = torch.nn.functional.normalize(torch.randn(400, 16), dim=1) * math.sqrt(-exponent)
+        calls.append(call_of(REGISTRY["rbf_mmd"], Sample("two sets", (x, y, 1.0)), False))
+    with c.running_on(variant):
+        assert_not_slow(*calls)
