@@ -253,7 +253,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("weight and bias", (randn(2, 4, 5, 3), 2, randn(4), randn(4)))
     yield Sample("scale alone", (randn(2, 4, 5, 3), 2, randn(4), randn(4), randn(2, 4)))
     yield Sample("shift alone", (randn(2, 4, 5, 3), 2, None, None, None, randn(2, 4)))
-    yield Sample("one position", (x := randn(1, 5, 1), 1, *film(x)))
+    yield Sample("one position", (x := randn(4, 40, 1), 8, *film(x)))
     yield Sample("empty batch", (x := randn(0, 4, 3), 2, *film(x)))
     yield Sample("empty space", (x := randn(2, 4, 0), 2, *film(x)))
     yield Sample("transposed", (x := randn(6, 4, 5).transpose(0, 2), 2, *film(x)))
