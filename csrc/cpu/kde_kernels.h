@@ -12,7 +12,7 @@ struct Term {
   Lanes<T> value, slope;
 };
 
-// t, and the root of it, where roots and their inverses are finite. NaN stays NaN.
+// The root of t and its inverse, kept finite; the inverse is zero where t is. NaN stays NaN.
 template <class T>
 FASTGEN_LANE Lanes<T> root(Lanes<T> t, Lanes<T>* inverse) {
   constexpr T kMost = sizeof(T) == 4 ? T(1e36) : T(1e300);

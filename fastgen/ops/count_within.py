@@ -1,4 +1,7 @@
-"""How many balls hold each point, without the matrix of all distances."""
+"""How many balls hold each point, without the matrix of all distances.
+
+There is no GPU kernel yet: there the reference runs, a chunk of distances at a time.
+"""
 
 from __future__ import annotations
 

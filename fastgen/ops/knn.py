@@ -42,7 +42,8 @@ def knn(queries: Tensor, points: Tensor, k: int, *, exclude_self: bool = False) 
     and their order are those of float64, for inputs of any scale and however far from the origin; distances are then
     rounded. Where very many points are within the product's rounding of the k-th neighbour, a query goes through all
     points by direct differences, many times as slow. On a GPU the library's product and topk do the same, a chunk of
-    queries at a time. In torch.func the reference sorts distances in the dtype of the computation.
+    queries at a time, and the host waits once a chunk to see whether any is in doubt. In torch.func the reference sorts
+    distances in the dtype of the computation.
 
     Memory is O((M + N) d + M k). Gradients of the distances in queries and points, of every order, with the indices
     held fixed; where a distance is zero its gradient is zero.

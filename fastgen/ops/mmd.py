@@ -1,4 +1,7 @@
-"""Maximum mean discrepancy between two sets of points, without the matrix of all pairs."""
+"""Maximum mean discrepancy between two sets of points, without the matrix of all pairs.
+
+There is no GPU kernel: nearly all of the work is matrix products, which the library does there, a chunk at a time.
+"""
 
 from __future__ import annotations
 
