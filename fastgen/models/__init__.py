@@ -1,4 +1,4 @@
-"""Models: what the papers define, each a `torch.nn.Module` with `loss`, `log_prob` and `sample`."""
+"""Models: what the papers define, each a `torch.nn.Module` with `loss`, `sample`, and `log_prob` or a bound of it."""
 
 from torch import nn
 

@@ -163,6 +163,7 @@ class DenoisingAutoencoder(EncoderDecoder):
                     return self._image(output, mean, generator)
         raise AssertionError("a chain has no end")
 
+    @torch.no_grad()
     def draw_latents(self, n: int, generator: Generator | None = None) -> Tensor:
         """The latents [n, *latent_shape] of drawn images."""
         return self.encode(self.sample(n, generator=generator))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from fastgen.models.evaluating import evaluating
 from fastgen.models.pixelcnn import PixelCNN
 from fastgen.nn import MaskedConv2d, VectorQuantizer
 from fastgen.nn.arguments import positive
+from fastgen.nn.vector_quantizer import Quantized
 
 
 class VQVAE(EncoderDecoder):
@@ -145,7 +147,7 @@ class VQVAE(EncoderDecoder):
         positive(n=n)
         return self.quantizer.decode(self.prior.sample(n, generator=generator)[:, 0].long())
 
-    def _quantized(self, z: Tensor):
+    def _quantized(self, z: Tensor) -> Quantized:
         """What the quantiser finds, without a step of its moving averages."""
         training, self.quantizer.training = self.quantizer.training, False
         try:
@@ -161,7 +163,7 @@ class VQVAE(EncoderDecoder):
 class CodePrior(PixelCNN):
     """A `PixelCNN` whose levels are names and not intensities: its first layer sees them one-hot."""
 
-    def __init__(self, **config) -> None:
+    def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         first = MaskedConv2d("A", self.levels, self.config["channels"], self.config["first_kernel_size"])
         self.first = nn.Sequential(OneHotLevels(self.levels), first)
