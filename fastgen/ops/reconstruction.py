@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from fastgen.ops import _reconstruction_cases as cases
 from fastgen.ops._discretized_logistic import MIN_LOG_SCALE, check_levels, log_bin_probability
@@ -52,8 +52,8 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
 def bernoulli_log_prob_reference(logits: Tensor, x: Tensor) -> Tensor:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     value, target = logits.to(dtype), x.to(dtype)
-    # Each of the two terms has the exact small difference, so that nothing cancels where x is 0 or 1.
-    return _per_sample(-target * softplus(-value) - (1 - target) * softplus(value))
+    # Of two logarithms instead of one difference, so that nothing cancels where x is 0 or 1.
+    return _per_sample(target * logsigmoid(value) + (1 - target) * logsigmoid(-value))
 
 
 def gaussian_log_prob(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ def _supports(*args: object) -> str:
 
 
 _OF_EVERY = {
-    "supports": {},
+    "supports": {"triton": _supports, "cpp": _supports},
     "dtypes": {
         "triton": (torch.float32, torch.float16, torch.bfloat16),
         "cpp": (torch.float32, torch.float64, torch.bfloat16),

@@ -144,7 +144,7 @@ GAUSSIAN_REPARAMETERIZE_KL = Op(
     ),
     fake=(_fake, _fake_backward),
     reference=gaussian_reparameterize_kl_reference,
-    supports={},
+    supports={"triton": _supports, "cpp": _supports},
     dtypes={
         "triton": (torch.float32, torch.float16, torch.bfloat16),
         "cpp": (torch.float32, torch.float64, torch.bfloat16),

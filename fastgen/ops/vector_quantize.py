@@ -200,7 +200,7 @@ VECTOR_QUANTIZE = Op(
     fake=(_fake,),
     reference=vector_quantize_reference,
     library=(quantize_by_products,),
-    supports={"library": _supports_library},
+    supports={"cpp": _supports_cpp, "library": _supports_library},
     dtypes={
         "cpp": (torch.float32, torch.float64, torch.bfloat16),
         "library": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
