@@ -33,7 +33,7 @@ _SAME_LOSSES, _STEPS = 1e-5, 20
 
 @dataclass(frozen=True)
 class Subject:
-    """A dense VAE of binary images of `size` x `size`."""
+    """A dense VAE of images in [0, 1], `size` x `size`, which is how pythae takes them."""
 
     size: int
     channels: int
@@ -47,7 +47,7 @@ class Subject:
     def build(self, device: str) -> VAE:
         """The model with its initial weights, the same in every call."""
         torch.manual_seed(0)
-        return VAE(self.size, 1, 2, channels=self.channels, latent_size=self.latent_size).to(device)
+        return VAE(self.size, 1, None, channels=self.channels, latent_size=self.latent_size).to(device)
 
 
 SUBJECTS = (Subject(28, 512, 64, 256),)
@@ -65,8 +65,7 @@ def rows(options: Options) -> Iterator[Row]:
 def _measure(subject: Subject, options: Options) -> Row:
     device = options.device
     model = subject.build(device).train()
-    images = (torch.rand(subject.batch, *model.shape, device=device) < 0.2).to(torch.uint8)
-    x = images.float()
+    x = (torch.rand(subject.batch, *model.shape, device=device) < 0.2).float()
     peers: dict[str, nn.Module] = {}
     if "peers" in options.against and subject.channels == 512:
         try:
@@ -75,15 +74,15 @@ def _measure(subject: Subject, options: Options) -> Row:
             say(f"  without a peer: {error}")
     if "eager" in options.against:
         peers["eager"] = PlainVAE(model)
-    difference = max((_difference(model, peer, images, x) for peer in peers.values()), default=None)
+    difference = max((_difference(model, peer, x) for peer in peers.values()), default=None)
     say(f"autoencoders VAE, {subject.case}: the same losses (difference {difference or 0:.1e}), timing")
     if "compile" in options.against and not options.quick:
         torch._dynamo.reset()
         peers["compile"] = PlainVAE(model)
         peers["compile"].loss = torch.compile(peers["compile"].loss, dynamic=False)
-    ran = {choice.backend for choice in explain(model.loss, images)}
+    ran = {choice.backend for choice in explain(model.loss, x)}
     own = copy.deepcopy(model)
-    methods: dict[str, Call] = {"fastgen": _step(own, lambda: own.loss(images))}
+    methods: dict[str, Call] = {"fastgen": _step(own, lambda: own.loss(x))}
     methods |= {name: _step(peer, lambda peer=peer: peer.loss(x)) for name, peer in peers.items()}
     methods["bound"] = _bound(subject, x)
     timings = interleave(
@@ -142,10 +141,10 @@ def _bound(subject: Subject, x: Tensor) -> Call:
     return run
 
 
-def _difference(model: VAE, peer: nn.Module, images: Tensor, x: Tensor) -> float:
+def _difference(model: VAE, peer: nn.Module, x: Tensor) -> float:
     """The largest relative difference of the losses of a few steps, on the same noise; red where it is too large."""
     own, peer = copy.deepcopy(model), copy.deepcopy(peer)
-    step, other = _step(own, lambda: own.loss(images)), _step(peer, lambda: peer.loss(x))
+    step, other = _step(own, lambda: own.loss(x)), _step(peer, lambda: peer.loss(x))
     largest = 0.0
     for number in range(_STEPS):
         torch.manual_seed(number)

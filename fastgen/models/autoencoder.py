@@ -93,7 +93,7 @@ class Autoencoder(EncoderDecoder):
         with evaluating(self):
             codes = torch.cat([self.encode(part) for part in images[:MOST_FITTED].split(1000)]).flatten(1).double()
         # As wide in every direction as a hundredth of the whole: a component of few images is not flat.
-        floor = 1e-2 * codes.var(0).mean().item() + 1e-12
+        floor = 1e-2 * codes.var(0, correction=0).mean().item() + 1e-12
         mixture = GaussianMixture(len(self.mixture_weights), reg_covar=floor, tol=1e-2, random_state=seed).fit(codes)
         self.mixture_weights.copy_(mixture.weights_)
         self.mixture_means.copy_(mixture.means_)

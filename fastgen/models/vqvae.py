@@ -89,14 +89,14 @@ class VQVAE(EncoderDecoder):
         return super().decode(self._quantized(z).quantized, labels)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """The mean image of codes, int64 [batch, height', width']: uint8 levels, floating where `levels` is None.
+        """The mean image of codes, integers [batch, height', width']: uint8 levels, floating where `levels` is None.
 
         Raises:
             TypeError, ValueError: codes of another dtype or shape, or out of range.
         """
         # Who knows what an image of codes is, knows what is wrong with one.
         self.prior.check_images(codes.unsqueeze(1), None)
-        return super().decode(self.quantizer.decode(codes))
+        return super().decode(self.quantizer.decode(codes.long()))
 
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of `-log p(x|z) - log P(codes) + commitment`, in nats: a scalar."""

@@ -65,9 +65,9 @@ def test_it_learns_to_reconstruct(network):
     x = torch.zeros(36, 1, 8, 8, dtype=torch.long)
     for image, (row, column) in zip(x, places.tolist(), strict=True):
         image[0, row : row + 3, column : column + 3] = 4
-    model = Autoencoder(8, 1, 5, latent_size=4, network=network, channels=16, layers=1, components=1)
+    model = Autoencoder(8, 1, 5, latent_size=4, network=network, channels=32, layers=1, components=1)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(200):
+    for _ in range(300):
         optimizer.zero_grad()
         model.loss(x).backward()
         optimizer.step()

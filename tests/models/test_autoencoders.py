@@ -43,11 +43,12 @@ def test_samples_are_data(model, mean):
     assert drawn.shape == (4, *model.shape)
     assert drawn.dtype == (torch.float64 if model.levels is None else torch.uint8)
     if model.levels is not None:
-        assert drawn.max() < model.levels
+        assert int(drawn.max()) < model.levels
         model.check_images(drawn)
     again = model.sample(4, labels=labels, mean=mean, generator=generator())
     assert torch.equal(drawn, again)
-    assert not torch.equal(drawn, model.sample(4, labels=labels, mean=mean, generator=generator(1)))
+    # Means of a decoder that has learnt nothing are all the same.
+    assert mean or not torch.equal(drawn, model.sample(4, labels=labels, mean=mean, generator=generator(1)))
 
 
 def test_the_loss_reaches_every_parameter(model):
@@ -92,7 +93,7 @@ def test_latent_tools(model):
     for how in ("linear", "spherical"):
         path = model.interpolate(images[:2], images[2:4], 5, two, how=how)
         assert path.shape == (5, 2, *model.shape)
-        assert torch.equal(path[0], model.reconstruct(images[:2], two))
+        torch.testing.assert_close(path[0], model.reconstruct(images[:2], two))
     # b - a + c of a = b is c.
     contexts = (two, two, two)
     same = model.analogy(images[:2], images[:2], images[2:4], contexts)
@@ -241,5 +242,5 @@ def test_nothing_to_draw_from_before_a_density_was_fitted():
     model = Autoencoder(8, 1, 5, latent_size=2, components=2)
     with pytest.raises(ValueError, match="no density of latents was fitted, expected a call of fit_latents"):
         model.sample(1)
-    with pytest.raises(ValueError, match="2"):
+    with pytest.raises(ValueError, match="expected at least 2"):
         model.fit_latents(torch.randint(5, (1, 1, 8, 8)))

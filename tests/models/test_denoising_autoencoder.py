@@ -52,8 +52,8 @@ def test_training_leads_to_the_distribution_of_the_data(walkback):
     torch.manual_seed(0)
     model = linear(0.5, 0.5, walkback=walkback).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 500)
-    for _ in range(500):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000)
+    for _ in range(1000):
         optimizer.zero_grad()
         model.loss(MEAN + DEVIATION * torch.randn(2000, 1, 1, 1)).backward()
         optimizer.step()
