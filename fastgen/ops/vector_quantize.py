@@ -187,7 +187,7 @@ def _fake(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _supports_cpp(x: Tensor, codebook: Tensor) -> str:
-    return "" if codebook.shape[0] < 2**30 else "2^30 codes or more"
+    return "" if codebook.shape[0] <= 2**24 else "more than 2^24 codes"
 
 
 def _supports_library(x: Tensor, codebook: Tensor) -> str:
