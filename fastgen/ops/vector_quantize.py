@@ -70,8 +70,8 @@ def vector_quantize(x: Tensor, codebook: Tensor) -> VectorQuantized:
 
     Codes are those of float64, of two at the same distance the one of lower index: where a product's rounding, by a
     bound on it, leaves more than one code in question, differences decide, summed in float64. Memory is O(n d + k d).
-    The kernel is that of `knn`. On a GPU the library's product does the same, a chunk of vectors at a time, and the
-    host waits once to see whether any is in question.
+    On a GPU the library's product does the same, a chunk of vectors at a time, and the host waits once to see whether
+    any is in question.
 
     Source: van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning" (2017), equations 1 and 2
     and appendix A.1.
