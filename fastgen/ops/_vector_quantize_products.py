@@ -50,9 +50,9 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
         limit = (least.double() + 2 * error).to(x.dtype)
         # A limit that was rounded down, too.
         limit = limit + 4 * torch.finfo(x.dtype).eps * limit.abs()
-        near = (scores <= limit.unsqueeze(1)).sum(1)
+        second = scores.scatter_(1, index.unsqueeze(1), torch.inf).amin(1)
         found.append(index)
-        doubts.append(near != 1)
+        doubts.append(~(second > limit))
     indices = torch.cat(found)
     doubtful = torch.cat(doubts).nonzero().squeeze(1)
     if doubtful.numel():

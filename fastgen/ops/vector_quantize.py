@@ -70,8 +70,8 @@ def vector_quantize(x: Tensor, codebook: Tensor) -> VectorQuantized:
 
     Codes are those of float64, of two at the same distance the one of lower index: where a product's rounding, by a
     bound on it, leaves more than one code in question, differences decide, summed in float64. Memory is O(n d + k d).
-    The kernel is that of `knn`. On a GPU the library's product does the same, a chunk of vectors at a time, and the
-    host waits once to see whether any is in question.
+    On a GPU the library's product does the same, a chunk of vectors at a time, and the host waits once to see whether
+    any is in question.
 
     Source: van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning" (2017), equations 1 and 2
     and appendix A.1.
@@ -187,7 +187,7 @@ def _fake(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _supports_cpp(x: Tensor, codebook: Tensor) -> str:
-    return "" if codebook.shape[0] < 2**30 else "2^30 codes or more"
+    return "" if codebook.shape[0] <= 2**24 else "more than 2^24 codes"
 
 
 def _supports_library(x: Tensor, codebook: Tensor) -> str:

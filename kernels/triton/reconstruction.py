@@ -1,6 +1,7 @@
 """Log-probabilities summed over each sample, and their gradients, by the formulas of `csrc/math`.
 
-A program of the forward pass goes through a piece of one sample; where a sample has several, PyTorch adds them up.
+A program goes through a piece of each of ROWS samples, COLUMNS elements at a time; where a sample has several pieces,
+PyTorch adds them up.
 """
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from fastgen._triton.affine_coupling import log1p_positive
 from fastgen._triton.discretized_logistic import bin_gradient, bin_log_probability, widest_log_scale_of
 
-BLOCK = 1024
-# Blocks of a piece at most, and programs below which a piece has fewer: a GPU has about 150 multiprocessors.
-MOST_BLOCKS, PROGRAMS = 16, 600
+TILE = 1024
+# Tiles of a piece at most, and programs below which a piece has fewer: a GPU has about 150 multiprocessors.
+MOST_TILES, PROGRAMS = 16, 600
 # As in fastgen/ops/reconstruction.py.
 MIN_LOGVAR = tl.constexpr(-80.0)
 BERNOULLI, GAUSSIAN, LOGISTIC = (tl.constexpr(i) for i in range(3))
@@ -68,48 +69,55 @@ def slopes(first, spread, x, half_width, widest_log_scale, KIND: tl.constexpr):
 
 
 @triton.jit
+def load_spread(spread, at, mask, location, KIND: tl.constexpr, SHARED: tl.constexpr):
+    """That of every element; a Bernoulli distribution has none, and gets what is not looked at."""
+    width = location
+    if SHARED:
+        width = tl.load(spread).to(tl.float32) + tl.zeros_like(location)
+    elif KIND != BERNOULLI:
+        width = tl.load(spread + at, mask=mask, other=0.0).to(tl.float32)
+    return width
+
+
+@triton.jit
 def forward_kernel(
-    first, spread, x, sums, size, piece_size, pieces, half_width, widest_log_scale,
-    KIND: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr,
+    first, spread, x, sums, batch, size, piece_size, pieces, half_width, widest_log_scale,
+    KIND: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    sample, begin = program // pieces, program % pieces * piece_size
+    piece = program % pieces
+    sample = program // pieces * ROWS + tl.arange(0, ROWS)[:, None]
+    begin = piece * piece_size
     end = tl.minimum(begin + piece_size, size)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for start in range(begin, end, BLOCK):
-        i = start + tl.arange(0, BLOCK)
-        at, mask = sample * size + i, i < end
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(begin, end, COLUMNS):
+        i = start + tl.arange(0, COLUMNS)[None, :]
+        at, mask = sample * size + i, (sample < batch) & (i < end)
         location = tl.load(first + at, mask=mask, other=0.0).to(tl.float32)
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-        width = location
-        if SHARED:
-            width = tl.load(spread).to(tl.float32) + tl.zeros((BLOCK,), tl.float32)
-        elif KIND != BERNOULLI:
-            width = tl.load(spread + at, mask=mask, other=0.0).to(tl.float32)
+        width = load_spread(spread, at, mask, location, KIND, SHARED)
         total += tl.where(mask, term(location, width, value, half_width, widest_log_scale, KIND), 0.0)
-    tl.store(sums + program, tl.sum(total, 0))
+    tl.store(sums + sample * pieces + piece, tl.sum(total, 1, keep_dims=True), mask=sample < batch)
 
 
 @triton.jit
 def backward_kernel(
-    grad, first, spread, x, grad_first, grad_spread, sums, size, piece_size, pieces, half_width, widest_log_scale,
-    KIND: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr,
+    grad, first, spread, x, grad_first, grad_spread, sums, batch, size, piece_size, pieces, half_width,
+    widest_log_scale, KIND: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    sample, begin = program // pieces, program % pieces * piece_size
+    piece = program % pieces
+    sample = program // pieces * ROWS + tl.arange(0, ROWS)[:, None]
+    begin = piece * piece_size
     end = tl.minimum(begin + piece_size, size)
-    g = tl.load(grad + sample)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for start in range(begin, end, BLOCK):
-        i = start + tl.arange(0, BLOCK)
-        at, mask = sample * size + i, i < end
+    g = tl.load(grad + sample, mask=sample < batch, other=0.0)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(begin, end, COLUMNS):
+        i = start + tl.arange(0, COLUMNS)[None, :]
+        at, mask = sample * size + i, (sample < batch) & (i < end)
         location = tl.load(first + at, mask=mask, other=0.0).to(tl.float32)
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-        width = location
-        if SHARED:
-            width = tl.load(spread).to(tl.float32) + tl.zeros((BLOCK,), tl.float32)
-        elif KIND != BERNOULLI:
-            width = tl.load(spread + at, mask=mask, other=0.0).to(tl.float32)
+        width = load_spread(spread, at, mask, location, KIND, SHARED)
         of_location, of_spread = slopes(location, width, value, half_width, widest_log_scale, KIND)
         tl.store(grad_first + at, (g * of_location).to(grad_first.dtype.element_ty), mask=mask)
         if SHARED:
@@ -117,25 +125,34 @@ def backward_kernel(
         elif KIND != BERNOULLI:
             tl.store(grad_spread + at, (g * of_spread).to(grad_spread.dtype.element_ty), mask=mask)
     if SHARED:
-        tl.store(sums + program, tl.sum(total, 0))
+        tl.store(sums + sample * pieces + piece, tl.sum(total, 1, keep_dims=True), mask=sample < batch)
 
 
-class Pieces:
+class Tiles:
     """How samples are cut into programs."""
 
     def __init__(self, x: Tensor) -> None:
-        self.size = x[0].numel()
-        self.block = min(BLOCK, max(32, triton.next_power_of_2(self.size)))
-        blocks = MOST_BLOCKS
-        while blocks > 1 and x.shape[0] * triton.cdiv(self.size, blocks * self.block) < PROGRAMS:
-            blocks //= 2
-        self.piece_size = blocks * self.block
+        self.batch, self.size = x.shape[0], x[0].numel()
+        self.columns = min(TILE, triton.next_power_of_2(self.size))
+        self.rows = TILE // self.columns
+        tiles = MOST_TILES
+        while tiles > 1 and self.groups * triton.cdiv(self.size, tiles * self.columns) < PROGRAMS:
+            tiles //= 2
+        self.piece_size = tiles * self.columns
         self.pieces = triton.cdiv(self.size, self.piece_size)
-        self.sums = x.new_empty((x.shape[0], self.pieces), dtype=torch.float32)
+        self.sums = x.new_empty((self.batch, self.pieces), dtype=torch.float32)
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
-        return self.size, self.piece_size, self.pieces
+    def groups(self) -> int:
+        return triton.cdiv(self.batch, self.rows)
+
+    @property
+    def grid(self) -> tuple[int]:
+        return (self.groups * self.pieces,)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self.batch, self.size, self.piece_size, self.pieces
 
 
 def _bins(levels: int) -> tuple[float, float]:
@@ -146,10 +163,10 @@ def _bins(levels: int) -> tuple[float, float]:
 def _forward(first: Tensor, spread: Tensor, x: Tensor, levels: int, kind: int) -> Tensor:
     if x.numel() == 0:
         return x.new_zeros(x.shape[0], dtype=torch.float32)
-    p = Pieces(x)
+    t = Tiles(x)
     shared = spread.dim() == 0
-    forward_kernel[(p.sums.numel(),)](first, spread, x, p.sums, *p.sizes, *_bins(levels), kind, shared, p.block)
-    return p.sums.sum(1)
+    forward_kernel[t.grid](first, spread, x, t.sums, *t.sizes, *_bins(levels), kind, shared, t.rows, t.columns)
+    return t.sums.sum(1)
 
 
 def _backward(grad: Tensor, first: Tensor, spread: Tensor, x: Tensor, levels: int, kind: int) -> tuple[Tensor, Tensor]:
@@ -158,11 +175,12 @@ def _backward(grad: Tensor, first: Tensor, spread: Tensor, x: Tensor, levels: in
     grad_spread = grad_first if shared or kind == BERNOULLI.value else x.new_empty(x.shape)
     if x.numel() == 0:
         return grad_first, x.new_zeros(x.shape[0], dtype=torch.float32) if shared else grad_spread
-    p = Pieces(x)
-    backward_kernel[(p.sums.numel(),)](
-        grad, first, spread, x, grad_first, grad_spread, p.sums, *p.sizes, *_bins(levels), kind, shared, p.block
-    )
-    return grad_first, p.sums.sum(1) if shared else grad_spread
+    t = Tiles(x)
+    backward_kernel[t.grid](
+        grad, first, spread, x, grad_first, grad_spread, t.sums, *t.sizes, *_bins(levels), kind, shared, t.rows,
+        t.columns,
+    )  # fmt: skip
+    return grad_first, t.sums.sum(1) if shared else grad_spread
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
@@ -192,23 +210,23 @@ def discretized_logistic_log_prob_backward(
 
 
 # What each kernel is compiled for without a GPU: its signature and constants.
-_SIZES = {
-    **dict.fromkeys(("size", "piece_size", "pieces"), "i64"),
+_KINDS = {
+    **dict.fromkeys(("sums", "grad"), "*fp32"),
+    **dict.fromkeys(("batch", "size", "piece_size", "pieces"), "i64"),
     **dict.fromkeys(("half_width", "widest_log_scale"), "fp32"),
 }
-_KINDS = {"sums": "*fp32", "grad": "*fp32", **_SIZES}
 COMPILE = {
     kernel: [
         (
             {name: _KINDS.get(name, dtype) for name in kernel.arg_names if not name.isupper()},
-            {"KIND": kind.value, "SHARED": shared, "BLOCK": BLOCK},
+            {"KIND": kind.value, "SHARED": shared, "ROWS": rows, "COLUMNS": TILE // rows},
         )
-        for dtype, kind, shared in (
-            ("*fp32", BERNOULLI, False),
-            ("*bf16", GAUSSIAN, False),
-            ("*fp32", GAUSSIAN, True),
-            ("*fp32", LOGISTIC, False),
-            ("*fp16", LOGISTIC, True),
+        for dtype, kind, shared, rows in (
+            ("*fp32", BERNOULLI, False, 1),
+            ("*bf16", GAUSSIAN, False, 1),
+            ("*fp32", GAUSSIAN, True, 32),
+            ("*fp32", LOGISTIC, False, 1),
+            ("*fp16", LOGISTIC, True, 4),
         )
     ]
     for kernel in (forward_kernel, backward_kernel)

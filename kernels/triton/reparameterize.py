@@ -1,8 +1,8 @@
 """A Gaussian sample and its divergence from the unit Gaussian, with noise drawn in the kernel.
 
-A program of the forward pass has BLOCK counters of one sample, and with them four numbers each: elements 64 b + 16 j +
-l for j from 0 to 3, of which the first and the last may be a neighbour's. Without fused multiply-adds, so that what is
-drawn has the reference's bits.
+A program of the forward pass has BLOCK counters of each of ROWS samples, and with them four numbers each, elements
+64 b + 16 j + l for j from 0 to 3, of which the first and the last may be a neighbour's. Without fused multiply-adds, so
+that what is drawn has the reference's bits.
 """
 
 import torch
@@ -51,20 +51,24 @@ def sampled(mu, logvar, z, at, noise, first, end):
 
 @triton.jit
 def forward_kernel(
-    mu, logvar, seed_tensor, z, sums, size, pieces, seed, offset, DEVICE_SEED: tl.constexpr, BLOCK: tl.constexpr
-):
+    mu, logvar, seed_tensor, z, sums, batch, size, pieces, seed, offset,
+    DEVICE_SEED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     if DEVICE_SEED:
         seed = tl.load(seed_tensor)
     program = tl.program_id(0).to(tl.int64)
-    first = program // pieces * size
-    index = first // 64 * 16 + program % pieces * BLOCK + tl.arange(0, BLOCK)
+    piece = program % pieces
+    sample = program // pieces * ROWS + tl.arange(0, ROWS)[:, None]
+    first = sample * size
+    end = tl.where(sample < batch, first + size, first)
+    index = first // 64 * 16 + piece * BLOCK + tl.arange(0, BLOCK)[None, :]
     at = index // 16 * 64 + index % 16
     z0, z1, z2, z3 = normals(index, offset, seed)
-    total = sampled(mu, logvar, z, at, z0, first, first + size)
-    total += sampled(mu, logvar, z, at + 16, z1, first, first + size)
-    total += sampled(mu, logvar, z, at + 32, z2, first, first + size)
-    total += sampled(mu, logvar, z, at + 48, z3, first, first + size)
-    tl.store(sums + program, 0.5 * tl.sum(total, 0))
+    total = sampled(mu, logvar, z, at, z0, first, end)
+    total += sampled(mu, logvar, z, at + 16, z1, first, end)
+    total += sampled(mu, logvar, z, at + 32, z2, first, end)
+    total += sampled(mu, logvar, z, at + 48, z3, first, end)
+    tl.store(sums + sample * pieces + piece, 0.5 * tl.sum(total, 1, keep_dims=True), mask=sample < batch)
 
 
 @triton.jit
@@ -108,9 +112,10 @@ def gaussian_reparameterize_kl(
     block = min(BLOCK, triton.next_power_of_2(counters))
     pieces = triton.cdiv(counters, block)
     sums = mu.new_empty((mu.shape[0], pieces), dtype=torch.float32)
-    forward_kernel[(sums.numel(),)](
-        mu, logvar, mu if seed_tensor is None else seed_tensor, z, sums, size, pieces, seed, offset,
-        seed_tensor is not None, block, **OPTIONS,
+    rows = BLOCK // block
+    forward_kernel[(triton.cdiv(mu.shape[0], rows) * pieces,)](
+        mu, logvar, mu if seed_tensor is None else seed_tensor, z, sums, mu.shape[0], size, pieces, seed, offset,
+        seed_tensor is not None, rows, block, **OPTIONS,
     )  # fmt: skip
     return z, sums.sum(1)
 
@@ -128,16 +133,20 @@ def gaussian_reparameterize_kl_backward(
 
 
 # What each kernel is compiled for without a GPU: its signature, constants and options.
-_SIZES = {"total": "i64", "size": "i64", "pieces": "i64", "seed": "i64", "offset": "i64"}
+_SIZES = dict.fromkeys(("batch", "total", "size", "pieces", "seed", "offset"), "i64")
 _KINDS = {"seed_tensor": "*i64", "sums": "*fp32", "grad_kl": "*fp32", **_SIZES}
 COMPILE = {
     kernel: [
         (
             {name: _KINDS.get(name, dtype) for name in kernel.arg_names if not name.isupper()},
-            {"DEVICE_SEED": device, "BLOCK": BLOCK},
+            {
+                name: value
+                for name, value in (("DEVICE_SEED", device), ("ROWS", rows), ("BLOCK", BLOCK // rows))
+                if name in kernel.arg_names
+            },
             OPTIONS,
         )
-        for dtype, device in (("*fp32", False), ("*bf16", True), ("*fp16", False))
+        for dtype, device, rows in (("*fp32", False, 1), ("*bf16", True, 8), ("*fp16", False, 2))
     ]
     for kernel in (forward_kernel, backward_kernel)
 }

@@ -93,9 +93,9 @@ def test_sums_of_one_code_that_has_everything(backend):
     x = torch.full((100_000, 1), 0.1)
     _, _, counts, sums = vector_quantize(x, torch.tensor([[5.0], [0.0]]))
     assert counts.tolist() == [0, 100_000] and sums[0] == 0
-    torch.testing.assert_close(
-        float(sums[1]), 100_000 * float(x[0]), rtol=1e-2 if backend == "reference" else 1e-4, atol=0
-    )
+    # The kernel adds up in double; the others where PyTorch adds one row after another.
+    tolerance = 1e-6 if backend.startswith("cpp") else 1e-3
+    assert abs(float(sums[1]) / (100_000 * float(x[0])) - 1) < tolerance
 
 
 def test_gradient_goes_straight_through(backend):
@@ -167,7 +167,9 @@ def test_residual(backend):
     (grad,) = torch.autograd.grad(found.quantized.sum(), x)
     assert torch.equal(grad, torch.ones_like(x))
     # Every stage leaves less.
-    errors = [float((x - residual_vector_quantize(x, codebooks[:q]).quantized).square().mean()) for q in (1, 2, 3)]
+    errors = [
+        float((x - residual_vector_quantize(x, codebooks[:q]).quantized).detach().square().mean()) for q in (1, 2, 3)
+    ]
     assert errors[0] > errors[1] > errors[2]
     same = residual_vector_quantize(x, list(codebooks))
     assert all(torch.equal(a, b) for a, b in zip(same, found, strict=True))
