@@ -31,7 +31,7 @@ class VQVAE(EncoderDecoder):
         num_codes: 2 to 256.
         latent_size: numbers of a code.
         layers: halvings of the image: the map is [height / 2^layers, width / 2^layers], rounded up.
-        commitment, decay: of the codebook, see `fastgen.nn.VectorQuantizer`.
+        commitment, decay, restart_below: of the codebook, see `fastgen.nn.VectorQuantizer`.
         prior_channels, prior_layers, prior_dropout: of the prior, a `PixelCNN` that sees codes one-hot.
 
     The other arguments are as in `Autoencoder`; the network is spatial.
@@ -58,6 +58,7 @@ class VQVAE(EncoderDecoder):
         sigma: float | None = None,
         commitment: float = 0.25,
         decay: float = 0.99,
+        restart_below: float = 0.05,
         prior_channels: int = 64,
         prior_layers: int = 4,
         prior_dropout: float = 0.0,
@@ -69,7 +70,9 @@ class VQVAE(EncoderDecoder):
         del self.config["network"]
         if not isinstance(num_codes, int) or not 2 <= num_codes <= 256:
             raise ValueError(f"num_codes: expected an int from 2 to 256, got {num_codes!r}")
-        self.quantizer = VectorQuantizer(num_codes, latent_size, decay=decay, commitment=commitment)
+        self.quantizer = VectorQuantizer(
+            num_codes, latent_size, decay=decay, commitment=commitment, restart_below=restart_below
+        )
         self.prior = CodePrior(
             image_size=self.latent_shape[1:],
             levels=num_codes,
