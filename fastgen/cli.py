@@ -1,5 +1,5 @@
-"""The command line: `fastgen train`, `sample`, `evaluate`, `restore`, `fid`, `score`, `trilemma`, `demo`, `density`,
-`info` and `bench`.
+"""The command line: `fastgen train`, `sample`, `evaluate`, `restore`, `fid`, `score`, `trilemma`, `compare`, `demo`,
+`density`, `info` and `bench`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fastgen.metrics_report.arguments import FID_HELP, SCORE_HELP, TRILEMMA_HELP, add_fid, add_score, add_trilemma
+from fastgen.metrics_report.arguments import (
+    COMPARE_HELP,
+    FID_HELP,
+    SCORE_HELP,
+    TRILEMMA_HELP,
+    add_compare,
+    add_fid,
+    add_score,
+    add_trilemma,
+)
 
 # Commands that read their own arguments.
 FORWARDED = {"info": "fastgen.info", "bench": "fastgen.bench.cli"}
@@ -23,6 +32,7 @@ ELSEWHERE = {
     "fid": "fastgen.metrics_report.command",
     "score": "fastgen.metrics_report.command",
     "trilemma": "fastgen.metrics_report.trilemma",
+    "compare": "fastgen.metrics_report.compare",
 }
 
 # Packages by the extra that brings them, where it is not `train`.
@@ -36,6 +46,7 @@ EXAMPLES = """examples:
   fastgen train nsf --data two-moons               a flow learns a density, in a minute, and paints it
   fastgen fid data/ samples/                       how far samples are from data, as papers measure it
   fastgen trilemma runs/pixelcnn-digits runs/glow-digits   quality, diversity and speed in one picture
+  fastgen compare ddpm pixelcnn --data digits      train both three times, and tabulate what their samples are worth
   fastgen density table.csv --picture table.png    which classical density tells a table best, and how fast
   fastgen bench gated_activation --quick           time an operation against its rivals
   fastgen info                                     what was built, and which kernels can run here
@@ -118,6 +129,7 @@ DENSITY_EXAMPLES = """methods:
 
 examples:
   fastgen density table.csv                                    all that suit the number of columns
+  fastgen compare ddpm pixelcnn --data digits      train both three times, and tabulate what their samples are worth
   fastgen density table.csv --picture table.png                ... with the densities and their convergence drawn
   fastgen density x.npy --method kde gaussian --bandwidth cv   two of them; the bandwidth of greatest likelihood
   fastgen density x.npy --method kde --bandwidth 0.3           a bandwidth in the units of the data
@@ -191,6 +203,9 @@ def parser() -> Parser:
     add_trilemma(
         _add_command(commands, "trilemma", "draw quality, diversity and speed of trained models", TRILEMMA_HELP)
     )
+    add_compare(
+        _add_command(commands, "compare", "train model families and set their samples side by side", COMPARE_HELP)
+    )
     commands.add_parser("info", help="show what was built and which kernels can run here")
     commands.add_parser("bench", help="time operations against their references and rivals")
     return top
@@ -213,6 +228,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("model", metavar="MODEL", nargs="?", help="one of those below")
     data = _add_data(train)
     data.add_argument("--validation-fraction", type=float, metavar="F", help="share set aside (default: 0.1)")
+    data.add_argument("--split-seed", type=int, metavar="N", help="of what is set aside (default: that of --seed)")
 
     model = train.add_argument_group("model (defaults: the paper's; for named data, what learns in minutes)")
     model.add_argument("--channels", type=int, metavar="N", help="width of the network")

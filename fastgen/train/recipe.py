@@ -114,7 +114,9 @@ class Recipe:
         decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
         others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return {"model": AdamW([group for group in groups if group["params"]], lr=self.lr, betas=self.betas)}
+        groups = [group for group in groups if group["params"]]
+        # In one pass over all weights: on a small network the loop over tensors costs a tenth of a step.
+        return {"model": AdamW(groups, lr=self.lr, betas=self.betas, fused=True)}
 
     def step(
         self,
