@@ -12,19 +12,14 @@
 #include <type_traits>
 #include <vector>
 
-#include "denormals.h"
+#include "device_seed.h"
 #include "diffusion.h"
-#include "philox_normal.h"
+#include "sample_pieces.h"
 
 namespace fastgen {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Elements that are taken together, so that what is drawn for them stays in the first cache.
-static constexpr int64_t kTogether = 32 * kNormalBlock;
-// How many times that many one thread should have at least, so that waking it costs little beside its work.
-static constexpr int64_t kGrain = 8;
 
 // Columns of the coefficients; the last three are there where x0 is predicted.
 enum Column { kX, kEps, kPrevious, kNoise, kX0, kX0OfX, kX0OfEps, kColumns };
@@ -52,32 +47,16 @@ static const S* data_of(const std::optional<Tensor>& tensor) {
   return tensor ? static_cast<const S*>(tensor->const_data_ptr()) : nullptr;
 }
 
-static uint64_t seed_of(int64_t seed, const std::optional<Tensor>& seed_tensor) {
-  if (!seed_tensor) return static_cast<uint64_t>(seed);
-  STD_TORCH_CHECK(seed_tensor->numel() == 1 && seed_tensor->scalar_type() == ScalarType::Long, kName,
-                  ": the seed must be one int64");
-  return static_cast<uint64_t>(*data_of<int64_t>(seed_tensor));
-}
-
 // Calls body(sample, first, count, z) for runs of elements of one sample each, from several threads; z are the normal
 // numbers of those elements, null unless they are drawn.
 template <class Body>
 static void for_each_run(int64_t samples, int64_t size, bool draws, uint64_t seed, uint64_t offset, const Body& body) {
-  auto fill = FASTGEN_PICK(philox_normal).fill;
-  int64_t total = samples * size, pieces = (total + kTogether - 1) / kTogether;
-  torch::stable::parallel_for(0, pieces, kGrain, [&](int64_t begin, int64_t end) {
-    DenormalsAreZero guard;
-    alignas(64) float normals[kTogether];
-    for (int64_t piece = begin; piece < end; ++piece) {
-      int64_t first = piece * kTogether, last = std::min(total, first + kTogether);
-      int64_t blocks = (last - first + kNormalBlock - 1) / kNormalBlock;
-      if (draws) fill(normals, first / kNormalBlock, blocks, seed, offset);
-      for (int64_t i = first; i < last;) {
-        int64_t sample = i / size, count = std::min(last, (sample + 1) * size) - i;
-        body(sample, i, count, draws ? normals + (i - first) : nullptr);
-        i += count;
-      }
-    }
+  for_each_piece(samples * size, [&](int64_t first, int64_t count) {
+    alignas(64) float normals[kPiece];
+    if (draws) draw_normals(normals, first, count, seed, offset);
+    for_each_sample_in(first, count, size, [&](int64_t sample, int64_t at, int64_t here) {
+      body(sample, first + at, here, draws ? normals + at : nullptr);
+    });
   });
 }
 

@@ -13,6 +13,26 @@ namespace fastgen {
 // Queries whose candidates are held at once.
 constexpr int64_t kQueriesHeld = 8192;
 
+// What products tell of squared distances (knn.h): a share of the error for the query and one for the point.
+template <class T>
+class ProductBounds {
+ public:
+  // Above it products would overflow, and differences decide.
+  static constexpr double kLargestNorm = double(std::numeric_limits<T>::max()) / 64;
+
+  explicit ProductBounds(int64_t d) : rounding_(2 * rounding_of_products<T>(d)) {}
+
+  // What the products of a point of this squared norm start from, to be lower bounds.
+  T lower(double norm) const { return T(norm - error(norm)); }
+  // Of a point, how far its upper bound is above the lower one; of a query, how far all its bounds may be off together.
+  T doubt(double norm) const { return T(2 * error(norm)); }
+
+ private:
+  double error(double norm) const { return rounding_ * norm + double(std::numeric_limits<T>::min()); }
+
+  double rounding_;
+};
+
 template <class T>
 class KnnSearch {
  public:
@@ -30,20 +50,19 @@ class KnnSearch {
     KnnCandidates<T> all{lower.begin(), index.begin(), counts.data(),
                          limit.data(),  doubt.data(),  width.data(),
                          best.data(),   capacity_,     k_};
-    double rounding = 2 * rounding_of_products<T>(d), least = std::numeric_limits<T>::min();
+    ProductBounds<T> bounds(d);
     for (int64_t first = 0; first < m; first += held) {
       int64_t last = std::min(m, first + held);
       problem_.for_tiles(
           centre.data(), T(-2), first, last, problem_.functions.tile + capacity_ + 16,
           [&](int64_t j, double norm) {
             if (norm > kLargestNorm) far_.store(true, std::memory_order_relaxed);
-            double error = rounding * norm + least;
-            doubt[j] = T(2 * error);
-            return T(norm - error);
+            doubt[j] = bounds.doubt(norm);
+            return bounds.lower(norm);
           },
           [&](const PairQueries<T>& queries, const double* norms, const PairPanel<T>& panel, T* scratch) {
             KnnCandidates<T> candidates = all.from(queries.first - first);
-            if (panel.first == 0) start(candidates, norms, queries.count, rounding);
+            if (panel.first == 0) start(candidates, norms, queries.count, bounds);
             functions_.search(queries, panel, candidates, exclude_self_, scratch);
           });
       problem_.share(last - first, capacity_ * d, [&](int64_t begin, int64_t end) {
@@ -59,7 +78,8 @@ class KnnSearch {
   }
 
  private:
-  void start(const KnnCandidates<T>& candidates, const double* norms, int64_t count, double rounding) const {
+  void start(const KnnCandidates<T>& candidates, const double* norms, int64_t count,
+             const ProductBounds<T>& bounds) const {
     // A place without a point has an infinite lower bound, which is above the first limit.
     constexpr T no_limit = std::numeric_limits<T>::max(), none = std::numeric_limits<T>::quiet_NaN();
     if (k_ <= kSorted) std::fill(candidates.best, candidates.best + count * k_, no_limit);
@@ -67,7 +87,7 @@ class KnnSearch {
       bool crowded = norms[i] > kLargestNorm, nan = !(norms[i] == norms[i]);
       candidates.held[i] = nan ? kNaN : crowded ? kCrowded : 0;
       candidates.limit[i] = crowded || nan ? none : no_limit;
-      candidates.width[i] = T(2 * (rounding * norms[i] + double(std::numeric_limits<T>::min())));
+      candidates.width[i] = bounds.doubt(norms[i]);
     }
   }
 
@@ -108,8 +128,7 @@ class KnnSearch {
     }
   }
 
-  // Above it products would overflow, and differences decide.
-  static constexpr double kLargestNorm = double(std::numeric_limits<T>::max()) / 64;
+  static constexpr double kLargestNorm = ProductBounds<T>::kLargestNorm;
 
   const PairProblem<T>& problem_;
   const KnnFunctions<T>& functions_;

@@ -27,6 +27,7 @@ from fastgen.nn.shifted import (
     right_shift,
 )
 from fastgen.nn.squeeze import Split, Squeeze
+from fastgen.nn.vector_quantizer import ResidualVectorQuantizer, VectorQuantizer
 from fastgen.nn.weight_norm import data_dependent_init, weight_norm
 
 __all__ = [
@@ -59,9 +60,11 @@ __all__ = [
     "RandomPermutation",
     "RationalQuadraticCoupling",
     "ResidualNet",
+    "ResidualVectorQuantizer",
     "ReversePermutation",
     "Split",
     "Squeeze",
+    "VectorQuantizer",
     "VerticalStackConv2d",
     "checkerboard_mask",
     "concat_elu",

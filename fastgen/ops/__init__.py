@@ -32,6 +32,7 @@ from fastgen.ops.frechet import (
 )
 from fastgen.ops.gated_activation import gated_activation, gated_activation_reference
 from fastgen.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
+from fastgen.ops.importance_weighted_bound import importance_weighted_bound
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
     invertible_conv1x1_factors,
@@ -62,6 +63,15 @@ from fastgen.ops.polynomial_spline import (
     quadratic_spline,
     quadratic_spline_reference,
 )
+from fastgen.ops.reconstruction import (
+    bernoulli_log_prob,
+    bernoulli_log_prob_reference,
+    discretized_logistic_log_prob,
+    discretized_logistic_log_prob_reference,
+    gaussian_log_prob,
+    gaussian_log_prob_reference,
+)
+from fastgen.ops.reparameterize import gaussian_reparameterize_kl, gaussian_reparameterize_kl_reference
 from fastgen.ops.spline import (
     rational_quadratic_coupling,
     rational_quadratic_coupling_reference,
@@ -69,11 +79,21 @@ from fastgen.ops.spline import (
     rational_quadratic_spline_reference,
 )
 from fastgen.ops.sqrtm import sqrtm, sqrtm_reference, trace_sqrtm, trace_sqrtm_reference
+from fastgen.ops.vector_quantize import (
+    ResidualVectorQuantized,
+    VectorQuantized,
+    code_perplexity,
+    residual_vector_quantize,
+    vector_quantize,
+    vector_quantize_reference,
+)
 
 __all__ = [
     "BackendError",
     "BallCounts",
     "FrechetReference",
+    "ResidualVectorQuantized",
+    "VectorQuantized",
     "actnorm",
     "actnorm_reference",
     "actnorm_statistics",
@@ -82,9 +102,12 @@ __all__ = [
     "affine_coupling_reference",
     "ball_counts",
     "ball_counts_reference",
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_reference",
     "causal_conv1d",
     "causal_conv1d_reference",
     "causal_conv1d_step",
+    "code_perplexity",
     "count_within",
     "count_within_reference",
     "coupling_flow",
@@ -93,6 +116,8 @@ __all__ = [
     "diffusion_loss_weight",
     "diffusion_update",
     "diffusion_update_reference",
+    "discretized_logistic_log_prob",
+    "discretized_logistic_log_prob_reference",
     "discretized_logistic_mixture_log_prob",
     "discretized_logistic_mixture_log_prob_reference",
     "discretized_logistic_mixture_sample",
@@ -104,8 +129,13 @@ __all__ = [
     "frechet_distance_reference",
     "gated_activation",
     "gated_activation_reference",
+    "gaussian_log_prob",
+    "gaussian_log_prob_reference",
+    "gaussian_reparameterize_kl",
+    "gaussian_reparameterize_kl_reference",
     "group_norm_silu",
     "group_norm_silu_reference",
+    "importance_weighted_bound",
     "invertible_conv1x1",
     "invertible_conv1x1_factors",
     "invertible_conv1x1_reference",
@@ -140,9 +170,12 @@ __all__ = [
     "rational_quadratic_spline_reference",
     "rbf_mmd",
     "rbf_mmd_reference",
+    "residual_vector_quantize",
     "sqrtm",
     "sqrtm_reference",
     "trace_sqrtm",
     "trace_sqrtm_reference",
     "use_backend",
+    "vector_quantize",
+    "vector_quantize_reference",
 ]

@@ -70,11 +70,11 @@ def _doubtful(queries: Tensor, norms: Tensor, cut: tuple[Tensor, Tensor], comple
         return torch.zeros_like(nearest, dtype=torch.bool)
     d = queries.shape[-1]
     longest = norms.amax(1, keepdim=True).sqrt() + queries.double().square().sum(-1).sqrt()
-    bound = (d + 4) * _rounding(queries) * longest.square()
+    bound = (d + 4) * rounding(queries) * longest.square()
     return ~(farthest - 2 * bound > nearest) & ~nearest.isnan()
 
 
-def _rounding(x: Tensor) -> float:
+def rounding(x: Tensor) -> float:
     """Of the numbers that a matrix product multiplies."""
     rounded = x.is_cuda and x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     return 2.0**-11 if rounded else torch.finfo(x.dtype).eps / 2

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastgen.ops._diffusion_arguments import COLUMNS, PREDICTION_TYPES, check_q_sample, check_update, checked_seed
+from fastgen.ops._diffusion_arguments import COLUMNS, PREDICTION_TYPES, check_q_sample, check_update
 from fastgen.ops._diffusion_cases import (
     q_sample_cases,
     q_sample_cost,
@@ -18,6 +18,7 @@ from fastgen.ops._diffusion_cases import (
 )
 from fastgen.ops._philox import philox_normal
 from fastgen.ops._registry import Op, Tolerance, needs_gradient
+from fastgen.ops._seed import checked_seed
 
 
 def q_sample(

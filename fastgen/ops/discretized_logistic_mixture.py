@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
+from fastgen.ops._discretized_logistic import MIN_LOG_SCALE, check_levels, log_bin_probability
 from fastgen.ops._philox import philox_uniform
 from fastgen.ops._registry import (
     Cost,
@@ -22,10 +21,8 @@ from fastgen.ops._registry import (
     reference_gradient,
 )
 
-MIN_LOG_SCALE = -7.0
 # A draw stays clear of the infinite ends of the logistic distribution.
 UNIFORM_CLIP = 1e-5
-MAX_LEVELS = 2**16
 # What a CPU thread keeps of every mixture must fit in its cache; PixelCNN++ has 10.
 MAX_MIXTURES_CPP = 64
 
@@ -120,20 +117,8 @@ def discretized_logistic_mixture_log_prob_reference(x: Tensor, parameters: Tenso
     mixture = _split(parameters.to(dtype), x.shape[1])
     value = x.to(dtype).unsqueeze(2)
     means = torch.stack([_mean(mixture, c, value.unbind(1)) for c in range(x.shape[1])], 1)
-    scale, half = torch.exp(-mixture.log_scale), 1 / (levels - 1)
-    upper, lower = (value - means + half) * scale, (value - means - half) * scale
-    # sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper)): nothing cancels.
-    bins = logsigmoid(upper) + logsigmoid(-lower) + _log_one_minus_exp(math.log(2 * half) - mixture.log_scale)
-    bins = torch.where(value < half - 1, logsigmoid(upper), bins)
-    bins = torch.where(value > 1 - half, logsigmoid(-lower), bins)
+    bins = log_bin_probability(value, means, mixture.log_scale, levels)
     return torch.logsumexp(torch.log_softmax(mixture.logits, 1) + bins.sum(1), 1).to(x.dtype)
-
-
-def _log_one_minus_exp(log_width: Tensor) -> Tensor:
-    """`log(1 - exp(-width))`, which is `log_width` to the last digit where the width is tiny, or underflows."""
-    tiny = log_width < -40
-    # Both branches have gradients: the width that is not used must not make an infinite one.
-    return torch.where(tiny, log_width, torch.log(-torch.expm1(-log_width.masked_fill(tiny, 0).exp())))
 
 
 def discretized_logistic_mixture_sample_reference(
@@ -213,8 +198,7 @@ def _check_parameters(parameters: Tensor, channels: int, levels: int) -> None:
             f"parameters: expected [batch, {planes} * mixtures, height, width] for channels={channels}, "
             f"got {tuple(parameters.shape)}"
         )
-    if not 2 <= levels <= MAX_LEVELS:
-        raise ValueError(f"levels: expected 2 to {MAX_LEVELS}, got {levels}")
+    check_levels(levels)
 
 
 def _check(x: Tensor, parameters: Tensor, levels: int) -> None:

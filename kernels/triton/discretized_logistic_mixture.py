@@ -4,19 +4,20 @@ A program has a block of positions of one sample and goes through the mixtures; 
 positions of each plane. The gradient goes through them twice, first for the weights, and keeps nothing in between.
 """
 
-import math
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.discretized_logistic import (
+    MIN_LOG_SCALE,
+    bin_gradient,
+    bin_probability,
+    widest_log_scale_of,
+)
 from fastgen._triton.philox import philox, uniform
 from fastgen._triton.pointwise import tanh
 
 BLOCK = 128
-# Below this, 1 - exp(-2h) is 2h to the last bit.
-NARROWEST_BIN = tl.constexpr(1e-8)
-MIN_LOG_SCALE = tl.constexpr(-7.0)
 LOWEST = tl.constexpr(-3.4e38)
 
 
@@ -28,44 +29,6 @@ def load_plane(base, plane, positions, offset, mask):
 @triton.jit
 def store_plane(base, plane, positions, offset, mask, value):
     tl.store(base + plane * positions + offset, value.to(base.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def bin_terms(x, mean, log_scale, half_width, widest_log_scale):
-    """`csrc/math/discretized_logistic_mixture.h` tells what these are and why."""
-    lowest = x < half_width - 1.0
-    highest = x > 1.0 - half_width
-    s = tl.where(log_scale < MIN_LOG_SCALE, MIN_LOG_SCALE, log_scale)
-    scale = tl.exp(-s)
-    h = half_width * scale
-    centre = (x - mean) * scale
-    upper = tl.where(highest, 100.0, centre + h)
-    lower = tl.where(lowest, -100.0, centre - h)
-    h = tl.where(lowest | highest, 50.0, h)
-    lost_exponent = tl.where(h < NARROWEST_BIN, widest_log_scale - s, 0.0)
-    h = tl.where(h < NARROWEST_BIN, NARROWEST_BIN, h)
-    t = tanh(h)
-    mass = 2.0 * t / (1.0 + t)
-    return upper, lower, tl.exp(-tl.abs(upper)), tl.exp(-tl.abs(lower)), h, mass, lost_exponent, scale
-
-
-@triton.jit
-def bin_probability(x, mean, log_scale, half_width, widest_log_scale):
-    """Numerator, denominator and exponent of a bin's probability."""
-    upper, lower, eu, el, _, mass, lost_exponent, _ = bin_terms(x, mean, log_scale, half_width, widest_log_scale)
-    exponent = tl.where(upper > 0, 0.0, upper) - tl.where(lower < 0, 0.0, lower) + lost_exponent
-    return mass, (1.0 + eu) * (1.0 + el), exponent
-
-
-@triton.jit
-def bin_gradient(x, mean, log_scale, half_width, widest_log_scale):
-    """The slopes of a bin's log-probability in the mean and in the log-scale."""
-    upper, lower, eu, el, h, mass, _, scale = bin_terms(x, mean, log_scale, half_width, widest_log_scale)
-    du = tl.where(upper > 0, eu, 1.0) / (1.0 + eu)
-    dl = tl.where(lower > 0, 1.0, el) / (1.0 + el)
-    dh = 2.0 * h * (1.0 - mass) / mass
-    slope = lower * dl - upper * du - dh
-    return (dl - du) * scale, tl.where(log_scale < MIN_LOG_SCALE, 0.0, slope)
 
 
 @triton.jit
@@ -304,7 +267,7 @@ def _grid(x: Tensor) -> tuple[int, int]:
 def _level_arguments(levels: int) -> tuple[float, float]:
     """Half the width of a bin, and the log-scale at which it has shrunk to the narrowest one."""
     half_width = 1 / (levels - 1)
-    return half_width, math.log(half_width / NARROWEST_BIN.value)
+    return half_width, widest_log_scale_of(half_width)
 
 
 def _mixtures(parameters: Tensor, channels: int) -> int:

@@ -75,7 +75,8 @@ def assert_not_slow(usual: Callable[[], None], denormal: Callable[[], None]) -> 
 
 # Those without exponentials, and those whose exponents are distances: of the density kernels tests/ops/test_kde.py has
 # the test.
-OTHERS = ("causal_conv1d", "count_within", "diffusion", "invertible_conv1x1", "kde", "knn", "masked_conv2d", "mmd")
+OTHERS = ("causal_conv1d", "count_within", "diffusion", "invertible_conv1x1", "kde", "knn", "masked_conv2d", "mmd",
+          "vector_quantize")  # fmt: skip
 KERNELS = [
     (op, v, gradient)
     for op, v in c.variants("cpu")

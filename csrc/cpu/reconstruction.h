@@ -1,0 +1,38 @@
+#pragma once
+
+#include "../math/storage.h"
+#include "kernel_table.h"
+
+namespace fastgen {
+
+// Of distributions with a location and a scale, over n elements of any samples. `spread` is the scale's logarithm or
+// the variance's, one number where `shared`.
+template <class S, class T = typename Compute<S>::type>
+struct LocationScaleFunctions {
+  // terms: what each element adds to its sample's sum.
+  void (*forward)(const S* mean, const S* spread, bool shared, const S* x, int64_t levels, T* terms, int64_t n);
+  // grad: that of the element's sample. Where the spread is shared, its gradient goes to `terms`, to be summed.
+  void (*backward)(const T* grad, const S* mean, const S* spread, bool shared, const S* x, int64_t levels, S* grad_mean,
+                   S* grad_spread, T* terms, int64_t n);
+};
+
+template <class S, class T = typename Compute<S>::type>
+struct ReconstructionFunctions {
+  // terms, and tails: log p = term - log(1 + tail).
+  void (*bernoulli)(const S* logits, const S* x, T* terms, T* tails, int64_t n);
+  void (*bernoulli_backward)(const T* grad, const S* logits, const S* x, S* grad_logits, int64_t n);
+  LocationScaleFunctions<S> gaussian, logistic;
+  // These change what they sum.
+  T (*sum)(T* terms, int64_t n);
+  T (*sum_log1p)(T* tails, int64_t n);
+};
+
+struct ReconstructionTable {
+  ReconstructionFunctions<float> f32;
+  ReconstructionFunctions<double> f64;
+  ReconstructionFunctions<BFloat16> bf16;
+};
+
+}  // namespace fastgen
+
+FASTGEN_DECLARE_TABLES(fastgen::ReconstructionTable, reconstruction);

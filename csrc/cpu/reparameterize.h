@@ -1,0 +1,28 @@
+#pragma once
+
+#include "../math/storage.h"
+#include "kernel_table.h"
+
+namespace fastgen {
+
+// Over n elements, of any samples.
+template <class S, class T = typename Compute<S>::type>
+struct ReparameterizeFunctions {
+  // z, and twice what each element adds to its sample's divergence.
+  void (*forward)(const S* mu, const S* logvar, const float* noise, S* z, T* terms, int64_t n);
+  // grad_kl: that of the element's sample.
+  void (*backward)(const S* grad_z, const T* grad_kl, const S* mu, const S* logvar, const float* noise, S* grad_mu,
+                   S* grad_logvar, int64_t n);
+  // Changes what it sums.
+  T (*sum)(T* terms, int64_t n);
+};
+
+struct ReparameterizeTable {
+  ReparameterizeFunctions<float> f32;
+  ReparameterizeFunctions<double> f64;
+  ReparameterizeFunctions<BFloat16> bf16;
+};
+
+}  // namespace fastgen
+
+FASTGEN_DECLARE_TABLES(fastgen::ReparameterizeTable, reparameterize);

@@ -1,0 +1,78 @@
+// How a batch [samples, size], flat, is shared out: in pieces of a fixed length, whatever the samples' size, so that
+// what belongs to a piece stays in the first cache, and sums do not depend on the number of threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "denormals.h"
+#include "philox_normal.h"
+
+namespace fastgen {
+
+constexpr int64_t kPiece = 32 * kNormalBlock;
+
+// Calls body(first, count) for every piece of `total` elements, from several threads.
+template <class Body>
+void for_each_piece(int64_t total, const Body& body) {
+  // A thread should have at least so many, so that waking it costs little beside its work.
+  constexpr int64_t kGrain = 8;
+  int64_t pieces = (total + kPiece - 1) / kPiece;
+  torch::stable::parallel_for(0, pieces, kGrain, [&](int64_t begin, int64_t end) {
+    DenormalsAreZero guard;
+    for (int64_t piece = begin; piece < end; ++piece) {
+      int64_t first = piece * kPiece;
+      body(first, std::min(kPiece, total - first));
+    }
+  });
+}
+
+// Calls body(sample, at, count) for the part of each sample in the elements [first, first + count); `at` counts from
+// the first.
+template <class Body>
+void for_each_sample_in(int64_t first, int64_t count, int64_t size, const Body& body) {
+  for (int64_t at = 0; at < count;) {
+    int64_t sample = (first + at) / size, here = std::min(count, (sample + 1) * size - first) - at;
+    body(sample, at, here);
+    at += here;
+  }
+}
+
+// The normal numbers of a piece.
+inline void draw_normals(float* out, int64_t first, int64_t count, uint64_t seed, uint64_t offset) {
+  FASTGEN_PICK(philox_normal).fill(out, first / kNormalBlock, (count + kNormalBlock - 1) / kNormalBlock, seed, offset);
+}
+
+// A number for each sample, of what each piece has of it.
+class SampleSums {
+ public:
+  SampleSums(int64_t samples, int64_t size) : samples_(samples), size_(size) {
+    parts_.resize(samples + (samples * size + kPiece - 1) / kPiece);
+  }
+
+  // From any thread; `first` is the piece's first element.
+  void add(int64_t sample, int64_t first, double part) { parts_[sample + first / kPiece] += part; }
+
+  // out[i] = factor times the sum of sample i, plus a constant.
+  template <class T>
+  void write(T* out, double factor, double constant) const {
+    for (int64_t i = 0; i < samples_; ++i) {
+      double sum = 0;
+      // Going on in a sample or in a piece, the index of a part grows by one: no two have the same.
+      if (size_ > 0) {
+        int64_t from = i * size_ / kPiece, to = ((i + 1) * size_ - 1) / kPiece;
+        for (int64_t piece = from; piece <= to; ++piece) sum += parts_[i + piece];
+      }
+      out[i] = T(factor * sum + constant);
+    }
+  }
+
+ private:
+  int64_t samples_, size_;
+  std::vector<double> parts_;
+};
+
+}  // namespace fastgen

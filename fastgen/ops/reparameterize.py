@@ -1,0 +1,162 @@
+"""The latent of a variational autoencoder: a Gaussian sample and its divergence from the prior, in one pass."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fastgen.ops import _reparameterize_cases as cases
+from fastgen.ops._philox import philox_normal
+from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
+from fastgen.ops._seed import checked_seed
+
+# exp(80) is 6e34: the divergence of six thousand such numbers is still finite in float32.
+MAX_LOGVAR = 80.0
+
+
+def gaussian_reparameterize_kl(
+    mu: Tensor, logvar: Tensor, *, seed: int | Tensor, offset: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Sample `z ~ N(mu, exp(logvar))` so that gradients pass through it, and its divergence from the unit Gaussian.
+
+        z = mu + exp(logvar / 2) noise
+        kl_i = 1/2 sum_j (mu_ij^2 + exp(logvar_ij) - 1 - logvar_ij)
+
+    The noise is drawn in the kernel by Philox and Box-Muller: its bits depend on (seed, offset) and an element's place
+    alone, and are the same on every backend (`fastgen.ops._philox.philox_normal` is the specification). The gradient
+    draws it again: nothing is saved but the inputs and the seed.
+
+    A log-variance above 80 counts as 80 and has no gradient, so that whatever finite number a network gives, the
+    divergence is finite in float32 (up to six thousand such latents); an infinite one stays infinite.
+
+    Args:
+        mu: [batch, ...].
+        logvar: the shape of `mu`.
+        seed: 0 to 2^63 - 1, or one int64 on the device, which a replayed CUDA graph reads again.
+        offset: which of the streams of this seed, 0 to 2^63 - 1: take another one for every step of training.
+
+    Returns:
+        z: the shape and dtype of `mu`.
+        kl: [batch], nats, summed over all other dimensions; float32 where `mu` has a half type.
+
+    Raises:
+        ValueError: shapes that differ, or a seed or offset out of range.
+        TypeError: a dtype that is not floating, or dtypes or devices that differ.
+
+    Gradients of every order in both; the first is a kernel.
+
+    Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), section 2.4 and appendix B.
+    """
+    _check(mu, logvar)
+    if seed is None:
+        raise TypeError("seed: expected an int or an int64 tensor, got None")
+    seed, seed_tensor = checked_seed(mu, seed, offset)
+    backend = GAUSSIAN_REPARAMETERIZE_KL.choose((mu, logvar))
+    if backend == "reference":
+        given = seed if seed_tensor is None else seed_tensor
+        return gaussian_reparameterize_kl_reference(mu, logvar, seed=given, offset=offset)
+    if needs_gradient(mu, logvar):
+        return _ReparameterizeKL.apply(mu, logvar, seed, seed_tensor, offset, backend)
+    return _forward(mu, logvar, seed, seed_tensor, offset, backend)
+
+
+def gaussian_reparameterize_kl_reference(
+    mu: Tensor, logvar: Tensor, *, seed: int | Tensor, offset: int = 0
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(mu.dtype, torch.float32)
+    mean, log_variance = mu.to(dtype), logvar.to(dtype)
+    log_variance = torch.where(log_variance < torch.inf, log_variance.clamp(max=MAX_LOGVAR), log_variance)
+    noise = philox_normal(mu.shape, seed=seed, offset=offset, device=mu.device)
+    z = mean + torch.exp(log_variance / 2) * noise.to(dtype)
+    kl = 0.5 * (mean.square() + torch.expm1(log_variance) - log_variance)
+    return z.to(mu.dtype), kl.reshape(mu.shape[0], mu.shape[1:].numel()).sum(1)
+
+
+def _check(mu: Tensor, logvar: Tensor) -> None:
+    if not mu.is_floating_point():
+        raise TypeError(f"mu: expected a floating dtype, got {mu.dtype}")
+    if mu.dim() < 1:
+        raise ValueError("mu: expected [batch, ...], got a single number")
+    if logvar.dtype != mu.dtype or logvar.device != mu.device:
+        raise TypeError(f"logvar: expected {mu.dtype} on {mu.device}, got {logvar.dtype} on {logvar.device}")
+    if logvar.shape != mu.shape:
+        raise ValueError(f"logvar: expected the shape of mu, {tuple(mu.shape)}, got {tuple(logvar.shape)}")
+
+
+def _forward(
+    mu: Tensor, logvar: Tensor, seed: int | None, seed_tensor: Tensor | None, offset: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    call = GAUSSIAN_REPARAMETERIZE_KL.call[backend]["gaussian_reparameterize_kl"]
+    return call(mu.contiguous(), logvar.contiguous(), 0 if seed is None else seed, seed_tensor, offset)
+
+
+class _ReparameterizeKL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, mu: Tensor, logvar: Tensor, seed: int | None, seed_tensor: Tensor | None, offset: int, backend):
+        ctx.save_for_backward(mu, logvar, seed_tensor)
+        ctx.seed, ctx.offset, ctx.backend = seed, offset, backend
+        return _forward(mu, logvar, seed, seed_tensor, offset, backend)
+
+    @staticmethod
+    def backward(ctx, grad_z: Tensor, grad_kl: Tensor):
+        mu, logvar, seed_tensor = ctx.saved_tensors
+        if differentiates_again():
+            seed = ctx.seed if seed_tensor is None else seed_tensor
+            reference = partial(gaussian_reparameterize_kl_reference, seed=seed, offset=ctx.offset)
+            grads = reference_gradient(reference, (mu, logvar), ctx.needs_input_grad[:2], (grad_z, grad_kl))
+            return *grads, None, None, None, None
+        grads = GAUSSIAN_REPARAMETERIZE_KL.call[ctx.backend]["gaussian_reparameterize_kl_backward"](
+            grad_z.contiguous(),
+            grad_kl.contiguous(),
+            mu.contiguous(),
+            logvar.contiguous(),
+            0 if ctx.seed is None else ctx.seed,
+            seed_tensor,
+            ctx.offset,
+        )
+        return *grads, None, None, None, None
+
+
+def _fake(mu: Tensor, logvar: Tensor, seed: int, seed_tensor: Tensor | None, offset: int) -> tuple[Tensor, Tensor]:
+    kl = mu.new_empty(mu.shape[0], dtype=torch.promote_types(mu.dtype, torch.float32))
+    return mu.new_empty(mu.shape), kl
+
+
+def _fake_backward(
+    grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, seed: int, seed_tensor: Tensor | None, offset: int
+) -> tuple[Tensor, Tensor]:
+    return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+
+
+def _supports(*args: object) -> str:
+    return ""
+
+
+GAUSSIAN_REPARAMETERIZE_KL = Op(
+    "gaussian_reparameterize_kl",
+    schema=(
+        "gaussian_reparameterize_kl(Tensor mu, Tensor logvar, int seed, Tensor? seed_tensor, int offset)"
+        " -> (Tensor, Tensor)",
+        "gaussian_reparameterize_kl_backward(Tensor grad_z, Tensor grad_kl, Tensor mu, Tensor logvar, int seed, "
+        "Tensor? seed_tensor, int offset) -> (Tensor, Tensor)",
+    ),
+    fake=(_fake, _fake_backward),
+    reference=gaussian_reparameterize_kl_reference,
+    supports={"triton": _supports, "cpp": _supports},
+    dtypes={
+        "triton": (torch.float32, torch.float16, torch.bfloat16),
+        "cpp": (torch.float32, torch.float64, torch.bfloat16),
+    },
+    samples=cases.samples,
+    cases=cases.cases,
+    tolerance={
+        torch.float64: Tolerance(2, 1e-14),
+        torch.float32: Tolerance(2, 1e-7),
+        torch.bfloat16: Tolerance(1, 1e-4),
+        torch.float16: Tolerance(1, 1e-5),
+    },
+    cost=cases.cost,
+    random=True,
+)
