@@ -1,5 +1,5 @@
-"""The command line: `fastgen train`, `sample`, `evaluate`, `restore`, `fid`, `score`, `trilemma`, `compare`, `demo`,
-`density`, `info` and `bench`.
+"""The command line: `fastgen train`, `sample`, `evaluate`, `restore`, `interpolate`, `fid`, `score`, `trilemma`,
+`compare`, `demo`, `density`, `info` and `bench`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ EXAMPLES = """examples:
   fastgen sample runs/pixelcnn-digits --compare    ... draw, ...
   fastgen evaluate runs/pixelcnn-digits            ... and score
   fastgen train nsf --data two-moons               a flow learns a density, in a minute, and paints it
+  fastgen train vae --data digits                  a variational autoencoder; fastgen interpolate draws its latents
   fastgen fid data/ samples/                       how far samples are from data, as papers measure it
   fastgen trilemma runs/pixelcnn-digits runs/glow-digits   quality, diversity and speed in one picture
   fastgen compare ddpm pixelcnn --data digits      train both three times, and tabulate what their samples are worth
@@ -54,7 +55,7 @@ EXAMPLES = """examples:
 `fastgen COMMAND --help` explains a command."""
 
 TRAIN_EXAMPLES = """models of images:   pixelcnn, gated-pixelcnn, pixelcnnpp, realnvp, glow,
-                    ddpm, diffusion-2015, score-sde, edm, flow-matching
+                    ddpm, diffusion-2015, score-sde, edm, flow-matching, ae, dae, vae, cvae, vqvae
 models of vectors:  nsf, realnvp, maf, iaf
 
 examples:
@@ -66,6 +67,7 @@ examples:
   fastgen train glow --data digits --class-conditional
   fastgen train ddpm --data digits --class-conditional
   fastgen train score-sde --data digits --set sde=subvp
+  fastgen train vae --data digits --set latent_size=2 --set beta=4
   accelerate launch --num_processes 4 -m fastgen train pixelcnnpp --data cifar.npz
 
 data:
@@ -116,6 +118,21 @@ examples:
   fastgen restore runs/ddpm-digits 3 --task inpaint --method repaint -n 6
 
 The picture shows the measurement, what it was restored to, and the truth."""
+
+INTERPOLATE_EXAMPLES = """The picture shows
+
+  walk         images on the way between two, along the line between their latents and along the arc
+  arithmetic   b - a + c of three images; what moves an image from its class to another, or, of a model that knows
+               classes, the same latents as each class
+  map          what a plane of latents decodes to, and where the data lie in it
+
+examples:
+  fastgen interpolate runs/vae-digits
+  fastgen interpolate runs/vae-digits --kind map --out map.png
+  fastgen interpolate runs/cvae-digits --kind walk --images 3,17,4,20 --steps 12
+  fastgen interpolate runs/glow-digits
+
+Images are those that the run held out; a model without an encoder walks between latents that it draws."""
 
 DENSITY_EXAMPLES = """methods:
   gaussian         one normal density
@@ -196,6 +213,7 @@ def parser() -> Parser:
     _add_sample(commands)
     _add_evaluate(commands)
     _add_restore(commands)
+    _add_interpolate(commands)
     _add_demo(commands)
     _add_density(commands)
     add_fid(_add_command(commands, "fid", "the Fréchet inception distance of two sets of images", FID_HELP))
@@ -273,14 +291,16 @@ def _add_sample(commands: Any) -> None:
     classes.add_argument("--label", default=None, dest="labels", metavar="L", help="the one class to draw")
     sample.add_argument("--method", choices=("cached", "naive"), default=None, help="of PixelCNNs (default: cached)")
     sample.add_argument("--compare", action="store_true", default=False, help="time both methods")
-    sample.add_argument("--temperature", type=float, default=None, metavar="T", help="of flows (default: 1)")
+    sample.add_argument("--temperature", type=float, default=None, metavar="T", help="of flows and VAEs (default: 1)")
     sample.add_argument(
         "--sampler",
         default=None,
         metavar="NAME",
         help="of diffusion: ddim (default), ddpm, dpm++, euler or heun; pc, em or ode; heun, euler, midpoint or ode",
     )
-    sample.add_argument("--steps", type=int, default=None, metavar="N", help="of diffusion (default: what suits)")
+    sample.add_argument(
+        "--steps", type=int, default=None, metavar="N", help="of diffusion, of a chain (default: what suits)"
+    )
     sample.add_argument(
         "--guidance", type=float, default=None, metavar="G", help="of diffusion: above 1 exaggerates classes"
     )
@@ -329,6 +349,25 @@ def _add_restore(commands: Any) -> None:
     restore.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     restore.add_argument("--out", default="restored.png", metavar="FILE", help="a .png (default: restored.png)")
     _add_device(restore)
+
+
+def _add_interpolate(commands: Any) -> None:
+    walk = _add_command(
+        commands, "interpolate", "draw walks, arithmetic and a map of a model's latents", INTERPOLATE_EXAMPLES
+    )
+    walk.add_argument("checkpoint", metavar="CHECKPOINT", help="the folder of a run or of a checkpoint")
+    walk.add_argument(
+        "--kind", action="append", choices=("walk", "arithmetic", "map"), default=None, help="default: all of them"
+    )
+    walk.add_argument("-n", type=int, default=6, metavar="N", help="rows of a panel (default: 6)")
+    walk.add_argument("--steps", type=int, default=9, metavar="N", help="images of a walk (default: 9)")
+    walk.add_argument(
+        "--images", default=None, metavar="I,I,...", help="numbers of held-out images, in pairs (default: random)"
+    )
+    walk.add_argument("--label", type=int, default=None, metavar="L", help="the class of the map (default: 0)")
+    walk.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    walk.add_argument("--out", default="interpolation.png", metavar="FILE", help="a .png (default: interpolation.png)")
+    _add_device(walk)
 
 
 def _add_demo(commands: Any) -> None:

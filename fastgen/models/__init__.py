@@ -1,9 +1,11 @@
-"""Models: what the papers define, each a `torch.nn.Module` with `loss`, `log_prob` and `sample`."""
+"""Models: what the papers define, each a `torch.nn.Module` with `loss`, `sample`, and `log_prob` or a bound of it."""
 
 from torch import nn
 
+from fastgen.models.autoencoder import Autoencoder
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.models.ddpm import DDPM
+from fastgen.models.denoising_autoencoder import DenoisingAutoencoder
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.diffusion_probabilistic import DiffusionProbabilisticModel
 from fastgen.models.divergence import SamplingDiverged
@@ -20,6 +22,8 @@ from fastgen.models.pixelcnnpp import PixelCNNPP
 from fastgen.models.realnvp import RealNVP
 from fastgen.models.score_sde import ScoreSDE
 from fastgen.models.unet import UNet
+from fastgen.models.vae import VAE, ConditionalVAE
+from fastgen.models.vqvae import VQVAE
 
 # By the names that the command line and checkpoints use.
 MODELS: dict[str, type[nn.Module]] = {
@@ -36,6 +40,11 @@ MODELS: dict[str, type[nn.Module]] = {
     "score-sde": ScoreSDE,
     "edm": EDM,
     "flow-matching": FlowMatching,
+    "ae": Autoencoder,
+    "dae": DenoisingAutoencoder,
+    "vae": VAE,
+    "cvae": ConditionalVAE,
+    "vqvae": VQVAE,
 }
 
 __all__ = [
@@ -44,7 +53,12 @@ __all__ = [
     "IAF",
     "MAF",
     "MODELS",
+    "VAE",
+    "VQVAE",
+    "Autoencoder",
     "AutoregressiveModel",
+    "ConditionalVAE",
+    "DenoisingAutoencoder",
     "Diffusion",
     "DiffusionProbabilisticModel",
     "Flow",

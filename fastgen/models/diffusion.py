@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,21 +12,19 @@ from torch import Generator, Tensor, nn
 from fastgen.models.divergence import Guard, Progress
 from fastgen.models.evaluating import evaluating
 from fastgen.models.guidance import classifier_gradient
-from fastgen.models.likelihood import normalize_levels
+from fastgen.models.image_model import ImageModel
 from fastgen.models.loop import Draw, Loop
 from fastgen.models.unet import UNet
-from fastgen.nn.arguments import pair, positive, probability
+from fastgen.nn.arguments import positive, probability
 
 # What the network says of `x = alpha x0 + sigma noise`.
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")
 
 
-class Diffusion(nn.Module):
+class Diffusion(ImageModel):
     """A model of data by the noise that hides them: `x = alpha(t) x0 + sigma(t) noise`, undone by a network.
 
-    Images are integer levels `0 .. levels - 1`, [batch, image_channels, height, width], which the network sees spread
-    evenly over [-1, 1]; with `levels` None, data are floating and taken as they are. A family adds its path
-    (`alpha_sigma`), what its network says (`prediction_type`), its loss and its samplers.
+    A family adds its path (`alpha_sigma`), what its network says (`prediction_type`), its loss and its samplers.
 
     Args:
         config: the constructor's arguments, JSON-able, kept as `self.config`; `from_config` makes the model again.
@@ -46,39 +44,13 @@ class Diffusion(nn.Module):
     def __init__(
         self, *, config: dict[str, Any], network: nn.Module | None, prediction_type: str, out_channels: int = 1
     ) -> None:
-        super().__init__()
-        self.image_size = pair("image_size", config["image_size"])
-        self.image_channels, self.levels = config["image_channels"], config["levels"]
-        self.num_classes: int | None = config["num_classes"]
+        super().__init__(config)
         self.label_dropout: float = config["label_dropout"]
-        positive(image_channels=self.image_channels)
-        if self.levels is not None and (not isinstance(self.levels, int) or not 2 <= self.levels <= 256):
-            raise ValueError(f"levels: expected an int from 2 to 256, or None, got {self.levels!r}")
         probability(label_dropout=self.label_dropout)
         if prediction_type not in PREDICTIONS:
             raise ValueError(f"prediction_type: expected one of {', '.join(PREDICTIONS)}, got {prediction_type!r}")
         self.prediction_type = prediction_type
-        size = config["image_size"]
-        self.config = config | {"image_size": size if isinstance(size, int) else list(size)}
         self.network = make_unet(config, out_channels) if network is None else network
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """The model, freshly initialised, from the `config` of another."""
-        return cls(**config)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of an image: `(image_channels, height, width)`."""
-        return (self.image_channels, *self.image_size)
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
 
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
         """`alpha` and `sigma`, like `time`, in float64 where that is."""
@@ -310,57 +282,6 @@ class Diffusion(nn.Module):
 
     def _default_steps(self, sampler: str) -> int:
         return self.default_steps
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """What the network sees of images: levels spread over [-1, 1], in the dtype of the weights."""
-        self.check_images(images)
-        return images.to(self.dtype) if self.levels is None else normalize_levels(images, self.levels, self.dtype)
-
-    def quantize(self, x: Tensor) -> Tensor:
-        """The inverse of `normalize`: the nearest levels, uint8."""
-        if self.levels is None:
-            return x
-        return ((x.float() + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).to(torch.uint8)
-
-    def check_images(self, images: Tensor) -> None:
-        """Raises where `images` are not data of this model."""
-        if not isinstance(images, Tensor):
-            raise TypeError(f"images: expected a tensor, got {type(images).__name__}")
-        if images.is_floating_point() != (self.levels is None) or images.dtype == torch.bool or images.is_complex():
-            wanted = "a floating dtype" if self.levels is None else "integer levels"
-            raise TypeError(f"images: expected {wanted}, got {images.dtype}")
-        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
-            expected = ", ".join(map(str, self.shape))
-            raise ValueError(f"images: expected [batch, {expected}], at least one image, got {list(images.shape)}")
-        if images.device != self.device:
-            raise ValueError(f"images: expected a tensor on {self.device}, where the model is, got {images.device}")
-        if self.levels is not None and images.device.type == "cpu" and not torch.compiler.is_compiling():
-            low, high = (int(value) for value in images.aminmax())
-            if low < 0 or high >= self.levels:
-                raise ValueError(f"images: expected levels 0 to {self.levels - 1}, got {low} to {high}")
-
-    def _checked_labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
-        if labels is None and self.num_classes is None:
-            return None
-        if labels is None:
-            raise ValueError(
-                f"labels: this model has {self.num_classes} classes, expected a tensor [{batch}], got None"
-            )
-        self.check_labels(labels, batch)
-        return labels
-
-    def check_labels(self, labels: Tensor, batch: int) -> None:
-        """Raises where `labels` are not classes [batch] of this model."""
-        if self.num_classes is None:
-            raise ValueError("labels: this model is unconditional (num_classes is None), expected None")
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise TypeError(f"labels: expected integers, got {getattr(labels, 'dtype', type(labels).__name__)}")
-        if labels.shape != (batch,):
-            raise ValueError(f"labels: expected [{batch}], one class per image, got {list(labels.shape)}")
-        if labels.device.type == "cpu":
-            low, high = (int(value) for value in labels.aminmax())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {low} to {high}")
 
     def _some_dropped(self, labels: Tensor | None, generator: Generator | None) -> Tensor | None:
         """Labels, some of them replaced by the label of none, in training."""

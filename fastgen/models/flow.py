@@ -78,6 +78,18 @@ class Flow(LatentManipulation, nn.Module):
     def dtype(self) -> torch.dtype:
         return first_parameter(self).dtype
 
+    @property
+    def latent_shape(self) -> tuple[int]:
+        """Of the noise of one example."""
+        return (self.features,)
+
+    def draw_latents(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Noise [n, prod(shape)], standard normal, drawn where the generator is."""
+        weights = first_parameter(self)
+        device = weights.device if generator is None else generator.device
+        noise = torch.randn(n, self.features, dtype=weights.dtype, device=device, generator=generator)
+        return noise.to(weights.device)
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise [batch, prod(shape)] and `log |det dz/dx|` [batch]; arguments and errors as in `log_prob`."""
         self.check_input(x)
@@ -184,7 +196,7 @@ class Flow(LatentManipulation, nn.Module):
         if not (isinstance(temperature, int | float) and 0 <= temperature < math.inf):
             raise ValueError(f"temperature: expected a number of at least 0, got {temperature!r}")
         for_each, context = self._sampling_context(n, context, labels)
-        z = self._noise(n if context is None else len(context), generator) * temperature
+        z = self.draw_latents(n if context is None else len(context), generator) * temperature
         with self._evaluating():
             x = self._presentable(self._to_data(z, context)[0])
         return x.unflatten(0, (-1, n)) if for_each else x
@@ -198,7 +210,7 @@ class Flow(LatentManipulation, nn.Module):
         """
         positive(n=n)
         for_each, context = self._sampling_context(n, context, None)
-        z = self._noise(n if context is None else len(context), generator)
+        z = self.draw_latents(n if context is None else len(context), generator)
         x, logabsdet = self._to_data(z, context)
         log_prob = self._base_log_prob(z) - logabsdet
         return (x.unflatten(0, (-1, n)), log_prob.unflatten(0, (-1, n))) if for_each else (x, log_prob)
@@ -268,12 +280,6 @@ class Flow(LatentManipulation, nn.Module):
         # Sums over thousands of dimensions need more than the 8 bits of a bfloat16.
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return z.square().sum(1).add(self.features * math.log(2 * math.pi)).mul(-0.5)
-
-    def _noise(self, n: int, generator: Generator | None) -> Tensor:
-        weights = first_parameter(self)
-        device = weights.device if generator is None else generator.device
-        noise = torch.randn(n, self.features, dtype=weights.dtype, device=device, generator=generator)
-        return noise.to(weights.device)
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """Eval mode, where the model is in training mode: to ask every module takes longer than a small batch."""

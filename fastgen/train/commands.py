@@ -24,6 +24,7 @@ from fastgen.train.checkpoint import LAST, find, read_config
 from fastgen.train.comparison import compare_sampling
 from fastgen.train.evaluate import evaluate
 from fastgen.train.files import check_writable, settled
+from fastgen.train.interpolate import run_interpolate
 from fastgen.train.interruption import TrainingInterrupted
 from fastgen.train.load import device_of, load_model, model_entry
 from fastgen.train.presets import preset
@@ -55,6 +56,7 @@ def run(args: Namespace) -> int:
         "sample": run_sample,
         "evaluate": run_evaluate,
         "restore": run_restore,
+        "interpolate": run_interpolate,
         "demo": run_demo,
     }
     return commands[args.command](args)
@@ -230,6 +232,12 @@ def build_model(name: str, dataset: Dataset, given: Mapping[str, Any], defaults:
         raise ValueError(f"{name} learns {what}, {dataset.name} holds {dataset.kind}")
     config = {**defaults, **_shape_arguments(dataset)}
     config |= {option: given[option] for option in MODEL_OPTIONS if option in given}
+    classes = accepted.get("num_classes")
+    must_have_classes = classes is not None and classes.default is inspect.Parameter.empty
+    if must_have_classes and dataset.num_classes is None:
+        raise ValueError(f"{name} learns images of classes, {dataset.name} has no labels")
+    if must_have_classes:
+        config["num_classes"] = dataset.num_classes
     if "class_conditional" in given:
         if dataset.num_classes is None:
             raise ValueError(f"--class-conditional needs labels, which {dataset.name} does not have")

@@ -105,6 +105,12 @@ class Recipe:
         if getattr(model, "config", {}).get("weight_norm"):
             model.initialize(batch.x, batch.labels)
 
+    def end_epoch(self, model: nn.Module, examples: Examples) -> None:
+        """Set what is fitted to trained weights at once, from all `examples` that `model`, the average, learns from.
+
+        Called before the weights are scored and saved; what it sets has to follow from them and from the examples.
+        """
+
     def networks(self, model: nn.Module) -> dict[str, nn.Module]:
         """The parts of `model` whose gradients are synchronised separately."""
         return {"model": model}

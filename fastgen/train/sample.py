@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -73,16 +74,15 @@ def _is_of_vectors(model: nn.Module) -> bool:
 
 
 def _check_options(model: nn.Module, args: Namespace) -> None:
-    is_flow, is_diffusion = isinstance(model, Flow), isinstance(model, Diffusion)
-    if (is_flow or is_diffusion) and (args.compare or args.method is not None):
-        kind = "flow" if is_flow else "diffusion model"
+    taken = inspect.signature(model.sample).parameters
+    kind = "flow" if isinstance(model, Flow) else "diffusion model" if isinstance(model, Diffusion) else None
+    kind = kind or type(model).__name__
+    if "method" not in taken and (args.compare or args.method is not None):
         raise ValueError(f"--compare and --method are for models that draw pixel by pixel, this one is a {kind}")
-    if not is_flow and args.temperature is not None:
-        how = "undoes noise" if is_diffusion else "draws pixel by pixel"
-        raise ValueError(f"--temperature is for flows, this model {how}")
-    for name in ("sampler", "steps", "guidance"):
-        if not is_diffusion and getattr(args, name) is not None:
-            raise ValueError(f"--{name} is for diffusion models, this one is a {type(model).__name__}")
+    whose = {"temperature": "flows and VAEs", "steps": "diffusion models and chains"}
+    for name in ("temperature", "sampler", "steps", "guidance"):
+        if name not in taken and getattr(args, name) is not None:
+            raise ValueError(f"--{name} is for {whose.get(name, 'diffusion models')}, this one is a {kind}")
     if args.out.endswith(".csv") and not _is_of_vectors(model):
         raise ValueError(f"--out is {args.out}, expected .png or .npy for images")
 

@@ -223,6 +223,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Score the averaged weights, and save."""
         state, epoch = self.state, self.state.step // self.steps_per_epoch
+        self.recipe.end_epoch(self.ema.model, self.dataset.train)
         scores = evaluate(self.ema.model, self.dataset.validation, self.recipe, accelerator=self.accelerator)
         for name, value in scores.items():
             self._check_finite(f"validation {name}", value)

@@ -1,0 +1,139 @@
+"""The autoencoder: what of an image goes through a bottleneck."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fastgen.models.encoder_decoder import EncoderDecoder
+from fastgen.models.evaluating import evaluating
+from fastgen.nn.arguments import positive
+
+# Enough to fit a mixture to.
+MOST_FITTED = 10_000
+
+
+class Autoencoder(EncoderDecoder):
+    """`x -> z -> x`: an encoder to few numbers, and a decoder that makes the image of them again.
+
+    The loss is `-log p(x | z)`, in nats; with the Gaussian likelihood a squared error. With `layers=0` and a dense
+    network both ways are linear, and the best latents span the subspace of the first principal components (Baldi and
+    Hornik 1989). It is no density of images: `sample` decodes draws from a mixture of normal densities that
+    `fit_latents` learns from the latents of data, which training does after every epoch.
+
+    Args:
+        image_size: height and width, or one number for both.
+        image_channels: 1 or 3, or of any floating data.
+        levels: of integer images; None for floating data.
+        latent_size: numbers of a latent; of each place of it, where the network is spatial.
+        network: `"dense"`, `"convolutional"` with strided and transposed convolutions, or `"spatial"`, the same without
+            its linear layers: latents are maps, [latent_size, height / 2^layers, width / 2^layers], rounded up.
+        channels: width of hidden layers; of convolutions, before each halving doubles it.
+        layers: hidden layers, or halvings; 0 with a dense network is linear.
+        dropout: probability, behind the hidden layers.
+        likelihood: of an image given the decoder's output: `"bernoulli"`, `"gaussian"` or `"discretized_logistic"`.
+        sigma: of the Gaussian; None learns it.
+        components: of the mixture that `sample` draws latents from.
+        encoder, decoder: networks that are taken instead, see `EncoderDecoder`.
+
+    Raises:
+        ValueError: sizes that are not positive, another network or likelihood.
+
+    Source: Rumelhart, Hinton and Williams (1986); Hinton and Salakhutdinov, "Reducing the Dimensionality of Data with
+    Neural Networks" (2006); Ghosh et al., "From Variational to Deterministic Autoencoders" (2020), section 4, for
+    draws.
+    """
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int],
+        image_channels: int = 1,
+        levels: int | None = 256,
+        *,
+        latent_size: int = 32,
+        network: str = "dense",
+        channels: int = 512,
+        layers: int = 1,
+        dropout: float = 0.0,
+        likelihood: str = "gaussian",
+        sigma: float | None = None,
+        components: int = 10,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        config = constructor_config(locals())
+        super().__init__(config, encoder=encoder, decoder=decoder)
+        positive(components=components)
+        size = self._standard_normal(1, torch.Generator()).numel()
+        # With the weights, so that a model that was loaded draws as the one that was saved.
+        self.register_buffer("mixture_weights", torch.zeros(components))
+        self.register_buffer("mixture_means", torch.zeros(components, size))
+        self.register_buffer("mixture_factors", torch.zeros(components, size, size))
+
+    def errors(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """`-log p(x | encode(x))` in nats, [batch]; arguments and errors as in `encode`."""
+        return -self.log_likelihood(images, self.encode(images, labels), labels)
+
+    def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean of `errors`, a scalar."""
+        return self.errors(images, labels).mean()
+
+    @torch.no_grad()
+    def fit_latents(self, images: Tensor, seed: int = 0) -> None:
+        """Learn the mixture that `sample` draws from, from the latents of images (the first 10,000 of them).
+
+        Raises:
+            ValueError: fewer images than the mixture has components, what `encode` refuses.
+        """
+        from fastgen.density import GaussianMixture
+
+        with evaluating(self):
+            codes = torch.cat([self.encode(part) for part in images[:MOST_FITTED].split(1000)]).flatten(1).double()
+        # As wide in every direction as a hundredth of the whole: a component of few images is not flat.
+        floor = 1e-2 * codes.var(0, correction=0).mean().item() + 1e-12
+        mixture = GaussianMixture(len(self.mixture_weights), reg_covar=floor, tol=1e-2, random_state=seed).fit(codes)
+        self.mixture_weights.copy_(mixture.weights_)
+        self.mixture_means.copy_(mixture.means_)
+        self.mixture_factors.copy_(torch.linalg.cholesky(mixture.covariances_))
+
+    def draw_latents(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Latents [n, *latent_shape] of the mixture.
+
+        Raises:
+            ValueError: `n` is not a positive int, no mixture was fitted.
+        """
+        positive(n=n)
+        if not bool(self.mixture_weights.any()):
+            raise ValueError("draw_latents: no density of latents was fitted, expected a call of fit_latents before")
+        device = self.device if generator is None else generator.device
+        weights = self.mixture_weights.to(device)
+        component = torch.multinomial(weights, n, replacement=True, generator=generator).to(self.device)
+        noise = self._standard_normal(n, generator).flatten(1)
+        z = self.mixture_means[component] + (self.mixture_factors[component] @ noise[:, :, None])[:, :, 0]
+        return z.view(n, *self.latent_shape)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, labels: Tensor | None = None, mean: bool = True, generator: Generator | None = None
+    ) -> Tensor:
+        """Decodes `n` latents of the mixture: uint8 levels [n, *shape], floating where `levels` is None.
+
+        Args:
+            labels: None, this model has no classes.
+            mean: the mean image of each latent, as pictures show them; False draws the pixels too.
+            generator: on any device; latents are drawn there.
+
+        Raises:
+            ValueError: what `draw_latents` raises.
+        """
+        z = self.draw_latents(n, generator)
+        with evaluating(self):
+            return self._image(self.output(z, labels), mean, generator)
+
+
+def constructor_config(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint holds of a constructor's `locals()`: all but the networks."""
+    return {name: arguments[name] for name in arguments if name not in ("self", "__class__", "encoder", "decoder")}

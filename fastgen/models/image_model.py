@@ -1,0 +1,106 @@
+"""What models of whole images share: what their data are, and the checks of images and labels."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.models.likelihood import normalize_levels
+from fastgen.nn.arguments import pair, positive
+
+
+class ImageModel(nn.Module):
+    """A model of images of integer levels `0 .. levels - 1`, [batch, image_channels, height, width].
+
+    Networks see levels spread evenly over [-1, 1]; with `levels` None, data are floating and taken as they are.
+
+    Args:
+        config: the constructor's arguments, JSON-able, kept as `self.config`; `from_config` makes the model again.
+
+    Raises:
+        ValueError: sizes that are not positive, levels that are not 2 to 256.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        size = config["image_size"]
+        self.image_size = pair("image_size", size)
+        self.image_channels, self.levels = config["image_channels"], config["levels"]
+        self.num_classes: int | None = config.get("num_classes")
+        positive(image_channels=self.image_channels)
+        if self.levels is not None and (not isinstance(self.levels, int) or not 2 <= self.levels <= 256):
+            raise ValueError(f"levels: expected an int from 2 to 256, or None, got {self.levels!r}")
+        if self.num_classes is not None:
+            positive(num_classes=self.num_classes)
+        self.config = config | {"image_size": size if isinstance(size, int) else list(size)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The model, freshly initialised, from the `config` of another."""
+        return cls(**config)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: `(image_channels, height, width)`."""
+        return (self.image_channels, *self.image_size)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What the network sees of images: levels spread over [-1, 1], in the dtype of the weights."""
+        self.check_images(images)
+        return images.to(self.dtype) if self.levels is None else normalize_levels(images, self.levels, self.dtype)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The inverse of `normalize`: the nearest levels, uint8."""
+        if self.levels is None:
+            return x
+        return ((x.float() + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).to(torch.uint8)
+
+    def check_images(self, images: Tensor) -> None:
+        """Raises where `images` are not data of this model."""
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images: expected a tensor, got {type(images).__name__}")
+        if images.is_floating_point() != (self.levels is None) or images.dtype == torch.bool or images.is_complex():
+            wanted = "a floating dtype" if self.levels is None else "integer levels"
+            raise TypeError(f"images: expected {wanted}, got {images.dtype}")
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"images: expected [batch, {expected}], at least one image, got {list(images.shape)}")
+        if images.device != self.device:
+            raise ValueError(f"images: expected a tensor on {self.device}, where the model is, got {images.device}")
+        if self.levels is not None and images.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (int(value) for value in images.aminmax())
+            if low < 0 or high >= self.levels:
+                raise ValueError(f"images: expected levels 0 to {self.levels - 1}, got {low} to {high}")
+
+    def _checked_labels(self, labels: Tensor | None, batch: int) -> Tensor | None:
+        if labels is None and self.num_classes is None:
+            return None
+        if labels is None:
+            raise ValueError(
+                f"labels: this model has {self.num_classes} classes, expected a tensor [{batch}], got None"
+            )
+        self.check_labels(labels, batch)
+        return labels
+
+    def check_labels(self, labels: Tensor, batch: int) -> None:
+        """Raises where `labels` are not classes [batch] of this model."""
+        if self.num_classes is None:
+            raise ValueError("labels: this model is unconditional (num_classes is None), expected None")
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"labels: expected integers, got {getattr(labels, 'dtype', type(labels).__name__)}")
+        if labels.shape != (batch,):
+            raise ValueError(f"labels: expected [{batch}], one class per image, got {list(labels.shape)}")
+        if labels.device.type == "cpu":
+            low, high = (int(value) for value in labels.aminmax())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {low} to {high}")

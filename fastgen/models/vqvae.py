@@ -1,0 +1,190 @@
+"""The autoencoder whose latents are codes of a codebook, and the PixelCNN that draws codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from fastgen.models.autoencoder import constructor_config
+from fastgen.models.encoder_decoder import EncoderDecoder
+from fastgen.models.evaluating import evaluating
+from fastgen.models.pixelcnn import PixelCNN
+from fastgen.nn import MaskedConv2d, VectorQuantizer
+from fastgen.nn.arguments import positive
+from fastgen.nn.vector_quantizer import Quantized
+
+
+class VQVAE(EncoderDecoder):
+    """Images as maps of codes: every place of the encoder's output becomes the nearest of `num_codes` vectors.
+
+    With `z = e_k`, `k = argmin_j |encoder(x) - e_j|`, for each place, and a prior `P(k)` over maps of codes,
+    `log p(x) >= log p(x | z) + log P(k)`, as the posterior is sure of its codes. The loss is the negative of it and the
+    commitment of the encoder, `commitment |encoder(x) - sg[z]|^2`. Moving averages train the codebook, the prior sees
+    codes without a gradient to them: training both at once is the paper's two stages, but for codes that still move.
+
+    Args:
+        num_codes: 2 to 256.
+        latent_size: numbers of a code.
+        layers: halvings of the image: the map is [height / 2^layers, width / 2^layers], rounded up.
+        commitment, decay: of the codebook, see `fastgen.nn.VectorQuantizer`.
+        prior_channels, prior_layers, prior_dropout: of the prior, a `PixelCNN` that sees codes one-hot.
+
+    The other arguments are as in `Autoencoder`; the network is spatial.
+
+    Raises:
+        ValueError: sizes out of range, what `Autoencoder` and `PixelCNN` refuse.
+
+    Source: van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning" (2017), equations 1 to 3,
+    sections 3.1 to 3.3.
+    """
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int],
+        image_channels: int = 1,
+        levels: int | None = 256,
+        *,
+        num_codes: int = 128,
+        latent_size: int = 64,
+        channels: int = 64,
+        layers: int = 2,
+        dropout: float = 0.0,
+        likelihood: str = "gaussian",
+        sigma: float | None = None,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        prior_channels: int = 64,
+        prior_layers: int = 4,
+        prior_dropout: float = 0.0,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        config = constructor_config(locals())
+        super().__init__({**config, "network": "spatial"}, encoder=encoder, decoder=decoder)
+        del self.config["network"]
+        if not isinstance(num_codes, int) or not 2 <= num_codes <= 256:
+            raise ValueError(f"num_codes: expected an int from 2 to 256, got {num_codes!r}")
+        self.quantizer = VectorQuantizer(num_codes, latent_size, decay=decay, commitment=commitment)
+        self.prior = CodePrior(
+            image_size=self.latent_shape[1:],
+            levels=num_codes,
+            channels=prior_channels,
+            layers=prior_layers,
+            first_kernel_size=5,
+            dropout=prior_dropout,
+        )
+
+    def codes(self, images: Tensor) -> Tensor:
+        """The codes of images, int64 [batch, height', width']; arguments and errors as in `encode`."""
+        return self._quantized(self.encode(images)).indices
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean image of the codes nearest to latents [batch, *latent_shape]: as `sample` gives it."""
+        self._check_latents(z)
+        return super().decode(self._quantized(z).quantized, labels)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """The mean image of codes, integers [batch, height', width']: uint8 levels, floating where `levels` is None.
+
+        Raises:
+            TypeError, ValueError: codes of another dtype or shape, or out of range.
+        """
+        # Who knows what an image of codes is, knows what is wrong with one.
+        self.prior.check_images(codes.unsqueeze(1), None)
+        return super().decode(self.quantizer.decode(codes.long()))
+
+    def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The mean of `-log p(x|z) - log P(codes) + commitment`, in nats: a scalar."""
+        self._checked_labels(labels, len(images))
+        found = self.quantizer(self.encode(images))
+        reconstruction = self.log_likelihood(images, found.quantized)
+        # Summed over the numbers of a latent, as the other terms are over pixels and places.
+        commitment = found.loss * math.prod(self.latent_shape)
+        return commitment - (reconstruction + self._log_prior(found.indices)).mean()
+
+    def log_prob_bound(
+        self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
+        """`log p(x|z) + log P(codes)`, a lower bound of `log p(x)` in nats, [batch]; nothing in it is random.
+
+        Arguments and errors as in `encode`.
+        """
+        self._checked_labels(labels, len(images))
+        found = self._quantized(self.encode(images))
+        return self.log_likelihood(images, found.quantized) + self._log_prior(found.indices)
+
+    def bits_per_dim(
+        self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
+        """`-log_prob_bound` in bits per dimension, an upper bound, [batch]."""
+        return self.nats_to_bits_per_dim(-self.log_prob_bound(images, labels))
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, labels: Tensor | None = None, mean: bool = True, generator: Generator | None = None
+    ) -> Tensor:
+        """Decodes `n` maps of codes that the prior draws: uint8 levels [n, *shape], floating where `levels` is None.
+
+        Args:
+            labels: None, this model has no classes.
+            mean: the mean image of the codes, as pictures show them; False draws the pixels too.
+            generator: a CPU generator.
+
+        Raises:
+            ValueError: `n` is no positive int, labels, a generator of another device.
+        """
+        z = self.draw_latents(n, generator)
+        with evaluating(self):
+            return self._image(self.output(z, labels), mean, generator)
+
+    def draw_latents(self, n: int, generator: Generator | None = None) -> Tensor:
+        """The codes of `n` maps that the prior draws, [n, *latent_shape]."""
+        positive(n=n)
+        return self.quantizer.decode(self.prior.sample(n, generator=generator)[:, 0].long())
+
+    def _quantized(self, z: Tensor) -> Quantized:
+        """What the quantiser finds, without a step of its moving averages."""
+        training, self.quantizer.training = self.quantizer.training, False
+        try:
+            return self.quantizer(z)
+        finally:
+            self.quantizer.training = training
+
+    def _log_prior(self, codes: Tensor) -> Tensor:
+        # A latent that is NaN has no code: the other terms say so.
+        return self.prior.log_prob(codes.clamp(min=0).unsqueeze(1))
+
+
+class CodePrior(PixelCNN):
+    """A `PixelCNN` whose levels are names and not intensities: its first layer sees them one-hot."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        first = MaskedConv2d("A", self.levels, self.config["channels"], self.config["first_kernel_size"])
+        self.first = nn.Sequential(OneHotLevels(self.levels), first)
+
+
+class OneHotLevels(nn.Module):
+    """Levels spread over [-1, 1], [batch, 1, height, width], one-hot: [batch, levels, height, width].
+
+    `max(0, 1 - |level - k|)` by two convolutions, which the cached sampler can follow pixel by pixel.
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        half, k = (levels - 1) / 2, torch.arange(levels)
+        eye = torch.eye(levels)
+        # Of no checkpoint: they follow from the number of levels.
+        self.register_buffer("scale", torch.full((levels,), half).repeat(2).view(-1, 1, 1, 1), persistent=False)
+        self.scale[levels:] *= -1
+        self.register_buffer("offset", torch.cat([half - k, k - half]), persistent=False)
+        self.register_buffer("both", -torch.cat([eye, eye], 1)[:, :, None, None], persistent=False)
+        self.register_buffer("one", torch.ones(levels), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(F.conv2d(F.relu(F.conv2d(x, self.scale, self.offset)), self.both, self.one))
