@@ -2,7 +2,9 @@
 
 from torch import nn
 
+from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.autoregressive import AutoregressiveModel
+from fastgen.models.dcgan import DCGAN, WGANGP
 from fastgen.models.ddpm import DDPM
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.diffusion_probabilistic import DiffusionProbabilisticModel
@@ -10,6 +12,7 @@ from fastgen.models.divergence import SamplingDiverged
 from fastgen.models.edm import EDM
 from fastgen.models.flow import Flow
 from fastgen.models.flow_matching import FlowMatching
+from fastgen.models.gan import GAN
 from fastgen.models.gated_pixelcnn import GatedPixelCNN
 from fastgen.models.glow import Glow
 from fastgen.models.latent_diffusion import LatentDiffusion
@@ -36,14 +39,21 @@ MODELS: dict[str, type[nn.Module]] = {
     "score-sde": ScoreSDE,
     "edm": EDM,
     "flow-matching": FlowMatching,
+    "gan": GAN,
+    "dcgan": DCGAN,
+    "wgan-gp": WGANGP,
 }
 
 __all__ = [
+    "DCGAN",
     "DDPM",
     "EDM",
+    "GAN",
     "IAF",
     "MAF",
     "MODELS",
+    "WGANGP",
+    "AdversarialModel",
     "AutoregressiveModel",
     "Diffusion",
     "DiffusionProbabilisticModel",

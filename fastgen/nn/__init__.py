@@ -3,6 +3,7 @@ or nflows').
 """
 
 from fastgen.nn.actnorm import ActNorm
+from fastgen.nn.batch_norm import BatchNormLeakyReLU
 from fastgen.nn.causal import CausalConv1d
 from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import MLP, ConvNet, ResidualNet
@@ -15,8 +16,10 @@ from fastgen.nn.made import MADE, MaskedMLP
 from fastgen.nn.masked import MaskedConv2d
 from fastgen.nn.masked_autoregressive import MaskedAutoregressive
 from fastgen.nn.masked_coupling import MaskedAffineCoupling, checkerboard_mask
+from fastgen.nn.maxout import Maxout
 from fastgen.nn.permutation import Permutation, RandomPermutation, ReversePermutation
 from fastgen.nn.planar import PlanarFlow, RadialFlow
+from fastgen.nn.projection import ProjectionHead, one_hot
 from fastgen.nn.resnet import GatedResnet, concat_elu
 from fastgen.nn.shifted import (
     DownRightShiftedConv2d,
@@ -35,6 +38,7 @@ __all__ = [
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
+    "BatchNormLeakyReLU",
     "CausalConv1d",
     "Compose",
     "ConvNet",
@@ -53,8 +57,10 @@ __all__ = [
     "MaskedAutoregressive",
     "MaskedConv2d",
     "MaskedMLP",
+    "Maxout",
     "Permutation",
     "PlanarFlow",
+    "ProjectionHead",
     "RadialFlow",
     "RandomPermutation",
     "RationalQuadraticCoupling",
@@ -67,6 +73,7 @@ __all__ = [
     "concat_elu",
     "data_dependent_init",
     "down_shift",
+    "one_hot",
     "right_shift",
     "weight_norm",
 ]

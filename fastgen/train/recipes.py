@@ -8,9 +8,12 @@ from pathlib import Path
 from torch import Generator, Tensor, nn
 
 from fastgen.data import Examples
+from fastgen.models.adversarial import AdversarialModel
+from fastgen.models.dcgan import WGANGP
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.flow import Flow
 from fastgen.models.variational_bound import BoundedByVariation
+from fastgen.train.adversarial import AdversarialRecipe, WassersteinRecipe
 from fastgen.train.figures import MOST_POINTS, save_figure
 from fastgen.train.recipe import Batch, Recipe
 
@@ -82,6 +85,8 @@ def recipe_class(model: nn.Module) -> type[Recipe]:
     """The recipe that `model` learns by."""
     if isinstance(model, Diffusion):
         return DiffusionRecipe
+    if isinstance(model, AdversarialModel):
+        return WassersteinRecipe if isinstance(model, WGANGP) else AdversarialRecipe
     if not isinstance(model, Flow):
         return Recipe
     return VectorRecipe if model.levels is None else DequantizedRecipe

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.data import Vectors, load
+from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.flow import Flow
 from fastgen.train.comparison import compare_sampling
@@ -45,7 +46,7 @@ def run_sample(args: Namespace) -> int:
         samples = comparison.images
         print(comparison)
     else:
-        names = ("method", "temperature", "sampler", "steps", "guidance")
+        names = ("method", "temperature", "sampler", "steps", "guidance", "truncation")
         options = {name: getattr(args, name) for name in names}
         given = {key: value for key, value in options.items() if value is not None}
         samples = model.sample(n, labels=labels, generator=torch.Generator().manual_seed(args.seed), **given)
@@ -63,7 +64,7 @@ def _write(out: Path, samples: Tensor, model: nn.Module, config: Mapping[str, An
     elif out.suffix == ".csv":
         write_whole(out, _table(samples, config.get("dataset", {}).get("columns")))
     elif _is_of_vectors(model):
-        save_figure(out, samples, model.log_prob, _learned_from(config, model))
+        save_figure(out, samples, getattr(model, "log_prob", None), _learned_from(config, model))
     else:
         save_grid(out, samples, model.levels)
 
@@ -74,15 +75,18 @@ def _is_of_vectors(model: nn.Module) -> bool:
 
 def _check_options(model: nn.Module, args: Namespace) -> None:
     is_flow, is_diffusion = isinstance(model, Flow), isinstance(model, Diffusion)
-    if (is_flow or is_diffusion) and (args.compare or args.method is not None):
-        kind = "flow" if is_flow else "diffusion model"
+    is_gan = isinstance(model, AdversarialModel)
+    if (is_flow or is_diffusion or is_gan) and (args.compare or args.method is not None):
+        kind = "flow" if is_flow else "diffusion model" if is_diffusion else "GAN"
         raise ValueError(f"--compare and --method are for models that draw pixel by pixel, this one is a {kind}")
     if not is_flow and args.temperature is not None:
-        how = "undoes noise" if is_diffusion else "draws pixel by pixel"
+        how = "undoes noise" if is_diffusion else "is a GAN" if is_gan else "draws pixel by pixel"
         raise ValueError(f"--temperature is for flows, this model {how}")
     for name in ("sampler", "steps", "guidance"):
         if not is_diffusion and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for diffusion models, this one is a {type(model).__name__}")
+    if args.truncation is not None and not is_gan:
+        raise ValueError(f"--truncation is for GANs, this one is a {type(model).__name__}")
     if args.out.endswith(".csv") and not _is_of_vectors(model):
         raise ValueError(f"--out is {args.out}, expected .png or .npy for images")
 
