@@ -44,7 +44,8 @@ EXAMPLES = """examples:
 `fastgen COMMAND --help` explains a command."""
 
 TRAIN_EXAMPLES = """models of images:   pixelcnn, gated-pixelcnn, pixelcnnpp, realnvp, glow,
-                    ddpm, diffusion-2015, score-sde, edm, flow-matching, gan, dcgan, wgan-gp
+                    ddpm, diffusion-2015, score-sde, edm, flow-matching,
+                    gan, dcgan, wgan-gp, stylegan2
 models of vectors:  nsf, realnvp, maf, iaf, gan
 
 examples:

@@ -22,6 +22,7 @@ from fastgen.models.pixelcnn import PixelCNN
 from fastgen.models.pixelcnnpp import PixelCNNPP
 from fastgen.models.realnvp import RealNVP
 from fastgen.models.score_sde import ScoreSDE
+from fastgen.models.stylegan2 import StyleGAN2
 from fastgen.models.unet import UNet
 
 # By the names that the command line and checkpoints use.
@@ -42,6 +43,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "gan": GAN,
     "dcgan": DCGAN,
     "wgan-gp": WGANGP,
+    "stylegan2": StyleGAN2,
 }
 
 __all__ = [
@@ -68,5 +70,6 @@ __all__ = [
     "RealNVP",
     "SamplingDiverged",
     "ScoreSDE",
+    "StyleGAN2",
     "UNet",
 ]

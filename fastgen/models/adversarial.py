@@ -165,10 +165,14 @@ class AdversarialModel(nn.Module):
         """Whether `player`'s penalties fall due in its update number `update`, counted from 0."""
         return player == "discriminator" and update % self.regularize_every == 0
 
-    def lazy_interval(self, player: str) -> int:
-        """Updates of `player` for one with its penalties, if it has any; else 1."""
-        has_some = bool(self.r1 or self.r2 or self.gradient_penalty)
-        return self.regularize_every if player == "discriminator" and has_some else 1
+    @property
+    def latent_shape(self) -> tuple[int]:
+        """Of one example's noise."""
+        return (self.latent_size,)
+
+    def draw_latents(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Noise [n, latent_size] such as `sample` decodes."""
+        return self.latents(n, generator)
 
     def latents(self, n: int, generator: Generator | None = None, truncation: float | None = None) -> Tensor:
         """Noise [n, latent_size], normal, within `[-truncation, truncation]` where that is given."""
@@ -231,7 +235,17 @@ class AdversarialModel(nn.Module):
             labels = torch.full((n,), labels, device=self.device)
         self.check_labels(labels, n)
         with evaluating(self):
-            return self.quantize(self.decode(self.latents(n, generator, truncation), labels))
+            return self.quantize(self.draw(n, labels, truncation, generator))
+
+    def draw(self, n: int, labels: Tensor | None, truncation: float | None, generator: Generator | None) -> Tensor:
+        """What `sample` quantizes; arguments as there."""
+        return self.decode(self.latents(n, generator, truncation), labels)
+
+    @torch.no_grad()
+    def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The examples of noise [batch, latent_size], as `sample` gives them."""
+        with evaluating(self):
+            return self.quantize(self.decode(z, labels))
 
     def normalize(self, x: Tensor) -> Tensor:
         """What the networks see of data."""

@@ -47,8 +47,8 @@ class Player(nn.Module):
 class AdversarialRecipe(Recipe):
     """Turns of two players: the discriminator learns from every batch, the generator from every k-th.
 
-    k is the model's `discriminator_steps`. A network whose penalties are lazy, applied in every n-th of its updates,
-    has Adam slowed to match: `lr c` and `betas^c` with `c = n / (n + 1)`.
+    k is the model's `discriminator_steps`. Penalties that are lazy, applied in every n-th update, share that update with
+    the loss, so there are as many updates as without them.
 
     The best checkpoint is that of the least energy distance `2 E|x - y| - E|x - x'| - E|y - y'|` between samples of
     the averaged generator and validation examples, in units of the root mean square of the examples' deviations.
@@ -64,9 +64,8 @@ class AdversarialRecipe(Recipe):
 
     The other arguments are as in `Recipe`.
 
-    Source: Goodfellow et al. (2014), algorithm 1; Karras et al., "Analyzing and Improving the Image Quality of
-    StyleGAN" (2020), appendix B, for lazy penalties; Heusel et al. (2017) for two learning rates; Szekely and Rizzo,
-    "Energy Statistics" (2013), for the distance.
+    Source: Goodfellow et al. (2014), algorithm 1; Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (2017),
+    for two learning rates; Szekely and Rizzo, "Energy Statistics" (2013), for the distance.
     """
 
     lr: float = 2e-4
@@ -93,11 +92,8 @@ class AdversarialRecipe(Recipe):
         return {name: self._optimizer(model, name, lr) for name, lr in rates.items()}
 
     def _optimizer(self, model: AdversarialModel, name: str, lr: float) -> Optimizer:
-        interval = model.lazy_interval(name)
-        c = interval / (interval + 1) if interval > 1 else 1.0
-        betas = (self.betas[0] ** c, self.betas[1] ** c)
         parameters = [p for p in getattr(model, name).parameters() if p.requires_grad]
-        return Adam(parameters, lr=lr * c, betas=betas, weight_decay=self.weight_decay)
+        return Adam(parameters, lr=lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def step(
         self,
@@ -183,6 +179,14 @@ class WassersteinRecipe(AdversarialRecipe):
 
     lr: float = 1e-4
     betas: tuple[float, float] = (0.0, 0.9)
+
+
+@dataclass
+class StyleRecipe(AdversarialRecipe):
+    """Karras et al., "A Style-Based Generator Architecture" (2019), appendix C: Adam without momentum."""
+
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.0, 0.99)
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:

@@ -12,8 +12,9 @@ from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.dcgan import WGANGP
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.flow import Flow
+from fastgen.models.stylegan2 import StyleGAN2
 from fastgen.models.variational_bound import BoundedByVariation
-from fastgen.train.adversarial import AdversarialRecipe, WassersteinRecipe
+from fastgen.train.adversarial import AdversarialRecipe, StyleRecipe, WassersteinRecipe
 from fastgen.train.figures import MOST_POINTS, save_figure
 from fastgen.train.recipe import Batch, Recipe
 
@@ -81,12 +82,15 @@ class DiffusionLikelihood(DiffusionRecipe):
         return {**super().evaluate(model, batch, generator), "bits_per_dim": bits}
 
 
+_GANS: dict[type[AdversarialModel], type[AdversarialRecipe]] = {WGANGP: WassersteinRecipe, StyleGAN2: StyleRecipe}
+
+
 def recipe_class(model: nn.Module) -> type[Recipe]:
     """The recipe that `model` learns by."""
     if isinstance(model, Diffusion):
         return DiffusionRecipe
     if isinstance(model, AdversarialModel):
-        return WassersteinRecipe if isinstance(model, WGANGP) else AdversarialRecipe
+        return _GANS.get(type(model), AdversarialRecipe)
     if not isinstance(model, Flow):
         return Recipe
     return VectorRecipe if model.levels is None else DequantizedRecipe
