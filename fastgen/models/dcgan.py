@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastgen.models.adversarial import AdversarialModel, check_image_arguments, halvings
 from fastgen.nn import BatchNormLeakyReLU, ProjectionHead
 from fastgen.nn.arguments import pair, positive
+from fastgen.ops import bias_act
 
 # Standard deviation of the initial weights, and slope of the discriminator's rectifiers; Radford et al., section 4.
 _STD, _SLOPE = 0.02, 0.2
@@ -189,16 +190,18 @@ class DCGANDiscriminator(nn.Module):
             nn.Conv2d(a, b, 4, stride=2, padding=1, bias=not batch_norm or index == 0)
             for index, (a, b) in enumerate(pairwise(channels))
         )
-        self.norms = nn.ModuleList(
-            BatchNormLeakyReLU(width, _SLOPE) if batch_norm else nn.LeakyReLU(_SLOPE) for width in widths[1:]
-        )
+        self.norms = nn.ModuleList(BatchNormLeakyReLU(width, _SLOPE) for width in widths[1:] if batch_norm)
         self.head = ProjectionHead(widths[-1] * inner_size[0] * inner_size[1], num_classes)
         initialize(self)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        h = F.leaky_relu(self.convolutions[0](x), _SLOPE)
-        for convolution, norm in zip(self.convolutions[1:], self.norms, strict=True):
-            h = norm(convolution(h))
+        h = x
+        for index, convolution in enumerate(self.convolutions):
+            h = F.conv2d(h, convolution.weight, stride=2, padding=1)
+            if index and self.norms:
+                h = self.norms[index - 1](h)
+            else:
+                h = bias_act(h, convolution.bias, act="lrelu", alpha=_SLOPE, gain=1)
         return self.head(h.flatten(1), labels)
 
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.models.adversarial import AdversarialModel, check_image_arguments
 from fastgen.models.vectors import as_json
-from fastgen.nn import Maxout, ProjectionHead, one_hot
+from fastgen.nn import Maxout, ProjectionHead
 from fastgen.nn.arguments import pair, positive, probability
 
 
@@ -116,7 +117,9 @@ class DenseGenerator(nn.Module):
         self.last = nn.Linear(sizes[-1], math.prod(shape))
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        h = one_hot(z, labels, self.num_classes)
+        h = z
+        if self.num_classes is not None:
+            h = torch.cat([z, F.one_hot(labels.long(), self.num_classes).to(z.dtype)], 1)
         for layer in self.hidden:
             h = F.relu(layer(h))
         x = self.last(h).view(-1, *self.shape)

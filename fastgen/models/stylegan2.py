@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
@@ -50,8 +51,8 @@ class StyleGAN2(AdversarialModel):
             `AdversarialModel` raises.
 
     Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 2, section 3.2 and
-    appendix B; "A Style-Based Generator Architecture for Generative Adversarial Networks" (2019), sections 2 and 3.1 and
-    appendix B, for the mapping, mixing and truncation.
+    appendix B; "A Style-Based Generator Architecture for Generative Adversarial Networks" (2019), sections 2 and 3.1
+    and appendix B, for the mapping, mixing and truncation.
     """
 
     def __init__(
@@ -117,9 +118,8 @@ class StyleGAN2(AdversarialModel):
         loss, told = super().generator_loss(n, labels)
         if not (regularize and self.path_length):
             return loss, told
-        penalty, lengths = self.path_length_penalty(
-            max(1, n // 2), None if labels is None else labels[: max(1, n // 2)]
-        )
+        half = max(1, n // 2)
+        penalty, lengths = self.path_length_penalty(half, None if labels is None else labels[:half])
         told |= {"path_length": lengths.detach().mean()}
         return loss + self.path_length_every * self.path_length * penalty, told
 
@@ -248,9 +248,7 @@ class StyleDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.from_image = EqualizedConv2d(image_channels, widths[0], 1)
-        self.blocks = nn.ModuleList(
-            ResidualDown(outer, inner) for outer, inner in zip(widths, widths[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(ResidualDown(outer, inner) for outer, inner in pairwise(widths))
         features = widths[-1]
         self.convolution = EqualizedConv2d(features + 1, features)
         self.dense = EqualizedLinear(features * sizes[-1][0] * sizes[-1][1], features, "lrelu")

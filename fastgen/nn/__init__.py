@@ -8,6 +8,7 @@ from fastgen.nn.causal import CausalConv1d
 from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import MLP, ConvNet, ResidualNet
 from fastgen.nn.coupling import AdditiveCoupling, AffineCoupling, RationalQuadraticCoupling
+from fastgen.nn.equalized import EqualizedConv2d, EqualizedLinear
 from fastgen.nn.gated import GatedPixelCNNLayer, HorizontalStackConv2d, VerticalStackConv2d
 from fastgen.nn.group_norm_silu import GroupNormSiLU
 from fastgen.nn.inverse import Inverse
@@ -19,7 +20,7 @@ from fastgen.nn.masked_coupling import MaskedAffineCoupling, checkerboard_mask
 from fastgen.nn.maxout import Maxout
 from fastgen.nn.permutation import Permutation, RandomPermutation, ReversePermutation
 from fastgen.nn.planar import PlanarFlow, RadialFlow
-from fastgen.nn.projection import ProjectionHead, one_hot
+from fastgen.nn.projection import ProjectionHead
 from fastgen.nn.resnet import GatedResnet, concat_elu
 from fastgen.nn.shifted import (
     DownRightShiftedConv2d,
@@ -30,6 +31,7 @@ from fastgen.nn.shifted import (
     right_shift,
 )
 from fastgen.nn.squeeze import Split, Squeeze
+from fastgen.nn.styled import StyledConv2d, ToImage
 from fastgen.nn.weight_norm import data_dependent_init, weight_norm
 
 __all__ = [
@@ -46,6 +48,8 @@ __all__ = [
     "DownRightShiftedConvTranspose2d",
     "DownShiftedConv2d",
     "DownShiftedConvTranspose2d",
+    "EqualizedConv2d",
+    "EqualizedLinear",
     "GatedPixelCNNLayer",
     "GatedResnet",
     "GroupNormSiLU",
@@ -68,12 +72,13 @@ __all__ = [
     "ReversePermutation",
     "Split",
     "Squeeze",
+    "StyledConv2d",
+    "ToImage",
     "VerticalStackConv2d",
     "checkerboard_mask",
     "concat_elu",
     "data_dependent_init",
     "down_shift",
-    "one_hot",
     "right_shift",
     "weight_norm",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import positive
+from fastgen.ops import norm_modulate
 
 
 class BatchNormLeakyReLU(nn.Module):
@@ -48,7 +48,16 @@ class BatchNormLeakyReLU(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         if self.training:
             self.num_batches_tracked += 1
-        h = F.batch_norm(x, self.running_mean, self.running_var, None, None, self.training, self.momentum, self.eps)
         gain, bias = (t if self.num_classes is None else t[labels] for t in (self.weight, self.bias))
-        h = h * gain[..., None, None] + bias[..., None, None]
-        return F.leaky_relu(h, self.negative_slope)
+        return norm_modulate(
+            x,
+            gain - 1,
+            bias,
+            norm="batch",
+            negative_slope=self.negative_slope,
+            eps=self.eps,
+            running_mean=self.running_mean,
+            running_var=self.running_var,
+            momentum=self.momentum,
+            training=self.training,
+        )

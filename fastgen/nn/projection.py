@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -29,10 +27,3 @@ class ProjectionHead(nn.Module):
             return self.linear(h).squeeze(1)
         # One sum over the features for both terms.
         return ((self.embedding(labels) + self.linear.weight) * h).sum(1) + self.linear.bias
-
-
-def one_hot(z: Tensor, labels: Tensor | None, num_classes: int | None) -> Tensor:
-    """Noise [batch, k] with the class behind it as [batch, num_classes] zeros and a one, where there are classes."""
-    if num_classes is None:
-        return z
-    return torch.cat([z, F.one_hot(labels.long(), num_classes).to(z.dtype)], 1)

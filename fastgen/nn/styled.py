@@ -58,7 +58,8 @@ class StyledConv2d(nn.Module):
 class ToImage(nn.Module):
     """A modulated 1x1 convolution without demodulation, to the colours of an image.
 
-    Shape: [batch, in_channels, height, width] and styles [batch, style_size], to [batch, image_channels, height, width].
+    Shape: [batch, in_channels, height, width] and styles [batch, style_size], to [batch, image_channels, height,
+    width].
 
     Source: Karras et al. (2020), section 4.1 and appendix B.
     """

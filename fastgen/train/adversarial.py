@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Generator, Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from fastgen.data import Examples
 from fastgen.models.adversarial import PLAYERS, AdversarialModel
@@ -47,8 +47,8 @@ class Player(nn.Module):
 class AdversarialRecipe(Recipe):
     """Turns of two players: the discriminator learns from every batch, the generator from every k-th.
 
-    k is the model's `discriminator_steps`. Penalties that are lazy, applied in every n-th update, share that update with
-    the loss, so there are as many updates as without them.
+    k is the model's `discriminator_steps`. Penalties that are lazy, applied in every n-th update, share that update
+    with the loss, so there are as many updates as without them.
 
     The best checkpoint is that of the least energy distance `2 E|x - y| - E|x - x'| - E|y - y'|` between samples of
     the averaged generator and validation examples, in units of the root mean square of the examples' deviations.
@@ -93,7 +93,7 @@ class AdversarialRecipe(Recipe):
 
     def _optimizer(self, model: AdversarialModel, name: str, lr: float) -> Optimizer:
         parameters = [p for p in getattr(model, name).parameters() if p.requires_grad]
-        return Adam(parameters, lr=lr, betas=self.betas, weight_decay=self.weight_decay)
+        return AdamW(parameters, lr=lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def step(
         self,

@@ -213,7 +213,7 @@ def test_refuses_data(model):
     x, labels = data(model)
     with pytest.raises(TypeError, match="x: expected a tensor, got list"):
         model.loss(x.tolist(), labels)
-    with pytest.raises(TypeError, match="x: expected (integer levels|a floating dtype), got"):
+    with pytest.raises(TypeError, match=r"x: expected (integer levels|a floating dtype), got"):
         model.loss(x.long() if model.levels is None else x.float(), labels)
     for wrong in (x[:0], x[0], x[..., :-1]):
         with pytest.raises(ValueError, match=r"x: expected \[batch, .*, at least one example"):
