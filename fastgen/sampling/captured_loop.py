@@ -130,7 +130,6 @@ class CapturedLoop:
     def _prepare(self) -> None:
         """All that copies to the device or waits for it."""
         device = _device(self.model)
-        self._state = _state(self.model)
         self._draw = self.model.prepared(self.n, **self._options)
         if self._labels is not None:
             self._labels = self._labels.to(device, copy=True)
@@ -138,6 +137,8 @@ class CapturedLoop:
         if device.type == "cuda":
             with torch.cuda.device(device):
                 self._graph = self._capture(device)
+        # Last: a capture that failed is tried again.
+        self._state = _state(self.model)
 
     def _run(self) -> None:
         with self._autocast.restored():
