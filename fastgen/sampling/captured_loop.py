@@ -6,6 +6,8 @@ those of a small network or a small batch cost more than they compute. A graph l
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,8 +37,9 @@ def capture(
         others = draw(labels=torch.arange(64) % 10)
 
     Each call draws new noise, on the device, from `generator` or from what `torch.manual_seed` seeds, and nothing waits
-    for the device before the images are there. Capturing runs the loop once, which draws nothing. A graph holds every
-    launch of every step, so that its size grows with their number; and it belongs to one batch size.
+    for the device before the images are there. To capture, the loop runs twice first; the generator is left as it was.
+    A graph holds every launch of every step, so that its size grows with their number; and it belongs to one batch
+    size.
 
     On a CPU the same operations are called directly. There is little to win: beside its network the loop costs
     MEASURED.
@@ -127,13 +130,15 @@ class CapturedLoop:
     def _prepare(self) -> None:
         """All that copies to the device or waits for it."""
         device = _device(self.model)
-        self._state = _state(self.model)
         self._draw = self.model.prepared(self.n, **self._options)
         if self._labels is not None:
             self._labels = self._labels.to(device, copy=True)
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda":
-            self._graph = self._capture(device)
+            with torch.cuda.device(device):
+                self._graph = self._capture(device)
+        # Last: a capture that failed is tried again.
+        self._state = _state(self.model)
 
     def _run(self) -> None:
         with self._autocast.restored():
@@ -147,33 +152,48 @@ class CapturedLoop:
             raise ValueError(f"generator: expected one on {device}, where the model is, got {generator.device}")
         else:
             graph.register_generator_state(generator)
-        # A first run outside the capture makes libraries allocate, and layers cache, what they need.
         before = generator.get_state()
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
+            # A first run outside the capture makes libraries allocate, and layers cache, what they need.
             self._run()
         torch.cuda.current_stream(device).wait_stream(stream)
-        generator.set_state(before)
         try:
+            # A rehearsal, since a capture that fails would leave the generator unusable.
+            with _waiting_is_an_error():
+                self._run()
+            generator.set_state(before)
             with torch.cuda.graph(graph):
                 self._run()
         except RuntimeError as error:
             raise RuntimeError(
-                "model: its network waits for the GPU or copies from the host, so that its loop cannot be captured as "
-                "a graph; model.sample runs it as it is"
+                "model: its loop cannot be captured as a graph, most likely since its network waits for the GPU or "
+                "copies from the host; model.sample runs it as it is"
             ) from error
         return graph
+
+
+@contextlib.contextmanager
+def _waiting_is_an_error() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _state(model: nn.Module) -> tuple[list[nn.Module], list[tuple[int, int, torch.dtype, torch.device]]]:
+def _state(model: nn.Module) -> tuple[list, ...]:
     """What a graph depends on: the modules, and where parameters and buffers are and whether they were written.
 
     A graph would read other weights in place, but not what a layer has made of them.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    return list(model.modules()), [(t.data_ptr(), t._version, t.dtype, t.device) for t in tensors]
+    versions = [None if t.is_inference() else t._version for t in tensors]
+    places = [(t.data_ptr(), t.dtype, t.device) for t in tensors]
+    return list(model.modules()), versions, places

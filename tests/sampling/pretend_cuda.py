@@ -73,10 +73,11 @@ class _Operators(TorchDispatchMode):
         self.graph: Graph | None = None
         # While a tensor is being made on the device.
         self.making = False
+        self.sync_debug_mode: int | str = 0
 
     def forbid(self, what: str) -> None:
-        if self.graph is not None:
-            raise RuntimeError(f"{what} while a graph is being captured")
+        if self.graph is not None or self.sync_debug_mode == "error":
+            raise RuntimeError(f"{what} while that is forbidden")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -100,7 +101,7 @@ class _Operators(TorchDispatchMode):
         wrappers = {id(t.on_cpu): t for t in moved}
         if self.making:
             return results
-        return tree_map_only(Tensor, lambda t: wrappers.get(id(t)) or OnDevice(t), results)
+        return tree_map_only(Tensor, lambda t: wrappers[id(t)] if id(t) in wrappers else OnDevice(t), results)
 
 
 class _Functions(TorchFunctionMode):
@@ -116,6 +117,8 @@ class _Functions(TorchFunctionMode):
             return func(args[0].on_cpu)
         if func is Tensor.to:
             return self._to(*args, **kwargs)
+        if func is Tensor.cpu:
+            return self._to(*args, torch.device("cpu"))
         # These switch to the device, which a build without CUDA cannot.
         if func in VALUES and isinstance(args[0], OnDevice):
             self.operators.forbid(f"{func.__name__} reads the device")
@@ -191,8 +194,12 @@ def pretend_cuda(monkeypatch: Any) -> Iterator[None]:
         patch.setattr(torch.cuda, "CUDAGraph", Graph)
         patch.setattr(torch.cuda, "graph", capturing)
         patch.setattr(torch.cuda, "Stream", Stream)
+        patch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
         patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
         patch.setattr(torch.cuda, "current_stream", Stream)
+        patch.setattr(torch.cuda, "get_sync_debug_mode", lambda: operators.sync_debug_mode)
+        patch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(operators, "sync_debug_mode", mode))
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: operators.graph is not None)
         patch.setattr(torch.cuda, "default_generators", (torch.default_generator,))
         yield
 

@@ -174,8 +174,26 @@ def test_nan_is_told_after_the_replay(family, sampler, monkeypatch):
         assert on_cpu(draw()).isfinite().all()
 
 
-def test_a_network_that_waits_or_copies_is_refused(monkeypatch):
-    """And so the other tests would have seen it."""
+@pytest.mark.parametrize("sampler", ["heun", "dpm++"])
+def test_a_loop_that_was_cut_short_leaves_nothing_behind(sampler):
+    model = small("ddpm")
+    expected = direct(model, 1, 2, sampler=sampler, steps=STEPS)[0]
+    draw, honest, calls = capture(model, 2, sampler=sampler, steps=STEPS), model.network.forward, []
+
+    def broken(x, time, labels=None):
+        calls.append(time)
+        return honest(x, time) * (float("nan") if len(calls) == 3 else 1.0)
+
+    model.network.forward = broken
+    with pytest.raises(SamplingDiverged, match="after step 3 of"):
+        draw()
+    torch.manual_seed(7)
+    assert torch.equal(draw(), expected)
+
+
+@pytest.mark.parametrize("rehearses", [True, False])
+def test_a_network_that_waits_or_copies_is_refused(rehearses, monkeypatch):
+    """At the rehearsal, and else at the capture, as the other tests would have seen it."""
     waits = [
         lambda x: x * float(x.abs().max()),
         lambda x: x[x.isfinite()].view_as(x),
@@ -187,8 +205,11 @@ def test_a_network_that_waits_or_copies_is_refused(monkeypatch):
     for wait in waits:
         model = small("flow-matching")
         model.network.forward = lambda x, time, labels=None, wait=wait: wait(x)
-        with pretend_cuda(monkeypatch), pytest.raises(RuntimeError, match="model: its network waits for the GPU"):
-            capture(to_cuda(model), 2, steps=2)
+        with pretend_cuda(monkeypatch), monkeypatch.context() as patch:
+            if not rehearses:
+                patch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+            with pytest.raises(RuntimeError, match="model: its loop cannot be captured"):
+                capture(to_cuda(model), 2, steps=2)
 
 
 def test_the_adaptive_sampler_waits(monkeypatch):
@@ -196,7 +217,7 @@ def test_the_adaptive_sampler_waits(monkeypatch):
         with pytest.raises(ValueError, match=r"sampler: 'ode' waits for the device .*, expected one of "):
             capture(small(family), 2, sampler="ode")
     monkeypatch.setattr(type(small("edm")), "capturable", ("ode",))
-    with pretend_cuda(monkeypatch), pytest.raises(RuntimeError, match="its network waits"):
+    with pretend_cuda(monkeypatch), pytest.raises(RuntimeError, match="cannot be captured"):
         capture(to_cuda(small("edm")), 2, sampler="ode")
 
 
