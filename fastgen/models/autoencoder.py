@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,7 +95,11 @@ class Autoencoder(EncoderDecoder):
             codes = torch.cat([self.encode(part) for part in images[:MOST_FITTED].split(1000)]).flatten(1).double()
         # As wide in every direction as a hundredth of the whole: a component of few images is not flat.
         floor = 1e-2 * codes.var(0, correction=0).mean().item() + 1e-12
-        mixture = GaussianMixture(len(self.mixture_weights), reg_covar=floor, tol=1e-2, random_state=seed).fit(codes)
+        mixture = GaussianMixture(len(self.mixture_weights), reg_covar=floor, tol=0.05, max_iter=30, random_state=seed)
+        with warnings.catch_warnings():
+            # Draws need no more than what some steps find.
+            warnings.filterwarnings("ignore", message="GaussianMixture did not converge")
+            mixture.fit(codes)
         self.mixture_weights.copy_(mixture.weights_)
         self.mixture_means.copy_(mixture.means_)
         self.mixture_factors.copy_(torch.linalg.cholesky(mixture.covariances_))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +13,7 @@ from fastgen.models.dequantization import quantize
 INTERPOLATIONS = ("linear", "spherical")
 
 
+@runtime_checkable
 class LatentSpace(Protocol):
     """What drawing from a latent space needs of a model: a flow, an autoencoder, the generator of a GAN.
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastgen.data import Images, load
-from fastgen.models.latent import LatentManipulation
+from fastgen.models.latent import LatentSpace
 from fastgen.train.files import check_writable
 from fastgen.train.latent_panels import (
     arithmetic,
@@ -39,7 +39,7 @@ def run_interpolate(args: Namespace) -> int:
         raise ValueError(f"--out is {out}, expected a name ending in .png")
     check_writable(out.parent)
     model, config = load_model(args.checkpoint, device=device_of(args.device))
-    if not isinstance(model, LatentManipulation) or model.levels is None:
+    if not isinstance(model, LatentSpace) or model.levels is None:
         kind = type(model).__name__
         raise ValueError(f"{args.checkpoint} holds a {kind}, expected a model that decodes latents to images")
     label = _checked_label(model, args.label)

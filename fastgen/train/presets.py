@@ -30,11 +30,16 @@ _DIFFUSION_OF_DIGITS = {
     "settings": {"epochs": 60, "batch_size": 64, "ema_decay": 0.998},
 }
 
-# Small enough that hundreds of passes take two minutes; what they learn is told by a few of them.
-_AUTOENCODERS_OF_DIGITS = {
-    "recipe": {"lr": 2e-3, "weight_decay": 0.05},
-    "settings": {"epochs": 200, "batch_size": 64, "ema_decay": 0.998},
-}
+
+# Small networks, many passes: two to four minutes.
+def _autoencoder_of_digits(epochs: int, **config: Any) -> dict[str, Any]:
+    return {
+        "model": {"config": config},
+        "recipe": {"lr": 2e-3, "weight_decay": 0.05},
+        "settings": {"epochs": epochs, "batch_size": 64, "ema_decay": 0.998},
+    }
+
+
 _VAE_OF_DIGITS = {
     "network": "convolutional",
     "channels": 32,
@@ -107,37 +112,21 @@ PRESETS: dict[tuple[str, str | None], dict[str, Any]] = {
     ("score-sde", "digits"): _diffusion_of_digits(sde="vp"),
     ("edm", "digits"): _diffusion_of_digits(sigma_data=0.75),
     ("flow-matching", "digits"): _diffusion_of_digits(),
-    ("ae", "digits"): {
-        "model": {"config": {"network": "convolutional", "channels": 32, "layers": 2, "latent_size": 8}},
-        **_AUTOENCODERS_OF_DIGITS,
-    },
-    ("dae", "digits"): {
-        "model": {"config": {"channels": 512, "layers": 2, "latent_size": 256, "noise": 0.6, "walkback": 0.5}},
-        **_AUTOENCODERS_OF_DIGITS,
-    },
-    ("vae", "digits"): {
-        "model": {"config": _VAE_OF_DIGITS},
-        **_AUTOENCODERS_OF_DIGITS,
-    },
-    ("cvae", "digits"): {
-        "model": {"config": _VAE_OF_DIGITS},
-        **_AUTOENCODERS_OF_DIGITS,
-    },
-    ("vqvae", "digits"): {
-        "model": {
-            "config": {
-                "num_codes": 64,
-                "latent_size": 16,
-                "channels": 32,
-                "layers": 1,
-                "likelihood": "discretized_logistic",
-                "prior_channels": 64,
-                "prior_layers": 4,
-                "prior_dropout": 0.3,
-            }
-        },
-        **_AUTOENCODERS_OF_DIGITS,
-    },
+    ("ae", "digits"): _autoencoder_of_digits(100, network="convolutional", channels=32, layers=2, latent_size=8),
+    ("dae", "digits"): _autoencoder_of_digits(100, channels=512, layers=2, latent_size=256, noise=0.6, walkback=0.5),
+    ("vae", "digits"): _autoencoder_of_digits(150, **_VAE_OF_DIGITS),
+    ("cvae", "digits"): _autoencoder_of_digits(150, **_VAE_OF_DIGITS),
+    ("vqvae", "digits"): _autoencoder_of_digits(
+        100,
+        num_codes=64,
+        latent_size=16,
+        channels=32,
+        layers=1,
+        likelihood="discretized_logistic",
+        prior_channels=64,
+        prior_layers=4,
+        prior_dropout=0.3,
+    ),
     **{(model, "digits"): defaults for model, defaults in _GANS_OF_DIGITS.items()},
     **{
         (model, data): {"model": {"config": config}, **_POINTS}

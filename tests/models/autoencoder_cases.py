@@ -48,3 +48,17 @@ def data_for(model: EncoderDecoder, n: int) -> tuple[Tensor, Tensor | None]:
     else:
         images = torch.randint(model.levels, (n, *model.shape))
     return images, None if model.num_classes is None else torch.randint(model.num_classes, (n,))
+
+
+def learn(model: EncoderDecoder, examples: tuple[Tensor, ...], steps: int, batch_size: int | None = None) -> None:
+    """Adam on batches of the examples, as training does it: clipped gradients, half a cosine."""
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        chosen = torch.randperm(len(examples[0]))[:batch_size]
+        optimizer.zero_grad()
+        model.loss(*(part[chosen] for part in examples)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models.autoencoder_cases import learn
 
 from fastgen.models import Autoencoder
 
@@ -66,10 +67,6 @@ def test_it_learns_to_reconstruct(network):
     for image, (row, column) in zip(x, places.tolist(), strict=True):
         image[0, row : row + 3, column : column + 3] = 4
     model = Autoencoder(8, 1, 5, latent_size=4, network=network, channels=32, layers=1, components=1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(300):
-        optimizer.zero_grad()
-        model.loss(x).backward()
-        optimizer.step()
+    learn(model, (x,), 300)
     wrong = (model.reconstruct(x).long() - x).abs().double().mean()
     assert wrong < 0.35 * (x.double() - x.double().mean(0)).abs().mean()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from models.autoencoder_cases import learn
 
 from fastgen.metrics import annealed_importance_sampling
 from fastgen.models import VAE, ConditionalVAE
@@ -205,11 +206,7 @@ def test_classes_say_what_is_drawn():
     for image, label, level in zip(images, labels.tolist(), bright.tolist(), strict=True):
         image[0, label // 2 * 2 :, label % 2 * 2 :][:2, :2] = level
     model = ConditionalVAE(4, 1, 9, num_classes=4, latent_size=2, channels=64, likelihood="gaussian")
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(300):
-        optimizer.zero_grad()
-        model.loss(images, labels).backward()
-        optimizer.step()
+    learn(model, (images, labels), 300)
     for label in range(4):
         for drawn in (
             model.sample(16, labels=label, generator=torch.Generator().manual_seed(0)),

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from models.autoencoder_cases import learn
 
 from fastgen.models import VQVAE
 from fastgen.models.vqvae import CodePrior, OneHotLevels
@@ -102,13 +103,8 @@ def test_it_learns_images_of_few_kinds():
     images = kinds[torch.randint(4, (256,))]
     model = VQVAE(6, 1, 5, num_codes=16, latent_size=4, channels=16, layers=1, prior_channels=16, prior_layers=2,
                   likelihood="discretized_logistic")  # fmt: skip
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(250):
-        optimizer.zero_grad()
-        model.loss(images[torch.randint(256, (64,))]).backward()
-        optimizer.step()
+    learn(model, (images,), 400, batch_size=64)
     # Two bits say which of the four it is.
-    model.eval()
     assert (model.bits_per_dim(images).mean() * 36).item() < 8
     drawn = model.sample(100, generator=torch.Generator().manual_seed(0)).long()
     nearest = (drawn[:, None] - kinds).abs().flatten(2).double().mean(2).amin(1)
