@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <tuple>
@@ -138,7 +139,7 @@ static double mean_of(const NormModulatePlan& plan, int64_t unit, const std::vec
     int64_t plane = plan.plane(unit, i);
     total += factor(plane) * sums[plane * kNormModulateSums + sum];
   }
-  return total / plan.count();
+  return total / std::max(1.0, plan.count());
 }
 
 static Tensor modulation_gradient(const NormModulatePlan& plan, const Tensor& x, bool wanted, bool per_pixel) {

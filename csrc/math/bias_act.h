@@ -15,7 +15,7 @@ struct Activated {
 };
 
 // sigmoid(z) and what derivatives need of it: complement = 1 - sigmoid, product = sigmoid (1 - sigmoid), lean =
-// 1 - 2 sigmoid and e = e^-|z|. With m = e - 1 nothing overflows and nothing cancels.
+// 1 - 2 sigmoid and e = e^-|z|. Nothing overflows, and nothing cancels in either direction.
 template <class T>
 struct Sigmoid {
   T value, complement, product, lean, e;
@@ -23,8 +23,8 @@ struct Sigmoid {
 
 template <class T>
 FASTGEN_HD Sigmoid<T> sigmoid_of(T z) {
-  T m = expm1_negative(-absolute(z)), e = T(1) + m, inverse = T(1) / (T(1) + e);
-  T tail = e * inverse, lean = with_sign_of(-m * inverse, z);
+  T e = exp(-absolute(z)), inverse = T(1) / (T(1) + e), tail = e * inverse;
+  T lean = with_sign_of(-expm1_negative(-absolute(z)) * inverse, z);
   return {z < T(0) ? tail : inverse, z < T(0) ? inverse : tail, tail * inverse, -lean, e};
 }
 
@@ -38,14 +38,14 @@ FASTGEN_HD Activated<T> activated(T z, T alpha) {
   if (act == Act::kRelu) return {relu(z), z > T(0) ? T(1) : T(0), T(0)};
   if (act == Act::kLeakyRelu) return {leaky_relu(z, alpha), z > T(0) ? T(1) : alpha, T(0)};
   if (act == Act::kTanh) {
-    T m = expm1_negative(T(-2) * absolute(z)), inverse = T(1) / (T(2) + m);
-    T t = with_sign_of(-m * inverse, z), slope = T(4) * (T(1) + m) * inverse * inverse;
+    T e = exp(T(-2) * absolute(z)), inverse = T(1) / (T(1) + e);
+    T t = with_sign_of(-expm1_negative(T(-2) * absolute(z)) * inverse, z), slope = T(4) * e * inverse * inverse;
     return {t, slope, T(-2) * t * slope};
   }
   if (act == Act::kElu || act == Act::kSelu) {
     T up = act == Act::kSelu ? T(kSeluScale) : T(1), down = act == Act::kSelu ? T(kSeluScale * kSeluAlpha) : T(1);
-    T m = expm1_negative(z < T(0) ? z : T(0)), e = down * (m + T(1));
-    return {z > T(0) ? up * z : (z < T(0) ? down * m : z), z > T(0) ? up : e, z > T(0) ? T(0) : e};
+    T negative = z < T(0) ? z : T(0), m = down * expm1_negative(negative), e = down * exp(negative);
+    return {z > T(0) ? up * z : (z < T(0) ? m : z), z > T(0) ? up : e, z > T(0) ? T(0) : e};
   }
   Sigmoid<T> s = sigmoid_of(z);
   if (act == Act::kSigmoid) return {s.value, s.product, s.product * s.lean};

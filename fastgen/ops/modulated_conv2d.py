@@ -127,7 +127,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("3x3", (randn(2, 3, 5, 6), randn(4, 3, 3, 3), randn(2, 3)), {"padding": 1})
     yield Sample("1x1, not demodulated", (randn(3, 4, 3, 2), randn(2, 4, 1, 1), randn(3, 4)), {"demodulate": False})
     yield Sample("2x up", (randn(2, 3, 4, 5), randn(4, 3, 3, 3), randn(2, 3)), {"up": 2})
-    yield Sample("one pixel", (randn(1, 1, 1, 1), randn(1, 1, 1, 1), randn(1, 1)))
+    yield Sample("one pixel", (randn(1, 1, 1, 1), randn(1, 1, 1, 1), randn(1, 1)), {"demodulate": False})
     yield Sample("empty batch", (randn(0, 3, 5, 6), randn(4, 3, 3, 3), randn(0, 3)), {"padding": 1})
     last = randn(2, 8, 5, 4).to(memory_format=torch.channels_last)
     yield Sample("channels last", (last, randn(4, 8, 3, 3), randn(2, 8)), {"padding": 1})

@@ -121,7 +121,7 @@ def _reference(
     """The result, and mean and (biased) variance: [batch * groups], or [channels] of a batch norm."""
     dtype = _compute_type(x)
     batch, channels = x.shape[:2]
-    values = x.to(dtype).reshape(batch, channels, -1) if x.numel() else x.to(dtype).new_empty(batch, channels, 0)
+    values = x.to(dtype).reshape(batch, channels, x.shape[2:].numel())
     if settings.groups:
         values = values.reshape(1, batch * settings.groups, values.shape[2] * (channels // settings.groups))
     over = (None, slice(None), None)

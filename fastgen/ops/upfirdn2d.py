@@ -156,7 +156,8 @@ class _Upfirdn2d(torch.autograd.Function):
         x, f = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
             reference = partial(_reference, how=ctx.how)
-            return *reference_gradient(reference, (x, f), ctx.needs_input_grad[:2], grad), None, None
+            with torch.enable_grad():
+                return *reference_gradient(reference, (x, f), ctx.needs_input_grad[:2], grad), None, None
         if ctx.channels_last:
             grad = grad.contiguous(memory_format=torch.channels_last)
         adjoint = ctx.how.adjoint(ctx.size, grad.shape[2:], f)
