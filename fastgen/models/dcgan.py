@@ -9,7 +9,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.models.adversarial import AdversarialModel, check_image_arguments, halvings
+from fastgen.models.adversarial import AdversarialModel
+from fastgen.models.adversarial_arguments import check_image_arguments, halvings
 from fastgen.nn import BatchNormLeakyReLU, ProjectionHead
 from fastgen.nn.arguments import pair, positive
 from fastgen.ops import bias_act

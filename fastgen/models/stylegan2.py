@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.gan import path_lengths
-from fastgen.models.adversarial import AdversarialModel, check_image_arguments, halvings
+from fastgen.models.adversarial import AdversarialModel
+from fastgen.models.adversarial_arguments import check_image_arguments, halvings
 from fastgen.nn.arguments import pair, positive
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 from fastgen.nn.styled import StyledConv2d, ToImage, upsampled
