@@ -4,6 +4,7 @@ or nflows').
 
 from fastgen.nn.actnorm import ActNorm
 from fastgen.nn.batch_norm import BatchNormLeakyReLU
+from fastgen.nn.bias_act import BiasAct
 from fastgen.nn.causal import CausalConv1d
 from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import MLP, ConvNet, ResidualNet
@@ -18,9 +19,14 @@ from fastgen.nn.masked import MaskedConv2d
 from fastgen.nn.masked_autoregressive import MaskedAutoregressive
 from fastgen.nn.masked_coupling import MaskedAffineCoupling, checkerboard_mask
 from fastgen.nn.maxout import Maxout
+from fastgen.nn.minibatch_stddev import MinibatchStdDev
+from fastgen.nn.modulated_conv import ModulatedConv2d
+from fastgen.nn.norm_modulate import SPADE, AdaptiveInstanceNorm, ConditionalBatchNorm, NormModulate
 from fastgen.nn.permutation import Permutation, RandomPermutation, ReversePermutation
+from fastgen.nn.pixel_norm import PixelNorm
 from fastgen.nn.planar import PlanarFlow, RadialFlow
 from fastgen.nn.projection import ProjectionHead
+from fastgen.nn.resample import Resample2d
 from fastgen.nn.resnet import GatedResnet, concat_elu
 from fastgen.nn.shifted import (
     DownRightShiftedConv2d,
@@ -37,12 +43,16 @@ from fastgen.nn.weight_norm import data_dependent_init, weight_norm
 __all__ = [
     "MADE",
     "MLP",
+    "SPADE",
     "ActNorm",
+    "AdaptiveInstanceNorm",
     "AdditiveCoupling",
     "AffineCoupling",
     "BatchNormLeakyReLU",
+    "BiasAct",
     "CausalConv1d",
     "Compose",
+    "ConditionalBatchNorm",
     "ConvNet",
     "DownRightShiftedConv2d",
     "DownRightShiftedConvTranspose2d",
@@ -62,12 +72,17 @@ __all__ = [
     "MaskedConv2d",
     "MaskedMLP",
     "Maxout",
+    "MinibatchStdDev",
+    "ModulatedConv2d",
+    "NormModulate",
     "Permutation",
+    "PixelNorm",
     "PlanarFlow",
     "ProjectionHead",
     "RadialFlow",
     "RandomPermutation",
     "RationalQuadraticCoupling",
+    "Resample2d",
     "ResidualNet",
     "ReversePermutation",
     "Split",

@@ -33,7 +33,8 @@ def check_norm_modulate(
         raise ValueError(f"eps: expected at least 0, got {eps}")
     for name, tensor in (("scale", scale), ("shift", shift)):
         _check_modulation(name, tensor, x)
-    if scale is not None and shift is not None and (scale.dim() == x.dim()) != (shift.dim() == x.dim()):
+    by_pixel = {t.dim() == x.dim() for t in (scale, shift) if t is not None}
+    if x.dim() > 2 and len(by_pixel) > 1:
         raise ValueError(f"shift: expected the shape of scale, {tuple(scale.shape)}, got {tuple(shift.shape)}")
     return {"instance": x.shape[1], "batch": 0, "layer": 1, "group": num_groups}[norm]
 

@@ -65,6 +65,10 @@ def norm_modulate_cost(
     # Forward reads x and the modulation and writes y; backward reads x, the scale, y and its gradient, and writes
     # the gradients.
     elements = 2 * x.numel() + parameters
-    if pass_ == "forward_backward":
+    backward = pass_ != "forward"
+    if backward:
         elements += 4 * x.numel() + parameters + (0 if scale is None else scale.numel())
-    return Cost(elements * x.element_size(), flops=(30 if pass_ == "forward_backward" else 10) * x.numel() + 1)
+    if pass_.startswith("double"):
+        # Reads what the gradients are multiplied by, x, the scale, y and the gradient again, and writes three more.
+        elements += 6 * x.numel() + parameters + 2 * (0 if scale is None else scale.numel())
+    return Cost(elements * x.element_size(), flops=(40 if backward else 10) * x.numel() + 1)

@@ -259,7 +259,7 @@ BIAS_ACT = Op(
     ),
     fake=(_fake, _fake_slope, _fake_curvature),
     reference=bias_act_reference,
-    supports={},
+    supports={"triton": _supports, "cpp": _supports},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=bias_act_samples,
     cases=bias_act_cases,
@@ -271,4 +271,5 @@ BIAS_ACT = Op(
     },
     cost=bias_act_cost,
     grad_order=2,
+    passes=("forward", "forward_backward", "double_backward"),
 )

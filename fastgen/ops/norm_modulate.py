@@ -299,7 +299,7 @@ NORM_MODULATE = Op(
     ),
     fake=(_fake, _fake_gradient, _fake_second),
     reference=norm_modulate_reference,
-    supports={},
+    supports={"triton": _supports, "cpp": _supports},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=norm_modulate_samples,
     cases=norm_modulate_cases,
@@ -311,4 +311,5 @@ NORM_MODULATE = Op(
     },
     cost=norm_modulate_cost,
     grad_order=2,
+    passes=("forward", "forward_backward", "double_backward"),
 )

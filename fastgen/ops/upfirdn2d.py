@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -53,7 +54,7 @@ def upfirdn2d(
     """
     how = checked_resampling(x, f, up, down, padding, flip_filter, gain)
     f = x.new_ones(1, dtype=_compute_type(x)) if f is None else f
-    backend = UPFIRDN2D.choose((x, f))
+    backend = UPFIRDN2D.choose((x, f), how)
     if backend == "reference":
         return _reference(x, f, how)
     if needs_gradient(x, f):
@@ -172,8 +173,17 @@ def _fake(
     return y.contiguous(memory_format=torch.channels_last) if channels_last else y
 
 
-def _supports(x: Tensor, f: Tensor) -> str:
+def _supports(x: Tensor, f: Tensor, how: Resampling) -> str:
     return ""
+
+
+def _supports_gpu(x: Tensor, f: Tensor, how: Resampling) -> str:
+    # Offsets inside a plane, which has all channels where they are last, are 32 bits wide; a padded image is not much
+    # larger.
+    size = x.shape[1] * max(x.shape[2:].numel(), math.prod(how.output_size(x.shape[2:], f)))
+    if size >= 2**31:
+        return "images of more than 2^31 elements"
+    return "factors above 32" if max(how.up + how.down) > 32 else ""
 
 
 _CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -187,7 +197,7 @@ UPFIRDN2D = Op(
     ),
     fake=(_fake,),
     reference=upfirdn2d_reference,
-    supports={},
+    supports={"triton": _supports_gpu, "cpp": _supports},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=upfirdn2d_samples,
     cases=upfirdn2d_cases,
