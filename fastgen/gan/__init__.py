@@ -3,6 +3,7 @@
 from fastgen.gan.augment import Augment
 from fastgen.gan.losses import DIVERGENCES, LOSSES, AdversarialLoss, Divergence, adversarial_loss
 from fastgen.gan.regularizers import gradient_penalty, path_lengths, squared_gradient, zero_centred_penalty
+from fastgen.gan.spectral_norm import normalize_spectrally
 
 __all__ = [
     "DIVERGENCES",
@@ -12,6 +13,7 @@ __all__ = [
     "Divergence",
     "adversarial_loss",
     "gradient_penalty",
+    "normalize_spectrally",
     "path_lengths",
     "squared_gradient",
     "zero_centred_penalty",

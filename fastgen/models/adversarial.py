@@ -9,9 +9,8 @@ from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.utils import parametrizations
 
-from fastgen.gan import Augment, adversarial_loss, gradient_penalty, squared_gradient
+from fastgen.gan import Augment, adversarial_loss, gradient_penalty, normalize_spectrally, squared_gradient
 from fastgen.models.diffusion import drawn
 from fastgen.models.evaluating import evaluating
 from fastgen.models.likelihood import normalize_levels
@@ -310,30 +309,3 @@ def frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-def normalize_spectrally(network: nn.Module) -> None:
-    """Divides the weight of every linear layer, convolution and embedding by its largest singular value.
-
-    Source: Miyato et al., "Spectral Normalization for Generative Adversarial Networks" (2018), section 2.1.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-            parametrizations.spectral_norm(module)
-
-
-def check_image_arguments(image_size: Any, image_channels: int, levels: int | None) -> None:
-    """Raises unless these describe images."""
-    pair("image_size", image_size)
-    positive(image_channels=image_channels)
-    if not isinstance(levels, int) or not 2 <= levels <= 256:
-        raise ValueError(f"levels: expected an int from 2 to 256, got {levels!r}")
-
-
-def halvings(image_size: Any, at_least: int = 4) -> int:
-    """How often both sides of an image can be halved and stay whole and at least `at_least`."""
-    height, width = pair("image_size", image_size)
-    count = 0
-    while height % 2 == width % 2 == 0 and min(height, width) // 2 >= at_least:
-        height, width, count = height // 2, width // 2, count + 1
-    return count

@@ -9,8 +9,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.models.adversarial import AdversarialModel, check_image_arguments, halvings
-from fastgen.nn import BatchNormLeakyReLU, ProjectionHead
+from fastgen.models.adversarial import AdversarialModel
+from fastgen.models.adversarial_arguments import check_image_arguments, halvings
+from fastgen.nn import BatchNormLeakyReLU, ConditionalBatchNorm, ProjectionHead
 from fastgen.nn.arguments import pair, positive
 from fastgen.ops import bias_act
 
@@ -153,7 +154,13 @@ class DCGANGenerator(nn.Module):
         self.inner_size = inner_size
         # A convolution that is followed by a normalisation needs no bias.
         self.project = nn.Linear(latent_size, widths[0] * inner_size[0] * inner_size[1], bias=False)
-        self.norms = nn.ModuleList(BatchNormLeakyReLU(width, num_classes=num_classes) for width in widths)
+        self.num_classes = num_classes
+        self.norms = nn.ModuleList(
+            BatchNormLeakyReLU(width)
+            if num_classes is None
+            else ConditionalBatchNorm(width, num_classes, negative_slope=0.0)
+            for width in widths
+        )
         self.convolutions = nn.ModuleList(
             nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False) for a, b in pairwise(widths)
         )
@@ -162,9 +169,10 @@ class DCGANGenerator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         h = self.project(z).view(len(z), -1, *self.inner_size)
-        h = self.norms[0](h, labels)
+        condition = () if self.num_classes is None else (labels.long(),)
+        h = self.norms[0](h, *condition)
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):
-            h = norm(convolution(h), labels)
+            h = norm(convolution(h), *condition)
         return self.last(h).tanh()
 
 
@@ -207,7 +215,11 @@ class DCGANDiscriminator(nn.Module):
 
 def initialize(network: nn.Module) -> None:
     """Weights from a normal distribution of deviation 0.02, biases 0; Radford et al. (2016), section 4."""
+    of_classes = [module.modulation for module in network.modules() if isinstance(module, ConditionalBatchNorm)]
     for module in network.modules():
+        if module in of_classes:
+            # Starts where all classes are scaled alike.
+            continue
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             nn.init.normal_(module.weight, std=_STD)
             if getattr(module, "bias", None) is not None:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.models.adversarial import AdversarialModel, check_image_arguments
+from fastgen.models.adversarial import AdversarialModel
+from fastgen.models.adversarial_arguments import check_image_arguments
 from fastgen.models.vectors import as_json
 from fastgen.nn import Maxout, ProjectionHead
 from fastgen.nn.arguments import pair, positive, probability

@@ -10,11 +10,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.gan import path_lengths
-from fastgen.models.adversarial import AdversarialModel, check_image_arguments, halvings
+from fastgen.models.adversarial import AdversarialModel
+from fastgen.models.adversarial_arguments import check_image_arguments, halvings
 from fastgen.nn.arguments import pair, positive
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
-from fastgen.nn.styled import StyledConv2d, ToImage, upsampled
-from fastgen.ops import minibatch_stddev, pixel_norm, setup_filter
+from fastgen.nn.resample import Resample2d
+from fastgen.nn.styled import StyledConv2d, ToImage
+from fastgen.ops import minibatch_stddev, pixel_norm
 
 # How far the mean style moves in a step, and the mean path length.
 _STYLE_DECAY, _PATH_DECAY = 0.995, 0.99
@@ -197,7 +199,7 @@ class StyleGenerator(nn.Module):
             self.images.append(ToImage(outer, image_channels, style_size))
         # The last resolution's image has a style of its own, the others share that of the layer behind.
         self.num_styles = 2 * len(sizes)
-        self.register_buffer("taps", setup_filter(TAPS), persistent=False)
+        self.upsample = Resample2d(up=2, taps=TAPS)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.synthesize(self.styles(z, labels))
@@ -223,7 +225,7 @@ class StyleGenerator(nn.Module):
         for (up, convolution), to_image in zip(self.blocks, self.images[1:], strict=True):
             h = convolution(up(h, following), next(style))
             following = next(style)
-            image = upsampled(image, self.taps) + to_image(h, following)
+            image = self.upsample(image) + to_image(h, following)
         return image
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn.equalized import TAPS, EqualizedLinear
-from fastgen.ops import bias_act, modulated_conv2d, setup_filter, upfirdn2d
+from fastgen.nn.modulated_conv import ModulatedConv2d
+from fastgen.ops import bias_act
 
 
 class StyledConv2d(nn.Module):
@@ -33,22 +34,15 @@ class StyledConv2d(nn.Module):
         self, in_channels: int, out_channels: int, style_size: int, image_size: tuple[int, int], *, up: int = 1
     ) -> None:
         super().__init__()
-        self.up, self.scale = up, 1 / math.sqrt(9 * in_channels)
         self.style = EqualizedLinear(style_size, in_channels, bias=1.0)
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        # Demodulation undoes any scale of the weight: that it is equalised needs no saying.
+        self.convolution = ModulatedConv2d(in_channels, out_channels, 3, up=up, taps=TAPS)
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.register_buffer("noise", torch.randn(1, 1, *image_size))
-        self.register_buffer("taps", setup_filter(TAPS), persistent=False)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        styles, weight = self.style(style), self.weight * self.scale
-        if self.up == 1:
-            h = modulated_conv2d(x, weight, styles, padding=1)
-        else:
-            h = modulated_conv2d(x, weight, styles, up=2)
-            # Zeros between the pixels took three quarters of their mean away.
-            h = upfirdn2d(h, self.taps, padding=1, gain=4)
+        h = self.convolution(x, self.style(style))
         noise = self.noise
         if self.training:
             noise = torch.randn(len(h), 1, *h.shape[2:], device=h.device, dtype=h.dtype)
@@ -68,15 +62,10 @@ class ToImage(nn.Module):
         super().__init__()
         self.scale = 1 / math.sqrt(in_channels)
         self.style = EqualizedLinear(style_size, in_channels, bias=1.0)
-        self.weight = nn.Parameter(torch.randn(image_channels, in_channels, 1, 1))
+        self.convolution = ModulatedConv2d(in_channels, image_channels, 1, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(image_channels))
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         # The style is scaled and not the weight, which is far larger.
-        h = modulated_conv2d(x, self.weight, self.style(style) * self.scale, demodulate=False)
+        h = self.convolution(x, self.style(style) * self.scale)
         return h + self.bias[:, None, None]
-
-
-def upsampled(image: Tensor, taps: Tensor) -> Tensor:
-    """An image twice as large, filtered."""
-    return upfirdn2d(image, taps, up=2, padding=(2, 1, 2, 1), gain=4)

@@ -71,17 +71,15 @@ _GANS_OF_DIGITS = {
         "recipe": {"lr": 5e-4},
         "settings": {"epochs": 150, "batch_size": 64, "ema_decay": 0.998},
     },
-}
-
-_GANS_OF_DIGITS["stylegan2"] = {
-    "model": {
-        "config": {
-            **{"latent_size": 64, "style_size": 64, "mapping_layers": 4, "channels": 48, "max_channels": 96},
-            **{"r1": 1.0, "augment": "translation"},
-        }
+    "stylegan2": {
+        "model": {
+            "config": {
+                **{"latent_size": 64, "style_size": 64, "mapping_layers": 4, "channels": 48, "max_channels": 96},
+                **{"r1": 1.0, "augment": "translation"},
+            }
+        },
+        "settings": {"epochs": 150, "batch_size": 32, "ema_decay": 0.998},
     },
-    "recipe": {"lr": 2e-3},
-    "settings": {"epochs": 150, "batch_size": 32, "ema_decay": 0.998},
 }
 
 # As a run's configuration: what is missing is left to the classes' own defaults.

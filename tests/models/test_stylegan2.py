@@ -4,9 +4,9 @@ import pytest
 import torch
 from models.adversarial_cases import make
 
-from fastgen.nn.equalized import EqualizedConv2d, EqualizedLinear
-from fastgen.nn.styled import StyledConv2d, upsampled
-from fastgen.ops import setup_filter
+from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
+from fastgen.nn.resample import Resample2d
+from fastgen.nn.styled import StyledConv2d
 
 
 @pytest.fixture
@@ -25,9 +25,7 @@ def test_layers_keep_the_variance():
 
 
 def test_resampling_keeps_constants_and_sizes():
-    taps = setup_filter((1.0, 3.0, 3.0, 1.0))
-    image = torch.full((1, 2, 5, 6), 3.0)
-    large = upsampled(image, taps)
+    large = Resample2d(up=2, taps=TAPS)(torch.full((1, 2, 5, 6), 3.0))
     assert large.shape == (1, 2, 10, 12)
     torch.testing.assert_close(large[..., 2:-2, 2:-2], torch.full((1, 2, 6, 8), 3.0))
     for kernel_size in (1, 3):
@@ -43,7 +41,8 @@ def test_up_layer_doubles_a_constant_image():
     y = layer(torch.ones(2, 3, 6, 6), torch.zeros(2, 5))
     assert y.shape == (2, 4, 12, 12)
     # Styles are 1 where the style is 0, and each output has a weight of unit norm.
-    weight = layer.weight / layer.weight.square().sum((1, 2, 3), keepdim=True).sqrt()
+    weight = layer.convolution.weight
+    weight = weight / weight.square().sum((1, 2, 3), keepdim=True).sqrt()
     inside = torch.nn.functional.leaky_relu(weight.sum((1, 2, 3)), 0.2) * 2**0.5
     torch.testing.assert_close(y[..., 4:-4, 4:-4], inside.view(1, 4, 1, 1).expand(2, 4, 4, 4), rtol=1e-4, atol=1e-4)
 
