@@ -21,6 +21,8 @@ from fastgen.whole_file import write_whole
 RESOLUTION, NUM_CODES = 14, 2000
 # Points of data in the picture of a plane.
 MOST_POINTS = 2000
+# Of a panel, in inches.
+WIDTH = 5.6
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,14 @@ class Panel:
 
     title: str
     images: Tensor | None = None
-    columns: int = 0
+    columns: int = 1
     points: Tensor | None = None
     labels: Tensor | None = None
+
+    @property
+    def height(self) -> float:
+        """For each unit of its width."""
+        return 1.0 if self.images is None else -(-len(self.images) // self.columns) / self.columns
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,11 @@ def walks(model: nn.Module, ends: Ends, steps: int, how: str) -> Panel:
 
 
 def arithmetic(model: nn.Module, ends: Ends) -> Panel:
-    """Rows of a, b, c and `b - a + c`."""
+    """A row of images a, one of b, one of c, and one of `b - a + c`."""
     a, b, c = ends[0::3], ends[1::3], ends[2::3]
     parts = [part.images if part.images is not None else model.render(part.z, part.labels) for part in (a, b, c)]
     found = model.render(b.z - a.z + c.z, c.labels)
-    rows = torch.stack([*(part.to(found) for part in parts), found], 1)
-    return Panel("a, b, c,  b - a + c", rows.flatten(0, 1), 4)
+    return Panel("a, b, c,  b - a + c", torch.cat([*(part.to(found) for part in parts), found]), len(found))
 
 
 def classes_of_latents(model: nn.Module, ends: Ends) -> Panel:
@@ -139,8 +145,11 @@ def save_panels(path: Path, panels: Sequence[Panel], levels: int) -> None:
 
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.4 * columns, 5.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    heights = [max(panel.height for panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
+    # And a title for each row.
+    size = (WIDTH * columns, sum(WIDTH * height + 0.5 for height in heights))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).flatten()
     for axis, panel in zip(axes, panels, strict=False):
         axis.set_title(panel.title, fontsize=11)
         if panel.images is None:
