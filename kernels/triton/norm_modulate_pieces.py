@@ -20,17 +20,22 @@ def piece_of(positions, piece_positions, pieces):
 
 @triton.jit
 def unit_of(plane, channels, unit_planes, BATCH: tl.constexpr):
-    return plane % channels if BATCH else plane // unit_planes
+    unit = plane // unit_planes
+    if BATCH:
+        unit = plane % channels
+    return unit
 
 
 @triton.jit
 def modulation(values, plane, at, mask, KIND: tl.constexpr):
     """Nothing, a number of the plane, or one of each pixel."""
     if KIND == 0:
-        return 0.0
-    if KIND == 1:
-        return tl.load(values + plane).to(tl.float32)
-    return tl.load(values + at, mask=mask, other=0.0).to(tl.float32)
+        value = 0.0
+    elif KIND == 1:
+        value = tl.load(values + plane).to(tl.float32)
+    else:
+        value = tl.load(values + at, mask=mask, other=0.0).to(tl.float32)
+    return value
 
 
 @triton.jit
