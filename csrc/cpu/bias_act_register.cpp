@@ -107,10 +107,15 @@ struct PieceSums {
   void add_up(Tensor& out) const {
     if (out.numel() == 0) return;
     std::vector<double> totals(plan.channels);
-    int64_t size = plan.sums_of_piece();
+    const T* from = values.data();
     for (int64_t piece = 0; piece < plan.pieces && !values.empty(); ++piece) {
-      int64_t channel = plan.across ? 0 : piece / plan.pieces_of_row % plan.channels;
-      for (int64_t i = 0; i < size; ++i) totals[(channel + i) % plan.channels] += values[piece * size + i];
+      if (plan.across) {
+        for (int64_t i = 0; i < plan.run; i += plan.channels, from += plan.channels) {
+          for (int64_t c = 0; c < plan.channels; ++c) totals[c] += from[c];
+        }
+      } else {
+        totals[piece / plan.pieces_of_row % plan.channels] += *from++;
+      }
     }
     std::copy(totals.begin(), totals.end(), static_cast<T*>(out.mutable_data_ptr()));
   }

@@ -46,16 +46,23 @@ static void run(const Upfirdn2dFunctions<S>& f, const Tensor& x, int64_t planes,
   int64_t plane = how.y.size * how.x.size * how.inner, height = how.y.out_size;
   int64_t out_plane = height * how.x.out_size * how.inner;
   ResampledScratch sizes(how);
-  int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, how.x.out_size * how.inner));
-  torch::stable::parallel_for(0, planes * height, grain, [&](int64_t begin, int64_t end) {
+  // Rows of the result that are computed at once.
+  int64_t some = std::min(sizes.rows_at_once, height), chunks = (height + some - 1) / some;
+  int64_t grain = std::max<int64_t>(1, kGrain / (some * how.x.out_size * how.inner));
+  torch::stable::parallel_for(0, planes * chunks, grain, [&](int64_t begin, int64_t end) {
     DenormalsAreZero guard;
-    std::vector<T> scratch(sizes.size);
-    while (begin < end) {
-      int64_t i = begin / height, first = begin % height, last = std::min(height, first + end - begin);
-      f.rows(from + i * plane, how, first, last, sizes, scratch.data(), to + i * out_plane);
-      begin += last - first;
+    std::vector<T> scratch(sizes.size());
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t at = i / chunks, first = i % chunks * some, last = std::min(height, first + some);
+      f.rows(from + at * plane, how, first, last, sizes, scratch.data(), to + at * out_plane);
     }
   });
+}
+
+static std::vector<MetTaps> met_along(const ResampledAxis& axis) {
+  std::vector<MetTaps> met(axis.out_size);
+  for (int64_t o = 0; o < axis.out_size; ++o) met[o] = met_taps(axis, o);
+  return met;
 }
 
 static bool is_channels_last(const Tensor& x) {
@@ -84,7 +91,8 @@ static Tensor upfirdn2d_cpu(const Tensor& x, const Tensor& f, int64_t up_x, int6
   auto compute = [&](const auto& functions, auto* tag) {
     using T = std::remove_pointer_t<decltype(tag)>;
     std::vector<T> filter = filter_of<T>(f, flip_filter, gain);
-    Resampled<T> how{vertical, horizontal, inner, f.dim() == 1, filter.data()};
+    std::vector<MetTaps> met_y = met_along(vertical), met_x = met_along(horizontal);
+    Resampled<T> how{vertical, horizontal, inner, f.dim() == 1, filter.data(), met_y.data(), met_x.data()};
     if (y.numel()) run(functions, x, planes, how, y);
   };
   switch (x.scalar_type()) {

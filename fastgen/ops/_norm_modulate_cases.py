@@ -28,10 +28,10 @@ def norm_modulate_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(f"{name}, by pixel", (x, randn(2, 6, 3, 5), randn(2, 6, 3, 5)), how)
         yield Sample(f"{name}, by channel", (x, randn(6), randn(6)), how)
         yield Sample(f"{name}, plain", (x,), how)
-        yield Sample(f"{name}, large", (randn(1, 6, 91, 91), randn(1, 6, 91, 91), randn(1, 6, 91, 91)), how)
+        yield Sample(f"{name}, large", (x := randn(1, 3, 91, 91), x.flip(1), x + 1), how)
         yield Sample(f"{name}, sequences", (randn(3, 6, 11), randn(3, 6), randn(3, 6)), how)
         if name != "instance":
-            yield Sample(f"{name}, vectors", (randn(5, 12), randn(5, 12), randn(5, 12)), how)
+            yield Sample(f"{name}, vectors", (randn(4, 6), randn(4, 6), randn(4, 6)), how)
         yield Sample(f"{name}, far from zero, extreme", (randn(2, 6, 6, 6) + 30, randn(2, 6), randn(2, 6)), how)
         yield Sample(f"{name}, transposed", (randn(5, 6, 4).transpose(0, 2), randn(4, 6), randn(4, 6)), how)
         yield Sample(f"{name}, expanded", (randn(1, 6, 5).expand(3, 6, 5), randn(1).expand(6), randn(6)), how)

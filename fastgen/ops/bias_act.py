@@ -100,13 +100,11 @@ def _as_rows(x: Tensor, dim: int | None, channels_last: bool) -> Tensor:
         x = x.movedim(1, -1)
         dim = None if dim is None else x.dim() - 1 if dim == 1 else dim - (dim > 1)
     x = x.contiguous()
-    return (
-        x.view(1, 1, -1)
-        if dim is None
-        else x.view(math.prod(x.shape[:dim]), x.shape[dim], -1)
-        if x.numel()
-        else (x.new_empty((0, x.shape[dim], 1)))
-    )
+    if dim is None:
+        return x.view(1, 1, -1)
+    if x.numel() == 0:
+        return x.new_empty((0, x.shape[dim], 1))
+    return x.view(math.prod(x.shape[:dim]), x.shape[dim], -1)
 
 
 def _from_rows(rows: Tensor, x: Tensor, channels_last: bool) -> Tensor:

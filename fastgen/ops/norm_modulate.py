@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.ops._norm_modulate_arguments import check_norm_modulate, check_running
 from fastgen.ops._norm_modulate_cases import norm_modulate_cases, norm_modulate_cost, norm_modulate_samples
+from fastgen.ops._norm_modulate_fakes import fake_gradient, fake_norm_modulate, fake_second
 from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
 
 
@@ -252,33 +253,6 @@ def _gradient_reference(
         return torch.autograd.grad(result, inputs, grad, create_graph=True)
 
 
-def _fake(
-    x: Tensor, scale: Tensor | None, shift: Tensor | None, groups: int, negative_slope: float, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    mean = x.new_empty(x.shape[0] * groups if groups else x.shape[1], dtype=_compute_type(x))
-    return torch.empty_like(x), mean, torch.empty_like(mean)
-
-
-def _fake_gradient(
-    grad: Tensor, x: Tensor, scale: Tensor | None, y: Tensor | None, mean: Tensor, rstd: Tensor, groups: int,
-    negative_slope: float, per_pixel: bool, of_scale: bool, of_shift: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    def modulation(wanted: bool) -> Tensor:
-        if not wanted:
-            return mean.new_empty(0)
-        return torch.empty_like(x) if per_pixel else mean.new_empty(x.shape[:2])
-
-    return torch.empty_like(x), modulation(of_scale), modulation(of_shift)
-
-
-def _fake_second(
-    h: Tensor, h_scale: Tensor | None, h_shift: Tensor | None, grad: Tensor, x: Tensor, scale: Tensor | None,
-    y: Tensor | None, mean: Tensor, rstd: Tensor, groups: int, negative_slope: float, per_pixel: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    of_scale = mean.new_empty(0) if scale is None else torch.empty_like(scale)
-    return torch.empty_like(x), torch.empty_like(x), of_scale
-
-
 def _supports(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> str:
     return ""
 
@@ -297,7 +271,7 @@ NORM_MODULATE = Op(
         "Tensor? y, Tensor mean, Tensor rstd, int groups, float negative_slope, bool per_pixel)"
         " -> (Tensor, Tensor, Tensor)",
     ),
-    fake=(_fake, _fake_gradient, _fake_second),
+    fake=(fake_norm_modulate, fake_gradient, fake_second),
     reference=norm_modulate_reference,
     supports={"triton": _supports, "cpp": _supports},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},

@@ -21,33 +21,38 @@ LINEAR, RELU, LRELU, TANH, SIGMOID, ELU, SELU, SOFTPLUS, SWISH = range(9)
 @triton.jit
 def activated(z, alpha, ACT: tl.constexpr):
     """An activation with its first and second derivative."""
+    # No return before the end: of those in constant branches Triton would compile all.
     zero = tl.zeros_like(z)
     if ACT == 0:
-        return z, zero + 1.0, zero
-    if ACT == 1:
-        return tl.where(z < 0, 0.0, z), tl.where(z > 0, 1.0, 0.0), zero
-    if ACT == 2:
-        return tl.where(z > 0, z, z * alpha), tl.where(z > 0, 1.0, zero + alpha), zero
-    if ACT == 3:
-        t = tanh(z)
-        return t, 1.0 - t * t, -2.0 * t * (1.0 - t * t)
-    if ACT == 5 or ACT == 6:
-        up = 1.0507009873554805 if ACT == 6 else 1.0
-        down = 1.7580993408473766 if ACT == 6 else 1.0
+        value, slope, curvature = z, zero + 1.0, zero
+    elif ACT == 1:
+        value, slope, curvature = tl.where(z < 0, 0.0, z), tl.where(z > 0, 1.0, zero), zero
+    elif ACT == 2:
+        value, slope, curvature = tl.where(z > 0, z, z * alpha), tl.where(z > 0, 1.0, zero + alpha), zero
+    elif ACT == 3:
+        value = tanh(z)
+        slope = 1.0 - value * value
+        curvature = -2.0 * value * slope
+    elif ACT == 5:
         e = tl.exp(tl.where(z < 0, z, zero))
-        return (
-            tl.where(z > 0, up * z, tl.where(z < 0, down * (e - 1.0), z)),
-            tl.where(z > 0, up, down * e),
-            tl.where(z > 0, 0.0, down * e),
-        )
-    s, c = sigmoid(z), sigmoid(-z)
-    if ACT == 4:
-        return s, s * c, s * c * (c - s)
-    if ACT == 7:
-        # As PyTorch's, which is the identity from 20 on.
-        value = tl.where(z < 0, 0.0, z) + tl.log(1.0 + tl.exp(-tl.abs(z)))
-        return tl.where(z > 20, z, value), tl.where(z > 20, 1.0, s), tl.where(z > 20, 0.0, s * c)
-    return z * s, s * (1.0 + z * c), s * c * (2.0 + z * (c - s))
+        value = tl.where(z > 0, z, tl.where(z < 0, e - 1.0, z))
+        slope, curvature = tl.where(z > 0, 1.0, e), tl.where(z > 0, 0.0, e)
+    elif ACT == 6:
+        e = 1.7580993408473766 * tl.exp(tl.where(z < 0, z, zero))
+        value = tl.where(z > 0, 1.0507009873554805 * z, tl.where(z < 0, e - 1.7580993408473766, z))
+        slope, curvature = tl.where(z > 0, 1.0507009873554805, e), tl.where(z > 0, 0.0, e)
+    else:
+        s, c = sigmoid(z), sigmoid(-z)
+        if ACT == 4:
+            value, slope, curvature = s, s * c, s * c * (c - s)
+        elif ACT == 7:
+            # As PyTorch's, which is the identity from 20 on.
+            value = tl.where(z < 0, 0.0, z) + tl.log(1.0 + tl.exp(-tl.abs(z)))
+            value = tl.where(z > 20, z, value)
+            slope, curvature = tl.where(z > 20, 1.0, s), tl.where(z > 20, 0.0, s * c)
+        else:
+            value, slope, curvature = z * s, s * (1.0 + z * c), s * c * (2.0 + z * (c - s))
+    return value, slope, curvature
 
 
 @triton.jit
@@ -129,7 +134,8 @@ def _derivative(
     if h.numel() == 0:
         return out, of_x, of_b
     # Without channels to tell apart, all is one row.
-    rows, n = (1, h.numel()) if channels == 1 and not sums else (h.shape[0], channels * inner)
+    flat = channels == 1 and not sums
+    rows, n, inner = (1, h.numel(), h.numel()) if flat else (h.shape[0], channels * inner, inner)
     tile = min(TILE, triton.next_power_of_2(rows))
     # CUDA allows 65,535 parts.
     together = max(ROWS, triton.next_power_of_2(triton.cdiv(rows, 65535))) if rows > tile else tile
@@ -138,7 +144,7 @@ def _derivative(
     down = {LINEAR: 1.0, RELU: 0.0}.get(act, alpha) if of_output else alpha
     bias_act_derivative_kernel[(triton.cdiv(n, columns), parts)](
         h, h if h_b is None else h_b, h if grad is None else grad, kept, h if b is None else b, out, of_x, partial,
-        rows, n, inner if n > inner or sums else n, down, gain, clamp, act, of_output, grad is not None, b is not None,
+        rows, n, inner, down, gain, clamp, act, of_output, grad is not None, b is not None,
         h_b is not None, sums, together, columns, tile,
     )  # fmt: skip
     return out, of_x, partial.sum((0, 2)) if sums else of_b
