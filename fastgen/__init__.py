@@ -1,8 +1,9 @@
 """fastgen: the classic deep generative models, fast, in PyTorch.
 
 `fastgen.ops` and `fastgen.nn` are drop-in functions and layers, `fastgen.sampling` the exact cached sampler,
-`fastgen.models` the models, `fastgen.gan` parts of adversarial ones, `fastgen.density` the estimators, `fastgen.metrics`
-what samples are judged by; `fastgen --help` trains, samples, scores and benchmarks from the command line.
+`fastgen.models` the models, `fastgen.gan` parts of adversarial ones, `fastgen.density` the estimators,
+`fastgen.metrics` what samples are judged by; `fastgen --help` trains, samples, scores and benchmarks from the command
+line.
 """
 
 import importlib
