@@ -41,8 +41,9 @@ def capture(
     A graph holds every launch of every step, so that its size grows with their number; and it belongs to one batch
     size.
 
-    On a CPU the same operations are called directly. There is little to win: beside its network the loop costs
-    MEASURED.
+    On a CPU the same operations are called directly, and nothing is won but the tables: beside its network the loop
+    costs 0.5 to 1 ms for each call of it, 5 to 8 % of one of 32 channels on a single image of 8 x 8, measured on two
+    cores.
 
     Args:
         model: a diffusion model. Its weights are read where they are; where they, its modules, dtype or device have
