@@ -22,7 +22,7 @@ class PlainDCGANDiscriminator(nn.Module):
         for index, convolution in enumerate(ours.convolutions):
             layers.append(convolution)
             if index:
-                norm = nn.BatchNorm2d(convolution.out_channels)
+                norm = nn.BatchNorm2d(convolution.out_channels).to(convolution.weight)
                 norm.load_state_dict(ours.norms[index - 1].state_dict())
                 layers.append(norm)
             layers.append(nn.LeakyReLU(0.2, inplace=False))

@@ -106,8 +106,9 @@ def _train(model: str, seed: int, path: Path, args: Namespace) -> int:
         given["epochs"] = args.epochs
     if resume := (path / "last").exists():
         given = {"resume": str(path), "device": args.device, "quiet": args.quiet}
+    trainer = build_trainer(given)
     print(f"{model}, seed {seed}", flush=True)
-    return finish_training(build_trainer(given), resume=resume)
+    return finish_training(trainer, resume=resume)
 
 
 def _finished(path: Path) -> dict[str, Any] | None:

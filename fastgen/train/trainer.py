@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import Optimizer
 
 from fastgen.data import Dataset
 from fastgen.train.checkpoint import BEST, LAST, Checkpoint, load_weights, set_weights
@@ -274,6 +275,7 @@ class Trainer:
         try:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(checkpoint.optimizers[name])
+                _lay_out_like_parameters(optimizer)
             self.state = State(**checkpoint.state)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{source} holds the state of another training: {error}") from error
@@ -319,6 +321,14 @@ class Trainer:
             generator = torch.Generator().manual_seed(self.settings.seed)
             self.recipe.draw(self.out / "samples.png", self.ema.model, generator, self.dataset.train)
         self.accelerator.wait_for_everyone()
+
+
+def _lay_out_like_parameters(optimizer: Optimizer) -> None:
+    """Files hold tensors in one layout; an optimiser that goes over memory needs its state in the parameters' own."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

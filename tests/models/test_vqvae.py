@@ -103,7 +103,7 @@ def test_it_learns_images_of_few_kinds():
     images = kinds[torch.randint(4, (256,))]
     model = VQVAE(6, 1, 5, num_codes=16, latent_size=4, channels=16, layers=1, prior_channels=16, prior_layers=2,
                   likelihood="discretized_logistic")  # fmt: skip
-    learn(model, (images,), 400, batch_size=64)
+    learn(model, (images,), 1000, batch_size=64)
     # Two bits say which of the four it is.
     assert (model.bits_per_dim(images).mean() * 36).item() < 8
     drawn = model.sample(100, generator=torch.Generator().manual_seed(0)).long()

@@ -142,7 +142,9 @@ def test_what_sample_refuses(runs, run):
 def test_a_checkpoint_of_another_kind(run, data):
     small = ["--channels", "8", "--layers", "1", "--set", "first_kernel_size=3", "--epochs", "1", "--device", "cpu"]
     assert run("train", "pixelcnn", "--data", data, "--out", "pixels", "--quiet", *small)[0] == 0
-    assert fails(run("sample", "pixels", "--steps", 3), "--steps is for diffusion models, this one is a PixelCNN")
+    assert fails(
+        run("sample", "pixels", "--steps", 3), "--steps is for diffusion models and chains, this one is a PixelCNN"
+    )
     assert fails(run("restore", "pixels", 0, "--task", "inpaint"), "expected a diffusion model of images")
 
 

@@ -260,8 +260,8 @@ def test_evaluate(runs, run):
 
 def test_what_is_refused(runs, run, data):
     gan = runs / "gan"
-    assert fails(run("sample", gan, "--temperature", 1), "--temperature is for flows, this model is a GAN")
-    assert fails(run("sample", gan, "--steps", 3), "--steps is for diffusion models, this one is a GAN")
+    assert fails(run("sample", gan, "--temperature", 1), "--temperature is for flows and VAEs, this one is a GAN")
+    assert fails(run("sample", gan, "--steps", 3), "--steps is for diffusion models and chains, this one is a GAN")
     assert fails(run("sample", gan, "--compare"), "this one is a GAN")
     assert fails(run("sample", gan, "--truncation", 0), "truncation: expected a positive number or None, got 0")
     assert fails(run("sample", gan, "--label", 1), "not trained with --class-conditional")
