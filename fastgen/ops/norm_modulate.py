@@ -278,7 +278,7 @@ NORM_MODULATE = Op(
     samples=norm_modulate_samples,
     cases=norm_modulate_cases,
     tolerance={
-        torch.float64: Tolerance(2, 1e-14),
+        torch.float64: Tolerance(2, 1e-12),
         torch.float32: Tolerance(2, 3e-7),
         torch.bfloat16: Tolerance(1, 1e-4),
         torch.float16: Tolerance(1, 1e-5),
