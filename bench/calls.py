@@ -1,8 +1,10 @@
 """One pass of an op on one case, as a call without arguments: what is timed, and what the gate compares.
 
 A pass is `forward`, `inverse` (the public function with `inverse=True`) or any other name for the plain call
-(`sample`); with `_backward` behind it, the gradients are computed too. A case that marks some of its tensors with
-`requires_grad` gets the gradients of those, any other case the gradients of all its floating-point tensors.
+(`sample`); with `_backward` behind it, the gradients are computed too. `double_backward` is what a gradient penalty
+does: the gradients, and those of half their squares, also in the gradients of the outputs. A case that marks some of
+its tensors with `requires_grad` gets the gradients of those, any other case the gradients of all its floating-point
+tensors.
 """
 
 from __future__ import annotations
@@ -59,13 +61,22 @@ def bind(function: Callable, case: Sample, pass_: str, output_gradients: Sequenc
 
         return forward
 
+    def double_backward() -> tuple[Tensor, ...]:
+        given = [g.detach().requires_grad_() for g in output_gradients]
+        outputs = _as_tuple(function(*case.args, **kwargs))
+        differentiable = [output for output in outputs if output.requires_grad]
+        first = torch.autograd.grad(differentiable, inputs, given, create_graph=True)
+        targets = [*given, *inputs]
+        found = torch.autograd.grad(first, targets, [g.detach() for g in first], allow_unused=True)
+        return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(targets, found, strict=True))
+
     def forward_backward() -> tuple[Tensor, ...]:
         outputs = _as_tuple(function(*case.args, **kwargs))
         differentiable = [output for output in outputs if output.requires_grad]
         found = torch.autograd.grad(differentiable, inputs, output_gradients, allow_unused=True)
         return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True))
 
-    return forward_backward
+    return double_backward if pass_ == "double_backward" else forward_backward
 
 
 def draw_output_gradients(reference: Callable, case: Sample, pass_: str) -> list[Tensor]:

@@ -190,7 +190,12 @@ def _run(asked: argparse.Namespace) -> int:
     for name, produce in _subjects(asked.names, options):
         rows: list[Row] = []
         try:
-            rows += produce()
+            for row in produce():
+                rows.append(row)
+                if asked.json is not None:
+                    # One by one, so that a run that is stopped has kept what it measured.
+                    about["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+                    results.upsert(asked.json, [{**row.to_json(), **about}])
         except RedGate as error:
             print(f"RED: {error}; {name} is not timed", flush=True)
             red = True
@@ -199,19 +204,15 @@ def _run(asked: argparse.Namespace) -> int:
             continue
         print(f"\n{table(rows)}", flush=True)
         everything += rows
-        if asked.json is not None:
-            # After each subject, so that a run that is stopped has kept what it measured.
-            about["date"] = datetime.now(UTC).isoformat(timespec="seconds")
-            results.upsert(asked.json, [{**row.to_json(), **about} for row in rows])
     if asked.plot is not None and everything:
         plot(everything, asked.plot, f"fastgen on {about['machine']}, {options.threads} threads")
     return 1 if red else 0
 
 
-def _subjects(names: Sequence[str], options: Options) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+def _subjects(names: Sequence[str], options: Options) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
     for name, op in REGISTRY.items():
         if not names or name in names:
-            yield name, lambda op=op: list(ops.measure(op, options))
+            yield name, lambda op=op: ops.measure(op, options)
     for name in suites.SUITES:
         if not names or name in names:
-            yield name, lambda name=name: list(suites.load(name).rows(options))
+            yield name, lambda name=name: suites.load(name).rows(options)

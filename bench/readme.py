@@ -1,13 +1,14 @@
-"""The table of speeds in README.md, written from a result file: `python -m fastgen.bench.readme [--check]`.
+"""The tables of speeds in README.md, written from result files: `python -m fastgen.bench.readme [--check]`.
 
-No number reaches the README by hand: the table between the two markers is this module's, and a test compares them.
+No number reaches the README by hand: a table between two markers is this module's, and a test compares them.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastgen.bench.results import read
@@ -15,13 +16,11 @@ from fastgen.bench.table import seconds, times
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-RESULTS = ROOT / "bench" / "results" / "intel-xeon-2c.json"
-_PEERS = ("nflows", "zuko")
-BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
+RESULTS = ROOT / "bench" / "results"
 
-# One row for each thing a reader may want to know, and what it is called there: (op, start of the case, pass).
+# One row for each thing a reader may want to know, and what it is called there: (op, case, pass).
 _NSF = "8 couplings, D=16, 2x128, K=8"
-SHOWN = {
+_SEQUENCES = {
     ("rational_quadratic_spline", "4096x32, 8 bins", "forward"): "`rational_quadratic_spline`, 4096 x 32, 8 bins",
     ("rational_quadratic_spline", "4096x32, 8 bins", "inverse"): "its inverse",
     ("rational_quadratic_spline", "4096x32, 8 bins", "forward_backward"): "`rational_quadratic_spline`, with gradient",
@@ -32,6 +31,10 @@ SHOWN = {
     ("flows/MAF", "3 MLPs, D=64, 2x128, batch 256", "sample"): "draw 256 points, masked autoregressive flow 3 x 64",
     ("kde_log_density", "10000x10000, d=8", "forward"): "`kde_log_density`, 10,000 queries and points in 8 dimensions",
     ("kde_log_density", "10000x10000, d=8", "forward_backward"): "`kde_log_density`, with gradient in both",
+    ("knn", "10000x10000, d=8, k=5", "forward"): "`knn`, 5 neighbours of 10,000 queries in 8 dimensions",
+    ("group_norm_silu", "16x128x32x32, 32 groups, scale and shift", "forward_backward"): (
+        "`group_norm_silu` with scale and shift, with gradient"
+    ),
     ("sampling/GatedPixelCNN", "10x64, 28x28, batch 1", "sample"): "draw 1 image, Gated PixelCNN 10 x 64, 28x28",
     ("sampling/GatedPixelCNN", "10x64, 28x28, batch 64", "sample"): "draw 64 images, the same network",
     ("sampling/PixelCNNPP", "2x2x160, 32x32, batch 1", "sample"): "draw 1 image, PixelCNN++ 160 channels, 32x32",
@@ -50,40 +53,81 @@ SHOWN = {
 }
 
 
-def render(rows: Sequence[Mapping]) -> str:
-    """The table in Markdown: time, and how many times slower others are at the same job: eager and compiled PyTorch,
-    and the library that people use for it.
+_SCORES = {
+    ("trace_sqrtm", "d=2048", "forward"): "`trace_sqrtm`, what FID waits for, 2048 x 2048",
+    ("moments", "50000x2048", "forward"): "`moments`, mean and covariance of 50,000 x 2048 features",
+    ("kde_log_density", "10000x10000, d=2", "forward"): "`kde_log_density`, 10,000 queries and points in the plane",
+    ("kde_log_density", "10000x10000, d=8", "forward"): "the same in 8 dimensions",
+    ("kde_log_density", "10000x10000, d=8", "forward_backward"): "the same, with gradient in both",
+}
+
+
+@dataclass(frozen=True)
+class SpeedTable:
+    """A table of the README.
+
+    Args:
+        name: of its markers.
+        results: the file that its numbers are of.
+        shown: (op, case, pass) of each row, and what it is called there.
+        peers: libraries that people use today; of those that a row has, the first two are shown.
     """
-    found = {(row["op"], row["case"], row["pass"]): row for row in rows if row["device"] == "cpu"}
-    lines = ["| what | fastgen | eager PyTorch | `torch.compile` | library |", "|---|---|---|---|---|"]
-    for key, name in SHOWN.items():
-        if key in found:
+
+    name: str
+    results: Path
+    shown: Mapping[tuple[str, str, str], str]
+    peers: tuple[str, ...]
+
+    @property
+    def markers(self) -> tuple[str, str]:
+        return f"<!-- {self.name} -->", f"<!-- /{self.name} -->"
+
+    def render(self) -> str:
+        """The table in Markdown: time, and how many times slower others are at the same job: eager and compiled
+        PyTorch, and the libraries that people use for it.
+        """
+        found = {(row["op"], row["case"], row["pass"]): row for row in read(self.results) if row["device"] == "cpu"}
+        lines = ["| what | fastgen | eager PyTorch | `torch.compile` | library |", "|---|---|---|---|---|"]
+        for key, name in self.shown.items():
             row = found[key]
             eager = row["ratios"].get("eager", row["ratios"].get("naive"))
             compiled = row["ratios"].get("compile", row["ratios"].get("naive_compiled"))
-            library = next((f"{peer} {_slower(row['ratios'][peer])}" for peer in _PEERS if peer in row["ratios"]), "")
-            cells = [name, seconds(row["median_s"]), *(_slower(ratio) for ratio in (eager, compiled)), library]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            peers = [peer for peer in self.peers if peer in row["ratios"]][:2]
+            library = ", ".join(f"{_PEERS.get(peer, peer)} {_slower(row['ratios'][peer])}" for peer in peers)
+            lines.append(
+                f"| {name} | {seconds(row['median_s'])} | {_slower(eager)} | {_slower(compiled)} | {library} |"
+            )
+        return "\n".join(lines)
+
+    def updated(self, text: str) -> str:
+        """`text` with the table between its markers made again."""
+        begin, end = self.markers
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        return f"{before}{begin}\n{self.render()}\n{end}{after}"
+
+
+# How a peer is called where its name in the results is another.
+_PEERS = {"pytorch_fid": "pytorch-fid", "scikit_learn": "scikit-learn", "keops": "KeOps", "faiss": "FAISS"}
+TABLES = (
+    SpeedTable("speed", RESULTS / "intel-xeon-2c.json", _SEQUENCES, ("nflows", "zuko", "faiss")),
+    SpeedTable(
+        "scores", RESULTS / "amd-epyc-2c.json", _SCORES, ("pytorch_fid", "torchmetrics", "faiss", "keops", "scipy")
+    ),
+)
 
 
 def _slower(ratio: float | None) -> str:
     return "" if ratio is None else f"{times(ratio)}x"
 
 
-def updated(text: str, rows: Sequence[Mapping]) -> str:
-    """`text` with the table between its markers made again."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{render(rows)}\n{END}{after}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit 1 where the table is not that of the results")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a table is not that of its results")
     options = parser.parse_args()
-    text = README.read_text()
-    made = updated(text, read(RESULTS))
+    text = made = README.read_text()
+    for table in TABLES:
+        made = table.updated(made)
     if options.check:
         return int(made != text)
     README.write_text(made)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-SUITES = ("overhead", "training", "sampling", "flows", "reversible", "autoencoders")
+SUITES = ("overhead", "training", "sampling", "flows", "reversible", "diffusion", "autoencoders", "adversarial")
 
 
 def load(name: str) -> ModuleType:

@@ -1,8 +1,9 @@
 """fastgen: the classic deep generative models, fast, in PyTorch.
 
 `fastgen.ops` and `fastgen.nn` are drop-in functions and layers, `fastgen.sampling` the exact cached sampler,
-`fastgen.models` the models, `fastgen.density` the estimators, `fastgen.metrics` what samples are judged by;
-`fastgen --help` trains, samples, scores and benchmarks from the command line.
+`fastgen.models` the models, `fastgen.gan` parts of adversarial ones, `fastgen.density` the estimators,
+`fastgen.metrics` what samples are judged by; `fastgen --help` trains, samples, scores and benchmarks from the command
+line.
 """
 
 import importlib
@@ -17,6 +18,7 @@ __all__ = [
     "data",
     "density",
     "explain",
+    "gan",
     "metrics",
     "models",
     "nn",
@@ -26,7 +28,7 @@ __all__ = [
     "use_backend",
 ]
 
-_ROOMS = ("data", "density", "metrics", "models", "nn", "sampling", "train")
+_ROOMS = ("data", "density", "gan", "metrics", "models", "nn", "sampling", "train")
 
 
 def __getattr__(name: str):

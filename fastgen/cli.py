@@ -1,5 +1,5 @@
 """The command line: `fastgen train`, `sample`, `evaluate`, `restore`, `interpolate`, `fid`, `score`, `trilemma`,
-`demo`, `density`, `info` and `bench`.
+`compare`, `demo`, `density`, `dynamics`, `info` and `bench`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fastgen.metrics_report.arguments import FID_HELP, SCORE_HELP, TRILEMMA_HELP, add_fid, add_score, add_trilemma
+from fastgen.metrics_report.arguments import (
+    COMPARE_HELP,
+    FID_HELP,
+    SCORE_HELP,
+    TRILEMMA_HELP,
+    add_compare,
+    add_fid,
+    add_score,
+    add_trilemma,
+)
 
 # Commands that read their own arguments.
 FORWARDED = {"info": "fastgen.info", "bench": "fastgen.bench.cli"}
@@ -23,6 +32,8 @@ ELSEWHERE = {
     "fid": "fastgen.metrics_report.command",
     "score": "fastgen.metrics_report.command",
     "trilemma": "fastgen.metrics_report.trilemma",
+    "compare": "fastgen.metrics_report.compare",
+    "dynamics": "fastgen.gan.dynamics_picture",
 }
 
 # Packages by the extra that brings them, where it is not `train`.
@@ -37,6 +48,7 @@ EXAMPLES = """examples:
   fastgen train vae --data digits                  a variational autoencoder; fastgen interpolate draws its latents
   fastgen fid data/ samples/                       how far samples are from data, as papers measure it
   fastgen trilemma runs/pixelcnn-digits runs/glow-digits   quality, diversity and speed in one picture
+  fastgen compare ddpm pixelcnn --data digits      train both three times, and tabulate what their samples are worth
   fastgen density table.csv --picture table.png    which classical density tells a table best, and how fast
   fastgen bench gated_activation --quick           time an operation against its rivals
   fastgen info                                     what was built, and which kernels can run here
@@ -44,8 +56,9 @@ EXAMPLES = """examples:
 `fastgen COMMAND --help` explains a command."""
 
 TRAIN_EXAMPLES = """models of images:   pixelcnn, gated-pixelcnn, pixelcnnpp, realnvp, glow,
-                    ddpm, diffusion-2015, score-sde, edm, flow-matching, ae, dae, vae, cvae, vqvae
-models of vectors:  nsf, realnvp, maf, iaf
+                    ddpm, diffusion-2015, score-sde, edm, flow-matching,
+                    ae, dae, vae, cvae, vqvae, gan, dcgan, wgan-gp, stylegan2
+models of vectors:  nsf, realnvp, maf, iaf, gan
 
 examples:
   fastgen train pixelcnn --data digits
@@ -57,6 +70,8 @@ examples:
   fastgen train ddpm --data digits --class-conditional
   fastgen train score-sde --data digits --set sde=subvp
   fastgen train vae --data digits --set latent_size=2 --set beta=4
+  fastgen train dcgan --data digits --set loss=hinge --set spectral_norm=true
+  fastgen train gan --data eight-gaussians              does it find all eight?
   accelerate launch --num_processes 4 -m fastgen train pixelcnnpp --data cifar.npz
 
 data:
@@ -81,6 +96,7 @@ SAMPLE_EXAMPLES = """examples:
   fastgen sample runs/nsf-table -n 10000 --out new.csv      rows of a table, in the units of the data
   fastgen sample runs/glow-digits --temperature 0.7         likelier images that vary less
   fastgen sample runs/ddpm-digits --sampler dpm++ --steps 20
+  fastgen sample runs/dcgan-digits --truncation 0.7         more typical images that vary less
   fastgen sample runs/ddpm-digits --label 7 --guidance 2    one class, exaggerated (after train --class-conditional)"""
 
 EVALUATE_EXAMPLES = """examples:
@@ -135,6 +151,7 @@ DENSITY_EXAMPLES = """methods:
 
 examples:
   fastgen density table.csv                                    all that suit the number of columns
+  fastgen compare ddpm pixelcnn --data digits      train both three times, and tabulate what their samples are worth
   fastgen density table.csv --picture table.png                ... with the densities and their convergence drawn
   fastgen density x.npy --method kde gaussian --bandwidth cv   two of them; the bandwidth of greatest likelihood
   fastgen density x.npy --method kde --bandwidth 0.3           a bandwidth in the units of the data
@@ -143,6 +160,19 @@ examples:
 Every row is held out once (--folds) and scored by estimators that learned from n others, n from about 10 to all. What a
 log-likelihood lacks is as the square of the density's error: where that falls like a power of n, the power is fitted
 and stands beside the textbook's. A .csv may start with a line of names; an .npy is [rows, columns] or [rows]."""
+
+
+DYNAMICS_EXAMPLES = """x descends on f(x, y) and y climbs it, as the networks of a GAN do. The games, each by
+simultaneous and alternating gradient steps, by extragradient and by optimistic steps:
+
+  a x y                    what a Wasserstein GAN plays near its equilibrium
+  a x y + p x^2 - q y^2    the same with a pull towards it
+  Dirac-GAN                data at a point, a generator that is one, a straight line as the discriminator
+  Dirac-GAN with R1        and the gradient penalty that makes it converge
+
+examples:
+  fastgen dynamics                              what "GANs oscillate" means, in one picture
+  fastgen dynamics -a 1 --step 0.3 --out slow.png"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -209,6 +239,10 @@ def parser() -> Parser:
     add_trilemma(
         _add_command(commands, "trilemma", "draw quality, diversity and speed of trained models", TRILEMMA_HELP)
     )
+    add_compare(
+        _add_command(commands, "compare", "train model families and set their samples side by side", COMPARE_HELP)
+    )
+    _add_dynamics(commands)
     commands.add_parser("info", help="show what was built and which kernels can run here")
     commands.add_parser("bench", help="time operations against their references and rivals")
     return top
@@ -231,6 +265,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("model", metavar="MODEL", nargs="?", help="one of those below")
     data = _add_data(train)
     data.add_argument("--validation-fraction", type=float, metavar="F", help="share set aside (default: 0.1)")
+    data.add_argument("--split-seed", type=int, metavar="N", help="of what is set aside (default: that of --seed)")
 
     model = train.add_argument_group("model (defaults: the paper's; for named data, what learns in minutes)")
     model.add_argument("--channels", type=int, metavar="N", help="width of the network")
@@ -245,6 +280,7 @@ def _add_train(commands: Any) -> None:
     learning.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: 50)")
     learning.add_argument("--batch-size", type=int, metavar="N", help="examples in a step (default: 64)")
     learning.add_argument("--lr", type=float, help="peak learning rate (default: 1e-3)")
+    learning.add_argument("--discriminator-lr", type=float, metavar="LR", help="of a GAN's (default: as --lr)")
     learning.add_argument("--warmup", type=int, metavar="N", help="steps of rising learning rate (default: 100)")
     learning.add_argument("--weight-decay", type=float, metavar="W", help="AdamW's (default: 0)")
     learning.add_argument("--max-grad-norm", type=float, metavar="G", help="clip gradients to this norm (default: 1)")
@@ -287,6 +323,9 @@ def _add_sample(commands: Any) -> None:
     )
     sample.add_argument(
         "--guidance", type=float, default=None, metavar="G", help="of diffusion: above 1 exaggerates classes"
+    )
+    sample.add_argument(
+        "--truncation", type=float, default=None, metavar="T", help="of GANs: the smaller, the more typical"
     )
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     sample.add_argument(
@@ -382,6 +421,17 @@ def _add_density(commands: Any) -> None:
     density.add_argument("--json", default=None, metavar="FILE", help="write all numbers")
     density.add_argument("--outliers", type=float, default=None, metavar="F", help="share of rows that are unlikely")
     density.add_argument("--output", default=None, metavar="FILE", help="where their numbers go, counted from 1")
+
+
+def _add_dynamics(commands: Any) -> None:
+    dynamics = _add_command(commands, "dynamics", "draw how two players of a min-max game move", DYNAMICS_EXAMPLES)
+    for name, default, text in (("a", 10.0, "a x y"), ("p", 1.0, "p x^2"), ("q", 1.0, "-q y^2")):
+        dynamics.add_argument(f"-{name}", type=float, default=default, help=f"of {text} (default: {default:g})")
+    dynamics.add_argument("--step", type=float, default=0.05, metavar="H", help="size of a step (default: 0.05)")
+    dynamics.add_argument("--steps", type=int, default=400, metavar="N", help="how many (default: 400)")
+    dynamics.add_argument(
+        "--out", default="dynamics.png", metavar="FILE", help="a .png, .pdf or .svg (default: dynamics.png)"
+    )
 
 
 def _add_data(command: Parser) -> Any:

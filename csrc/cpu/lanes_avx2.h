@@ -150,6 +150,26 @@ FASTGEN_LANE void split(Doubles x, Doubles* mantissa, Doubles* exponent) {
   *exponent = select(x == Doubles(0.0), Doubles(-__builtin_inf()), number);
 }
 
+FASTGEN_LANE void interleave(Floats even, Floats odd, Floats* low, Floats* high) {
+  __m256 a = _mm256_unpacklo_ps(even.v, odd.v), b = _mm256_unpackhi_ps(even.v, odd.v);
+  *low = _mm256_permute2f128_ps(a, b, 0x20), *high = _mm256_permute2f128_ps(a, b, 0x31);
+}
+
+FASTGEN_LANE void interleave(Doubles even, Doubles odd, Doubles* low, Doubles* high) {
+  __m256d a = _mm256_unpacklo_pd(even.v, odd.v), b = _mm256_unpackhi_pd(even.v, odd.v);
+  *low = _mm256_permute2f128_pd(a, b, 0x20), *high = _mm256_permute2f128_pd(a, b, 0x31);
+}
+
+FASTGEN_LANE void deinterleave(Floats low, Floats high, Floats* even, Floats* odd) {
+  __m256 a = _mm256_permute2f128_ps(low.v, high.v, 0x20), b = _mm256_permute2f128_ps(low.v, high.v, 0x31);
+  *even = _mm256_shuffle_ps(a, b, 0x88), *odd = _mm256_shuffle_ps(a, b, 0xDD);
+}
+
+FASTGEN_LANE void deinterleave(Doubles low, Doubles high, Doubles* even, Doubles* odd) {
+  __m256d a = _mm256_permute2f128_pd(low.v, high.v, 0x20), b = _mm256_permute2f128_pd(low.v, high.v, 0x31);
+  *even = _mm256_unpacklo_pd(a, b), *odd = _mm256_unpackhi_pd(a, b);
+}
+
 // Of 8 rows: j and 4 + j.
 FASTGEN_LANE void transpose_in_lanes(__m256& a, __m256& b, __m256& c, __m256& d) {
   __m256 ab_low = _mm256_unpacklo_ps(a, b), ab_high = _mm256_unpackhi_ps(a, b);

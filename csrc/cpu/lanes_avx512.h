@@ -147,6 +147,31 @@ FASTGEN_LANE __m512 four_rows(const float* p0, const float* p4, const float* p8,
   return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(p12));
 }
 
+// Two vectors of even and odd elements into the run that they are of, and back.
+FASTGEN_LANE void interleave(Floats even, Floats odd, Floats* low, Floats* high) {
+  const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  *low = _mm512_permutex2var_ps(even.v, first, odd.v);
+  *high = _mm512_permutex2var_ps(even.v, _mm512_add_epi32(first, _mm512_set1_epi32(8)), odd.v);
+}
+
+FASTGEN_LANE void interleave(Doubles even, Doubles odd, Doubles* low, Doubles* high) {
+  const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+  *low = _mm512_permutex2var_pd(even.v, first, odd.v);
+  *high = _mm512_permutex2var_pd(even.v, _mm512_add_epi64(first, _mm512_set1_epi64(4)), odd.v);
+}
+
+FASTGEN_LANE void deinterleave(Floats low, Floats high, Floats* even, Floats* odd) {
+  const __m512i first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  *even = _mm512_permutex2var_ps(low.v, first, high.v);
+  *odd = _mm512_permutex2var_ps(low.v, _mm512_add_epi32(first, _mm512_set1_epi32(1)), high.v);
+}
+
+FASTGEN_LANE void deinterleave(Doubles low, Doubles high, Doubles* even, Doubles* odd) {
+  const __m512i first = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+  *even = _mm512_permutex2var_pd(low.v, first, high.v);
+  *odd = _mm512_permutex2var_pd(low.v, _mm512_add_epi64(first, _mm512_set1_epi64(1)), high.v);
+}
+
 FASTGEN_LANE void load_four_columns(const float* p, int64_t stride, Floats* columns) {
   const float *p4 = p + 4 * stride, *p8 = p + 8 * stride, *p12 = p + 12 * stride;
   const int64_t twice = 2 * stride, thrice = 3 * stride;

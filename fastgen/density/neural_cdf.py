@@ -171,7 +171,9 @@ class NeuralCDF(DensityEstimator):
             places = torch.cat((own.clamp(low, high), low, high), 1)
             height, start, stop = heights((self.weights_, self.biases_), z.repeat(3, 1), places).chunk(3, 1)
             (slope,) = torch.autograd.grad(height.sum(), own, create_graph=x.requires_grad)
-        density = (1 - self.floor) * (slope / (stop - start)).clamp(min=0) + self.floor * _wide_density(own)
+        # Far from all data the network says the same at both ends, and nothing lies between.
+        mass = (stop - start).clamp(min=torch.finfo(x.dtype).tiny)
+        density = (1 - self.floor) * (slope / mass).clamp(min=0) + self.floor * _wide_density(own)
         log_density = density.log().sum(0) - self.deviation_.log().sum()
         return log_density if x.requires_grad else log_density.detach()
 

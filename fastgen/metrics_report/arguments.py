@@ -1,4 +1,4 @@
-"""The options of `fastgen fid`, `fastgen score` and `fastgen trilemma`, and what their `--help` teaches."""
+"""The options of `fastgen fid`, `score`, `trilemma` and `compare`, and what their `--help` teaches."""
 
 from __future__ import annotations
 
@@ -70,6 +70,17 @@ examples:
   fastgen trilemma runs/* --picture trilemma.png --json trilemma.json
   fastgen trilemma runs/nsf-two-moons runs/maf-two-moons -n 2000"""
 
+COMPARE_HELP = """Trains each MODEL with its defaults for the data, once for each seed, into OUT/MODEL-SEED, and then
+measures the samples of all of them as `fastgen trilemma` does. All seeds set the same examples aside.
+The table has the mean over seeds and, behind it, the standard deviation. What has been trained is not
+trained again: a comparison that was stopped goes on, and one more model or seed costs its own training
+alone.
+
+examples:
+  fastgen compare pixelcnn ddpm --data digits
+  fastgen compare vae dcgan ddpm flow-matching pixelcnn glow --data digits --seeds 5 --json families.json
+  fastgen compare nsf maf realnvp --data two-moons --seeds 1"""
+
 
 def add_fid(parser: ArgumentParser) -> None:
     """The options of `fastgen fid`."""
@@ -92,12 +103,25 @@ def add_score(parser: ArgumentParser) -> None:
 def add_trilemma(parser: ArgumentParser) -> None:
     """The options of `fastgen trilemma`."""
     parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs or checkpoints of the same data")
+    _add_corners(parser, "trilemma.png")
+
+
+def add_compare(parser: ArgumentParser) -> None:
+    """The options of `fastgen compare`."""
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="as `fastgen train` takes them")
+    parser.add_argument("--data", required=True, metavar="DATA", help="a name, a folder, or a file")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each model (default: 3)")
+    parser.add_argument("--out", default=None, metavar="FOLDER", help="where runs are (default: runs/compare-DATA)")
+    parser.add_argument("--epochs", type=int, default=None, metavar="N", help="passes over the data, for all models")
+    parser.add_argument("--quiet", action="store_true", default=False, help="a line for each epoch instead of a bar")
+    _add_corners(parser, "compare.png")
+
+
+def _add_corners(parser: ArgumentParser, picture: str) -> None:
     parser.add_argument("-n", type=int, default=None, metavar="N", help="samples of each (default: up to 1000)")
     parser.add_argument("--features", default=None, metavar="NAME", help="as for score (default: what suits the data)")
     parser.add_argument("--weights", default=None, metavar="FILE", help="of Inception")
-    parser.add_argument(
-        "--picture", default="trilemma.png", metavar="FILE", help=".png, .pdf or .svg (default: trilemma.png)"
-    )
+    parser.add_argument("--picture", default=picture, metavar="FILE", help=f".png, .pdf or .svg (default: {picture})")
     parser.add_argument("--json", default=None, metavar="FILE", help="write all numbers")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
     _add_device(parser)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastgen.data import Dataset, Examples, load
 from fastgen.metrics_report.trilemma_picture import FORMATS, save_picture
@@ -48,41 +50,75 @@ class Corner:
 
 def run(args: Namespace) -> int:
     """`fastgen trilemma`. Returns the exit status."""
-    _check(args)
+    check(args)
     device = device_of(args.device)
     loaded = [load_model(path, device=device) for path in args.runs]
-    data = _data_of(loaded[0][1], args.runs[0])
-    for path, (model, config) in zip(args.runs, loaded, strict=True):
-        if _recorded(config) != _recorded(loaded[0][1]) or (model.shape, model.levels) != (data.shape, data.levels):
-            raise ValueError(f"{path} learned other data than {args.runs[0]}: a picture is of models of the same data")
-    held_out = data.test or data.validation
-    n = args.n if args.n is not None else min(MOST_SAMPLES, max(FEWEST, len(held_out)))
-    yardstick = Yardstick(held_out, features=args.features, weights=args.weights, device=device)
-    corners = []
-    for name, (model, config) in zip(_names(args.runs), loaded, strict=True):
-        drawn = draw(model, n, args.seed)
-        corners.append(_corner(name, config["model"]["name"], yardstick, drawn.samples, args.seed, drawn.per_second))
-    ideal = _corner("training data", None, yardstick, _some(data.train, n, args.seed), args.seed, None)
-    print(report(corners, ideal, data.name, len(held_out), n, yardstick.features))
+    corners, ideal, about = measure(dict(zip(args.runs, loaded, strict=True)), args)
+    print(f"{headline(about)}\n\n{report(corners, ideal)}")
     if args.json:
         content = {
-            "data": data.name,
-            "held_out": len(held_out),
-            "samples": n,
-            "features": yardstick.features,
-            "threads": torch.get_num_threads(),
-            "device": str(device),
-            "seed": args.seed,
+            **about,
             "models": [asdict(corner) for corner in corners],
             "training_data": asdict(ideal),
         }
         write_whole(Path(args.json), (json.dumps(content, indent=1) + "\n").encode())
-    save_picture(Path(args.picture), corners, ideal, f"{data.name}: {n} samples, {yardstick.features} features")
+    save_picture(Path(args.picture), corners, ideal, caption(about))
     print(f"\npicture   {args.picture}" + (f"\nJSON      {args.json}" if args.json else ""))
     return 0
 
 
-def report(corners: list[Corner], ideal: Corner, data: str, held_out: int, n: int, features: str) -> str:
+def measure(
+    loaded: Mapping[str, tuple[nn.Module, dict[str, Any]]], args: Namespace
+) -> tuple[list[Corner], Corner, dict[str, Any]]:
+    """A corner for each model, in their order, and one for the training set; and what was measured, and by what.
+
+    Args:
+        loaded: models and the configurations of their runs, by path.
+        args: `n`, `features`, `weights`, `seed` and `device` of the command line.
+
+    Raises:
+        ValueError: a model of other data than the first.
+    """
+    device = device_of(args.device)
+    first, (_, config) = next(iter(loaded.items()))
+    data = _data_of(config, first)
+    for path, (model, other) in loaded.items():
+        if _recorded(other) != _recorded(config) or (model.shape, model.levels) != (data.shape, data.levels):
+            raise ValueError(f"{path} learned other data than {first}: a picture is of models of the same data")
+    held_out = data.test or data.validation
+    n = args.n if args.n is not None else min(MOST_SAMPLES, max(FEWEST, len(held_out)))
+    yardstick = Yardstick(held_out, features=args.features, weights=args.weights, device=device)
+    corners = []
+    for name, (model, config) in zip(_names(list(loaded)), loaded.values(), strict=True):
+        drawn = draw(model, n, args.seed)
+        corners.append(_corner(name, config["model"]["name"], yardstick, drawn.samples, args.seed, drawn.per_second))
+    ideal = _corner("training data", None, yardstick, _some(data.train, n, args.seed), args.seed, None)
+    about = {
+        "data": data.name,
+        "held_out": len(held_out),
+        "samples": n,
+        "features": yardstick.features,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "seed": args.seed,
+    }
+    return corners, ideal, about
+
+
+def headline(about: Mapping[str, Any]) -> str:
+    """What a table of corners is of."""
+    return (
+        f"{about['data']}: {about['samples']} samples of each beside {about['held_out']} examples that none has "
+        f"learned, by {about['features']} features"
+    )
+
+
+def caption(about: Mapping[str, Any]) -> str:
+    """The same for a picture."""
+    return f"{about['data']}: {about['samples']} samples, {about['features']} features"
+
+
+def report(corners: Sequence[Corner], ideal: Corner) -> str:
     """The numbers for people, best coverage first."""
     rows = [("model", "precision", "coverage", "samples/s", "density", "recall", "fid")]
     for corner in [*sorted(corners, key=lambda c: -c.coverage), ideal]:
@@ -90,15 +126,18 @@ def report(corners: list[Corner], ideal: Corner, data: str, held_out: int, n: in
         numbers = [f"{v:.3f}" for v in (corner.precision, corner.coverage)]
         others = [f"{v:.3f}" for v in (corner.density, corner.recall)]
         rows.append((corner.name, *numbers, speed, *others, f"{corner.fid:.4g}"))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
+    return "\n".join(
         "  ".join(
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
-    ]
-    head = f"{data}: {n} samples of each beside {held_out} examples that none has learned, by {features} features"
-    return "\n".join([head, "", *lines])
+    )
 
 
 def _corner(
@@ -109,7 +148,7 @@ def _corner(
     return Corner(name, model, **{key: found[key] for key in keys}, samples_per_second=speed)
 
 
-def _check(args: Namespace) -> None:
+def check(args: Namespace) -> None:
     """Raises ValueError for what makes no sense, before anything long is done."""
     if Path(args.picture).suffix not in FORMATS:
         raise ValueError(f"--picture {args.picture}: expected a file that ends with one of: {', '.join(FORMATS)}")

@@ -2,8 +2,10 @@
 
 from torch import nn
 
+from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.autoencoder import Autoencoder
 from fastgen.models.autoregressive import AutoregressiveModel
+from fastgen.models.dcgan import DCGAN, WGANGP
 from fastgen.models.ddpm import DDPM
 from fastgen.models.denoising_autoencoder import DenoisingAutoencoder
 from fastgen.models.diffusion import Diffusion
@@ -12,6 +14,7 @@ from fastgen.models.divergence import SamplingDiverged
 from fastgen.models.edm import EDM
 from fastgen.models.flow import Flow
 from fastgen.models.flow_matching import FlowMatching
+from fastgen.models.gan import GAN
 from fastgen.models.gated_pixelcnn import GatedPixelCNN
 from fastgen.models.glow import Glow
 from fastgen.models.latent_diffusion import LatentDiffusion
@@ -21,6 +24,7 @@ from fastgen.models.pixelcnn import PixelCNN
 from fastgen.models.pixelcnnpp import PixelCNNPP
 from fastgen.models.realnvp import RealNVP
 from fastgen.models.score_sde import ScoreSDE
+from fastgen.models.stylegan2 import StyleGAN2
 from fastgen.models.unet import UNet
 from fastgen.models.vae import VAE, ConditionalVAE
 from fastgen.models.vqvae import VQVAE
@@ -45,16 +49,24 @@ MODELS: dict[str, type[nn.Module]] = {
     "vae": VAE,
     "cvae": ConditionalVAE,
     "vqvae": VQVAE,
+    "gan": GAN,
+    "dcgan": DCGAN,
+    "wgan-gp": WGANGP,
+    "stylegan2": StyleGAN2,
 }
 
 __all__ = [
+    "DCGAN",
     "DDPM",
     "EDM",
+    "GAN",
     "IAF",
     "MAF",
     "MODELS",
     "VAE",
     "VQVAE",
+    "WGANGP",
+    "AdversarialModel",
     "Autoencoder",
     "AutoregressiveModel",
     "ConditionalVAE",
@@ -72,5 +84,6 @@ __all__ = [
     "RealNVP",
     "SamplingDiverged",
     "ScoreSDE",
+    "StyleGAN2",
     "UNet",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.divergence import Guard
+from fastgen.models.loop import Loop, Output
 from fastgen.models.variational_bound import BoundedByVariation
 from fastgen.schedulers import (
     DDIMScheduler,
@@ -35,7 +36,6 @@ SCHEDULE = (
 # Where Heun's method starts: Karras et al. (2022), table 1.
 LARGEST_SIGMA = 80.0
 WEIGHTINGS = ("simple", "min_snr", "p2")
-Output = Callable[[Tensor, Tensor], Tensor]
 
 
 class DDPM(BoundedByVariation, Diffusion):
@@ -154,50 +154,39 @@ class DDPM(BoundedByVariation, Diffusion):
     def _default_steps(self, sampler: str) -> int:
         return len(self.betas) if sampler == "ddpm" else min(self.default_steps, len(self.betas))
 
-    def _sample_ddim(self, output: Output, noise: Tensor, steps: int, *, eta: float = 0.0, **rest: Any) -> Tensor:
-        return self._along("ddim", output, noise, steps, eta=eta, **rest)
-
-    def _sample_ddpm(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
-        return self._along("ddpm", output, noise, steps, **rest)
-
-    def _sample_dpmpp(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
-        return self._along("dpm++", output, noise, steps, **rest)
-
-    def _sample_euler(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
-        return self._along("euler", output, noise, steps, **rest)
-
-    def _sample_heun(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
-        return self._along("heun", output, noise, steps, **rest)
-
-    def _along(
-        self,
-        sampler: str,
-        output: Output,
-        noise: Tensor,
-        steps: int,
-        *,
-        generator: Generator | None,
-        progress: Callable[[int, int], None],
-        **options: Any,
-    ) -> Tensor:
+    def _sample_ddim(self, steps: int, *, eta: float = 0.0, use_clipped_model_output: bool = False) -> Loop:
         check_steps(steps, len(self.betas))
-        return run_scheduler(self.scheduler(sampler, steps), output, noise, generator, progress, **options)
+        scheduler = self.scheduler("ddim", steps)
+        scheduler.set_eta(eta, use_clipped_model_output)
+        return along_schedule(scheduler, eta=eta, use_clipped_model_output=use_clipped_model_output)
+
+    def _sample_ddpm(self, steps: int) -> Loop:
+        return self._along("ddpm", steps)
+
+    def _sample_dpmpp(self, steps: int) -> Loop:
+        return self._along("dpm++", steps)
+
+    def _sample_euler(self, steps: int, **options: float) -> Loop:
+        return self._along("euler", steps, **options)
+
+    def _sample_heun(self, steps: int) -> Loop:
+        return self._along("heun", steps)
+
+    def _along(self, sampler: str, steps: int, **options: Any) -> Loop:
+        check_steps(steps, len(self.betas))
+        return along_schedule(self.scheduler(sampler, steps), **options)
 
 
-def run_scheduler(
-    scheduler: Scheduler,
-    output: Output,
-    noise: Tensor,
-    generator: Generator | None,
-    progress: Callable[[int, int], None],
-    **options: Any,
-) -> Tensor:
-    """From standard normal noise to data, along a scheduler whose timesteps were set."""
-    x, total = noise * scheduler.init_noise_sigma, len(scheduler.timesteps)
-    guard = Guard(total)
-    for step, time in enumerate(scheduler.timesteps):
-        said = output(scheduler.scale_model_input(x, time), time.view(1))
-        after = scheduler.step(said, time, x, generator=generator, return_dict=False, **options)[0]
-        x = guard.check(step, after, x)
-        progress(step + 1, total)
-    return guard.finish(x)
+def along_schedule(scheduler: Scheduler, **options: Any) -> Loop:
+    """The loop of a scheduler whose timesteps were set; options are those of its `step`."""
+
+    def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+        scheduler.set_begin_index(0)
+        x = noise * scheduler.init_noise_sigma
+        for step, time in enumerate(scheduler.timesteps):
+            said = output(scheduler.scale_model_input(x, time), time.view(1))
+            after = scheduler.step(said, time, x, generator=generator, return_dict=False, **options)[0]
+            x = guard.check(step, after, x)
+        return x
+
+    return Loop(len(scheduler.timesteps), run)

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from fastgen.models.divergence import Guard, Progress
 from fastgen.models.evaluating import evaluating
 from fastgen.models.guidance import classifier_gradient
 from fastgen.models.image_model import ImageModel
+from fastgen.models.loop import Draw, Loop
 from fastgen.models.unet import UNet
 from fastgen.nn.arguments import positive, probability
 
@@ -147,7 +149,7 @@ class Diffusion(ImageModel):
         classifier: Callable[[Tensor, Tensor], Tensor] | None = None,
         classifier_scale: float = 1.0,
         generator: Generator | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         **options: Any,
     ) -> Tensor:
         """Draws `n` images: uint8 levels [n, image_channels, height, width], or floating data where `levels` is None.
@@ -171,18 +173,61 @@ class Diffusion(ImageModel):
         Source: Ho and Salimans, "Classifier-Free Diffusion Guidance" (2022), equation 6; Dhariwal and Nichol (2021),
         algorithm 1.
         """
+        draw = self.prepared(
+            n,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            classifier=classifier,
+            classifier_scale=classifier_scale,
+            **options,
+        )
+        x, guard = draw(labels, generator, progress)
+        return guard.finish(x)
+
+    @torch.no_grad()
+    def prepared(
+        self,
+        n: int,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        classifier: Callable[[Tensor, Tensor], Tensor] | None = None,
+        classifier_scale: float = 1.0,
+        **options: Any,
+    ) -> Draw:
+        """The first part of `sample`, which makes the sampler's tables; what it returns is the rest.
+
+        That takes `(labels, generator, progress)`, all optional, and returns the images and a guard, whose
+        `finish(images)` raises where sampling diverged. On an accelerator it neither copies from the host nor waits,
+        given labels that are there: it can be captured as a graph, except for the samplers that are not in
+        `capturable`. Arguments and errors are as in `sample`.
+        """
         positive(n=n)
         sampler = self.samplers[0] if sampler is None else sampler
         if sampler not in self.samplers:
             raise ValueError(f"sampler: expected one of {', '.join(self.samplers)}, got {sampler!r}")
         steps = self._default_steps(sampler) if steps is None else steps
         positive(steps=steps)
-        with evaluating(self):
-            output = self.guided(n, labels, guidance, classifier, classifier_scale)
-            noise = drawn(torch.randn, (n, *self.shape), self, generator)
-            run = getattr(self, f"_sample_{sampler.replace('+', 'p').replace('-', '_')}")
-            x = run(output, noise, steps, generator=generator, progress=progress or _silent, **options)
-        return self.quantize(x)
+        loop: Loop = getattr(self, f"_sample_{sampler.replace('+', 'p')}")(steps, **options)
+
+        @torch.no_grad()
+        def draw(
+            labels: Tensor | int | None = None, generator: Generator | None = None, progress: Progress | None = None
+        ) -> tuple[Tensor, Guard]:
+            guard = Guard(loop.steps, progress)
+            with evaluating(self):
+                output = self.guided(n, labels, guidance, classifier, classifier_scale)
+                noise = drawn(torch.randn, (n, *self.shape), self, generator)
+                return self.quantize(loop.run(output, noise, generator, guard)), guard
+
+        return draw
+
+    @property
+    def capturable(self) -> tuple[str, ...]:
+        """The samplers whose steps do not wait for the device: those of `fastgen.sampling.capture`."""
+        return tuple(sampler for sampler in self.samplers if sampler != "ode")
 
     def guided(
         self,
@@ -198,7 +243,7 @@ class Diffusion(ImageModel):
         if labels is None and (guidance is not None or classifier is not None):
             raise ValueError("guidance: expected labels to guide towards, got None")
         if labels is not None and (self.num_classes is not None or classifier is None):
-            self._check_labels(labels, n)
+            self.check_labels(labels, n)
         known = labels if self.num_classes is not None else None
         if guidance is not None:
             _check_guidance(guidance, self)
@@ -283,7 +328,3 @@ def _check_guidance(guidance: float, model: Diffusion) -> None:
         raise ValueError("guidance: this model is unconditional (num_classes is None), expected None")
     if guidance != 1 and not model.label_dropout:
         raise ValueError("guidance: this model learnt without label_dropout, it does not know images of no class")
-
-
-def _silent(done: int, total: int) -> None:
-    pass

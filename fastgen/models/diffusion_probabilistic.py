@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fastgen.models.ddpm import DDPM, Output
+from fastgen.models.ddpm import DDPM
 from fastgen.models.diffusion import drawn
 from fastgen.models.divergence import Guard
+from fastgen.models.loop import Loop, Output
 
 
 class DiffusionProbabilisticModel(DDPM):
@@ -108,26 +109,21 @@ class DiffusionProbabilisticModel(DDPM):
     def _default_steps(self, sampler: str) -> int:
         return len(self.betas)
 
-    def _sample_ancestral(
-        self,
-        output: Output,
-        noise: Tensor,
-        steps: int,
-        *,
-        generator: Generator | None,
-        progress: Callable[[int, int], None],
-    ) -> Tensor:
+    def _sample_ancestral(self, steps: int) -> Loop:
         total = len(self.betas)
         if steps != total:
             raise ValueError(f"steps: expected {total}, the steps that were learnt, got {steps}")
-        x, guard = noise, Guard(total)
-        for step, time in enumerate(reversed(range(total))):
-            mean, log_variance = self.reverse(x, time, output=output)
-            if time:
-                mean = mean + (0.5 * log_variance).exp() * drawn(torch.randn, x.shape, x, generator)
-            x = guard.check(step, mean, x)
-            progress(step + 1, total)
-        return guard.finish(x)
+
+        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+            x = noise
+            for step, time in enumerate(reversed(range(total))):
+                mean, log_variance = self.reverse(x, time, output=output)
+                if time:
+                    mean = mean + (0.5 * log_variance).exp() * drawn(torch.randn, x.shape, x, generator)
+                x = guard.check(step, mean, x)
+            return x
+
+        return Loop(total, run)
 
 
 def _device(generator: Generator | None) -> torch.device:

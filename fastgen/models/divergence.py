@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Progress = Callable[[int, int], None]
 
 
 class SamplingDiverged(ValueError):
@@ -25,12 +29,18 @@ class SamplingDiverged(ValueError):
 class Guard:
     """Stops a loop at the first step that is not finite: at once on a CPU, on an accelerator at the loop's end.
 
-    There, nothing waits: a step that is not finite is undone on the device, and its number kept there.
+    There, nothing waits: a step that is not finite is undone on the device, and its number kept there until `finish`
+    reads it, which may be after a graph of the loop was replayed.
+
+    Args:
+        steps: of the loop.
+        progress: called as `progress(done, steps)`.
     """
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, steps: int, progress: Progress | None = None) -> None:
+        self.steps, self._progress = steps, progress
         self._first_bad: Tensor | None = None
+        self._last: Tensor | None = None
 
     def check(self, step: int, after: Tensor, before: Tensor) -> Tensor:
         """`after` where it is finite. `step` is counted from 0.
@@ -38,6 +48,12 @@ class Guard:
         Raises:
             SamplingDiverged: it is not.
         """
+        result = self._checked(step, after, before)
+        if self._progress is not None:
+            self._progress(step + 1, self.steps)
+        return result
+
+    def _checked(self, step: int, after: Tensor, before: Tensor) -> Tensor:
         if after.device.type == "cpu":
             # The sum is finite only where all are; where it is not, they may have overflowed together.
             if not after.sum().isfinite() and not bool(after.isfinite().all()):
@@ -47,10 +63,11 @@ class Guard:
         if self._first_bad is None:
             self._first_bad = torch.full((), self.steps, device=after.device)
         self._first_bad = torch.where(finite, self._first_bad, self._first_bad.clamp(max=step))
-        return torch.where(self._first_bad < self.steps, before, after)
+        self._last = torch.where(self._first_bad < self.steps, before, after)
+        return self._last
 
-    def finish(self, last: Tensor) -> Tensor:
-        """`last`, the sample at the loop's end; raises as `check`, where that could not."""
+    def finish(self, result: Tensor) -> Tensor:
+        """`result`, what the loop made; raises as `check`, where that could not."""
         if self._first_bad is not None and (bad := int(self._first_bad)) < self.steps:
-            raise SamplingDiverged(bad + 1, self.steps, last)
-        return last
+            raise SamplingDiverged(bad + 1, self.steps, self._last.clone())
+        return result

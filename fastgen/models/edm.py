@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.models.diffusion import Diffusion, along, drawn
 from fastgen.models.divergence import Guard
+from fastgen.models.loop import Loop, Output
 from fastgen.models.probability_flow import RatioFlow
 from fastgen.schedulers.spacing import karras_sigmas
-
-Output = Callable[[Tensor, Tensor], Tensor]
 
 
 class EDM(RatioFlow, Diffusion):
@@ -111,39 +110,38 @@ class EDM(RatioFlow, Diffusion):
             return [self.sigma_max, 0.0]
         return [*karras_sigmas(self.sigma_max, self.sigma_min, steps, self.rho).tolist(), 0.0]
 
-    def _sample_euler(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
-        return self._sample_heun(output, noise, steps, corrects=False, **rest)
+    def _sample_euler(self, steps: int, **options: float) -> Loop:
+        return self._sample_heun(steps, corrects=False, **options)
 
     def _sample_heun(
         self,
-        output: Output,
-        noise: Tensor,
         steps: int,
         *,
-        generator: Generator | None,
-        progress: Callable[[int, int], None],
         corrects: bool = True,
         s_churn: float = 0.0,
         s_tmin: float = 0.0,
         s_tmax: float = math.inf,
         s_noise: float = 1.0,
-    ) -> Tensor:
+    ) -> Loop:
         """Algorithm 2; `corrects` False leaves Euler's method."""
-        sigmas, guard = self.sigmas(steps), Guard(steps)
-        x = noise * sigmas[0]
-        times = torch.tensor(sigmas, device=x.device, dtype=x.dtype)
-        for step in range(steps):
-            sigma, after, time, before = sigmas[step], sigmas[step + 1], times[step : step + 1], x
-            churn = min(s_churn / steps, 2**0.5 - 1) if s_tmin <= sigma <= s_tmax else 0.0
-            if churn > 0:
-                raised = sigma * (1 + churn)
-                x = x + s_noise * (raised**2 - sigma**2) ** 0.5 * drawn(torch.randn, x.shape, x, generator)
-                sigma, time = raised, time * (1 + churn)
-            slope = (x - output(x, time)) / sigma
-            reached = x + (after - sigma) * slope
-            if corrects and after > 0:
-                there = (reached - output(reached, times[step + 1 : step + 2])) / after
-                reached = x + (after - sigma) / 2 * (slope + there)
-            x = guard.check(step, reached, before)
-            progress(step + 1, steps)
-        return guard.finish(x)
+        sigmas = self.sigmas(steps)
+        times = torch.tensor(sigmas, device=self.device, dtype=self.dtype)
+
+        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+            x = noise * sigmas[0]
+            for step in range(steps):
+                sigma, after, time, before = sigmas[step], sigmas[step + 1], times[step : step + 1], x
+                churn = min(s_churn / steps, 2**0.5 - 1) if s_tmin <= sigma <= s_tmax else 0.0
+                if churn > 0:
+                    raised = sigma * (1 + churn)
+                    x = x + s_noise * (raised**2 - sigma**2) ** 0.5 * drawn(torch.randn, x.shape, x, generator)
+                    sigma, time = raised, time * (1 + churn)
+                slope = (x - output(x, time)) / sigma
+                reached = x + (after - sigma) * slope
+                if corrects and after > 0:
+                    there = (reached - output(reached, times[step + 1 : step + 2])) / after
+                    reached = x + (after - sigma) / 2 * (slope + there)
+                x = guard.check(step, reached, before)
+            return x
+
+        return Loop(steps, run)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from fastgen.models.ddpm import run_scheduler
+from fastgen.models.ddpm import along_schedule
 from fastgen.models.diffusion import Diffusion, drawn
 from fastgen.models.divergence import Guard
+from fastgen.models.loop import Loop, Output
 from fastgen.models.probability_flow import ProbabilityFlow
 from fastgen.schedulers import FlowMatchEulerScheduler
 
 TIMES = ("uniform", "logit_normal")
-Output = Callable[[Tensor, Tensor], Tensor]
 
 
 class FlowMatching(ProbabilityFlow, Diffusion):
@@ -91,39 +91,38 @@ class FlowMatching(ProbabilityFlow, Diffusion):
     def prior_deviation(self) -> float:
         return 1.0
 
-    def _sample_euler(
-        self, output: Output, noise: Tensor, steps: int, *, generator: Generator | None, progress: Any
-    ) -> Tensor:
+    def _sample_euler(self, steps: int) -> Loop:
         scheduler = FlowMatchEulerScheduler(shift=self.shift)
         scheduler.set_timesteps(steps, self.device)
+        loop = along_schedule(scheduler)
 
-        def at(x: Tensor, time: Tensor) -> Tensor:
-            return output(x, time / 1000)
+        def run(output: Output, *rest: Any) -> Tensor:
+            return loop.run(lambda x, time: output(x, time / 1000), *rest)
 
-        return run_scheduler(scheduler, at, noise, generator, progress)
+        return loop._replace(run=run)
 
-    def _sample_heun(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
-        return self._second_order(output, noise, steps, 1.0, **rest)
+    def _sample_heun(self, steps: int) -> Loop:
+        return self._second_order(steps, 1.0)
 
-    def _sample_midpoint(self, output: Output, noise: Tensor, steps: int, **rest: Any) -> Tensor:
-        return self._second_order(output, noise, steps, 0.5, **rest)
+    def _sample_midpoint(self, steps: int) -> Loop:
+        return self._second_order(steps, 0.5)
 
-    def _second_order(
-        self, output: Output, noise: Tensor, steps: int, where: float, *, generator: Any, progress: Any
-    ) -> Tensor:
+    def _second_order(self, steps: int, where: float) -> Loop:
         """Runge-Kutta methods of second order, whose other slope is taken at `where` of the step: 1 is Heun's, 1/2 the
         midpoint's.
         """
         scheduler = FlowMatchEulerScheduler(shift=self.shift)
         scheduler.set_timesteps(steps)
-        levels = scheduler.sigmas.tolist()
-        x, guard = noise, Guard(steps)
-        for step, (now, after) in enumerate(pairwise(levels)):
-            width = after - now
-            first = output(x, torch.full((1,), now, device=x.device, dtype=x.dtype))
-            there = x + where * width * first
-            second = output(there, torch.full((1,), now + where * width, device=x.device, dtype=x.dtype))
-            share = 1 / (2 * where)
-            x = guard.check(step, x + width * torch.lerp(first, second, share), x)
-            progress(step + 1, steps)
-        return guard.finish(x)
+        levels, share = scheduler.sigmas.tolist(), 1 / (2 * where)
+
+        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+            x = noise
+            for step, (now, after) in enumerate(pairwise(levels)):
+                width = after - now
+                first = output(x, torch.full((1,), now, device=x.device, dtype=x.dtype))
+                there = x + where * width * first
+                second = output(there, torch.full((1,), now + where * width, device=x.device, dtype=x.dtype))
+                x = guard.check(step, x + width * torch.lerp(first, second, share), x)
+            return x
+
+        return Loop(steps, run)

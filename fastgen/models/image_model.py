@@ -89,10 +89,11 @@ class ImageModel(nn.Module):
             raise ValueError(
                 f"labels: this model has {self.num_classes} classes, expected a tensor [{batch}], got None"
             )
-        self._check_labels(labels, batch)
+        self.check_labels(labels, batch)
         return labels
 
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
+    def check_labels(self, labels: Tensor, batch: int) -> None:
+        """Raises where `labels` are not classes [batch] of this model."""
         if self.num_classes is None:
             raise ValueError("labels: this model is unconditional (num_classes is None), expected None")
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:

@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from fastgen.models.diffusion import Diffusion
+from fastgen.models.divergence import Guard, Progress
 from fastgen.models.evaluating import evaluating
 from fastgen.models.flow import Flow
+from fastgen.models.loop import Draw
 
 
 class LatentDiffusion(nn.Module):
@@ -52,6 +54,17 @@ class LatentDiffusion(nn.Module):
     def num_classes(self) -> int | None:
         return self.diffusion.num_classes
 
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        return self.diffusion.samplers
+
+    @property
+    def capturable(self) -> tuple[str, ...]:
+        return self.diffusion.capturable
+
+    def check_labels(self, labels: Tensor, batch: int) -> None:
+        self.diffusion.check_labels(labels, batch)
+
     def train(self, mode: bool = True) -> LatentDiffusion:
         super().train(mode)
         self.autoencoder.eval()
@@ -79,18 +92,41 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Data of latents of unit scale."""
+        return self._decode(z, bool(self.flat))
+
+    def _decode(self, z: Tensor, flat: bool) -> Tensor:
         z = z * self.std + self.mean
-        return self.autoencoder.decode(z.flatten(1) if self.flat else z)
+        return self.autoencoder.decode(z.flatten(1) if flat else z)
 
     def loss(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The diffusion's loss of the latents of `x`, a scalar."""
         return self.diffusion.loss(self.encode(x), labels)
 
     @torch.no_grad()
-    def sample(self, n: int, **options: Any) -> Tensor:
-        """`n` decoded draws; options are those of the diffusion's `sample`."""
-        with evaluating(self):
-            return self.decode(self.diffusion.sample(n, **options))
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | int | None = None,
+        generator: Generator | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """`n` decoded draws; arguments and errors are those of the diffusion's `sample`."""
+        x, guard = self.prepared(n, **options)(labels, generator, progress)
+        return guard.finish(x)
+
+    def prepared(self, n: int, **options: Any) -> Draw:
+        """As the diffusion's `prepared`."""
+        draw_latents, flat = self.diffusion.prepared(n, **options), bool(self.flat)
+
+        @torch.no_grad()
+        def draw(*arguments: Any) -> tuple[Tensor, Guard]:
+            with evaluating(self):
+                z, guard = draw_latents(*arguments)
+                return self._decode(z, flat), guard
+
+        return draw
 
     def _latents(self, x: Tensor) -> Tensor:
         z = self.autoencoder.encode(x)

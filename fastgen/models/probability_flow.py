@@ -11,10 +11,11 @@ from torch import Generator, Tensor, nn
 
 from fastgen.models.adaptive_ode import Solution, integrate
 from fastgen.models.diffusion import along, drawn
+from fastgen.models.divergence import Guard
 from fastgen.models.evaluating import evaluating
+from fastgen.models.loop import Loop, Output
 from fastgen.nn.arguments import positive
 
-Output = Callable[[Tensor, Tensor], Tensor]
 PROBES = ("rademacher", "gaussian", "exact")
 
 
@@ -134,29 +135,22 @@ class ProbabilityFlow(nn.Module):
         nats = self.log_prob_bound(images, labels, generator=generator, **options)
         return nats / (-math.prod(self.shape) * math.log(2))
 
-    def _sample_ode(
-        self,
-        output: Output,
-        noise: Tensor,
-        steps: int,
-        *,
-        generator: Generator | None,
-        progress: Callable[[int, int], None],
-        rtol: float = 1e-5,
-        atol: float = 1e-5,
-    ) -> Tensor:
+    def _sample_ode(self, steps: int, *, rtol: float = 1e-5, atol: float = 1e-5) -> Loop:
         """The flow backwards, by as many steps as each sample needs."""
         end, start = self.span
 
-        def derivative(u: Tensor, state: Tensor, rows: Tensor) -> Tensor:
-            # Guidance has a label for each of the whole batch.
-            whole = noise.new_zeros(len(noise), state.shape[1]).index_copy(0, rows, state)
-            times = torch.full((len(noise),), start, dtype=u.dtype, device=u.device).index_copy(0, rows, u)
-            return self.velocity(times, whole.view_as(noise), output).flatten(1)[rows]
+        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+            def derivative(u: Tensor, state: Tensor, rows: Tensor) -> Tensor:
+                # Guidance has a label for each of the whole batch.
+                whole = noise.new_zeros(len(noise), state.shape[1]).index_copy(0, rows, state)
+                times = torch.full((len(noise),), start, dtype=u.dtype, device=u.device).index_copy(0, rows, u)
+                return self.velocity(times, whole.view_as(noise), output).flatten(1)[rows]
 
-        solution = integrate(derivative, (noise * self.prior_deviation()).flatten(1), start, end, rtol=rtol, atol=atol)
-        progress(1, 1)
-        return self.to_data(solution.y.view_as(noise), output)
+            y = noise * self.prior_deviation()
+            solution = integrate(derivative, y.flatten(1), start, end, rtol=rtol, atol=atol)
+            return guard.check(0, self.to_data(solution.y.view_as(noise), output), y)
+
+        return Loop(1, run)
 
     def _check_continuous(self, x: Tensor) -> None:
         if not isinstance(x, Tensor) or not x.is_floating_point():

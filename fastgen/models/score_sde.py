@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,10 +10,10 @@ from torch import Generator, Tensor, nn
 
 from fastgen.models.diffusion import Diffusion, along, drawn
 from fastgen.models.divergence import Guard
+from fastgen.models.loop import Loop, Output
 from fastgen.models.probability_flow import RatioFlow
 from fastgen.models.sde import SDES
 
-Output = Callable[[Tensor, Tensor], Tensor]
 PREDICTORS = ("reverse_diffusion", "ancestral", "none")
 CORRECTORS = ("langevin", "none")
 
@@ -83,7 +83,7 @@ class ScoreSDE(RatioFlow, Diffusion):
         return self.sde.alpha_sigma(time)
 
     def times(self, steps: int) -> Tensor:
-        return self._times(steps, torch.zeros((), dtype=self.dtype, device=self.device))[:-1]
+        return self._times(steps)[:-1]
 
     def network_time(self, time: Tensor) -> Tensor:
         return self.sde.network_time(time)
@@ -111,63 +111,61 @@ class ScoreSDE(RatioFlow, Diffusion):
         least, largest = (sigma / alpha).tolist()
         return least, largest
 
-    def _times(self, steps: int, like: Tensor) -> Tensor:
-        return torch.linspace(1, self.sde.least_time, steps + 1, dtype=torch.float64).to(like)
+    def _times(self, steps: int) -> Tensor:
+        times = torch.linspace(1, self.sde.least_time, steps + 1, dtype=torch.float64)
+        return times.to(self.device, self.dtype)
 
-    def _start(self, noise: Tensor) -> Tensor:
-        return noise * (self.prior_deviation() * self._ends(self.ratios[1])[0])
+    def _start(self) -> float:
+        """The deviation of the noise that sampling starts from."""
+        return self.prior_deviation() * self._ends(self.ratios[1])[0]
 
-    def _sample_em(
-        self,
-        output: Output,
-        noise: Tensor,
-        steps: int,
-        *,
-        generator: Generator | None,
-        progress: Callable[[int, int], None],
-    ) -> Tensor:
+    def _sample_em(self, steps: int) -> Loop:
         """`x + (f x - g^2 score) dt + g sqrt(|dt|) z`, backwards."""
-        times, guard, x = self._times(steps, noise), Guard(steps), self._start(noise)
+        times, start = self._times(steps), self._start()
         width = (1 - self.sde.least_time) / steps
-        for step in range(steps):
-            time = times[step : step + 1]
-            squared = along(self.sde.squared_diffusion(time), x)
-            score = -output(x, time) / along(self.alpha_sigma(time)[1], x)
-            after = x - (along(self.sde.drift(time), x) * x - squared * score) * width
-            if step + 1 < steps:
-                after = after + (squared * width).sqrt() * drawn(torch.randn, x.shape, x, generator)
-            x = guard.check(step, after, x)
-            progress(step + 1, steps)
-        return guard.finish(x)
+
+        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+            x = noise * start
+            for step in range(steps):
+                time = times[step : step + 1]
+                squared = along(self.sde.squared_diffusion(time), x)
+                score = -output(x, time) / along(self.alpha_sigma(time)[1], x)
+                after = x - (along(self.sde.drift(time), x) * x - squared * score) * width
+                if step + 1 < steps:
+                    after = after + (squared * width).sqrt() * drawn(torch.randn, x.shape, x, generator)
+                x = guard.check(step, after, x)
+            return x
+
+        return Loop(steps, run)
 
     def _sample_pc(
         self,
-        output: Output,
-        noise: Tensor,
         steps: int,
         *,
-        generator: Generator | None,
-        progress: Callable[[int, int], None],
         predictor: str = "reverse_diffusion",
         corrector: str = "langevin",
         corrector_steps: int = 1,
         snr: float = 0.16,
-    ) -> Tensor:
+    ) -> Loop:
         if predictor not in PREDICTORS or corrector not in CORRECTORS:
             raise ValueError(
                 f"predictor and corrector: expected one of {', '.join(PREDICTORS)} and one of {', '.join(CORRECTORS)}, "
                 f"got {predictor!r} and {corrector!r}"
             )
-        times, guard, x = self._times(steps, noise), Guard(steps), self._start(noise)
-        for step in range(steps):
-            time, after, before = times[step : step + 1], times[step + 1 : step + 2], x
-            if predictor != "none":
-                x, mean = self._predict(output, x, time, after, predictor == "ancestral", generator)
-            for _ in range(corrector_steps if corrector == "langevin" else 0):
-                x, mean = self._correct(output, x, after, snr, generator)
-            x = guard.check(step, x, before)
-            progress(step + 1, steps)
-        return guard.finish(mean)
+        times, start = self._times(steps), self._start()
+
+        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+            x = noise * start
+            for step in range(steps):
+                time, after, before = times[step : step + 1], times[step + 1 : step + 2], x
+                if predictor != "none":
+                    x, mean = self._predict(output, x, time, after, predictor == "ancestral", generator)
+                for _ in range(corrector_steps if corrector == "langevin" else 0):
+                    x, mean = self._correct(output, x, after, snr, generator)
+                x = guard.check(step, x, before)
+            return mean
+
+        return Loop(steps, run)
 
     def _predict(
         self, output: Output, x: Tensor, time: Tensor, after: Tensor, ancestral: bool, generator: Generator | None

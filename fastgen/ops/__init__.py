@@ -6,6 +6,7 @@ Every family is one file, `fastgen/ops/<family>.py`; each op `f` has `f_referenc
 from fastgen.ops._registry import BackendError, explain, use_backend
 from fastgen.ops.actnorm import actnorm, actnorm_reference, actnorm_statistics
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling, affine_coupling_reference
+from fastgen.ops.bias_act import bias_act, bias_act_reference
 from fastgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_reference, causal_conv1d_step
 from fastgen.ops.count_within import (
     BallCounts,
@@ -55,8 +56,12 @@ from fastgen.ops.masked_conv2d import (
     masked_conv2d_mask,
     masked_conv2d_reference,
 )
+from fastgen.ops.minibatch_stddev import minibatch_stddev
 from fastgen.ops.mmd import polynomial_mmd, polynomial_mmd_reference, rbf_mmd, rbf_mmd_reference
+from fastgen.ops.modulated_conv2d import modulated_conv2d, modulated_conv2d_reference
 from fastgen.ops.moments import moments, moments_reference
+from fastgen.ops.norm_modulate import norm_modulate, norm_modulate_reference
+from fastgen.ops.pixel_norm import pixel_norm
 from fastgen.ops.polynomial_spline import (
     linear_spline,
     linear_spline_reference,
@@ -79,6 +84,7 @@ from fastgen.ops.spline import (
     rational_quadratic_spline_reference,
 )
 from fastgen.ops.sqrtm import sqrtm, sqrtm_reference, trace_sqrtm, trace_sqrtm_reference
+from fastgen.ops.upfirdn2d import setup_filter, upfirdn2d, upfirdn2d_reference
 from fastgen.ops.vector_quantize import (
     ResidualVectorQuantized,
     VectorQuantized,
@@ -104,6 +110,8 @@ __all__ = [
     "ball_counts_reference",
     "bernoulli_log_prob",
     "bernoulli_log_prob_reference",
+    "bias_act",
+    "bias_act_reference",
     "causal_conv1d",
     "causal_conv1d_reference",
     "causal_conv1d_step",
@@ -156,8 +164,14 @@ __all__ = [
     "masked_conv2d_live_weight",
     "masked_conv2d_mask",
     "masked_conv2d_reference",
+    "minibatch_stddev",
+    "modulated_conv2d",
+    "modulated_conv2d_reference",
     "moments",
     "moments_reference",
+    "norm_modulate",
+    "norm_modulate_reference",
+    "pixel_norm",
     "polynomial_mmd",
     "polynomial_mmd_reference",
     "q_sample",
@@ -171,10 +185,13 @@ __all__ = [
     "rbf_mmd",
     "rbf_mmd_reference",
     "residual_vector_quantize",
+    "setup_filter",
     "sqrtm",
     "sqrtm_reference",
     "trace_sqrtm",
     "trace_sqrtm_reference",
+    "upfirdn2d",
+    "upfirdn2d_reference",
     "use_backend",
     "vector_quantize",
     "vector_quantize_reference",

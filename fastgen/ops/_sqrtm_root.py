@@ -31,7 +31,9 @@ def root_and_basis(a: Tensor, wants_basis: bool) -> tuple[Tensor, Tensor, Tensor
     roots = roots_of(eigenvalues)
     scaled = basis * roots.sqrt().unsqueeze(-2)
     if len(a) == 0 or a.shape[-1] <= _SMALL:
-        return scaled @ scaled.mT, basis, roots
+        product = scaled @ scaled.mT
+        # Not every library's product of a matrix with itself is symmetric to the bit.
+        return (product + product.mT) / 2, basis, roots
     return torch.stack([gram(one.mT) for one in scaled]), basis, roots
 
 

@@ -254,7 +254,7 @@ _OF_EVERY = {
     },
     "tolerance": {
         torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 1e-7),
+        torch.float32: Tolerance(2, 2e-7),
         torch.bfloat16: Tolerance(1, 1e-4),
         torch.float16: Tolerance(1, 1e-5),
     },

@@ -93,10 +93,7 @@ class DDIMScheduler(DiscreteScheduler):
         Raises:
             ValueError: also where `eta` is not in [0, 1].
         """
-        if (eta, use_clipped_model_output) != self._made_for:
-            if not 0 <= eta <= 1:
-                raise ValueError(f"eta: expected a number from 0 to 1, got {eta}")
-            self._set_rows(self._columns(eta, use_clipped_model_output), self.timesteps.device)
+        self.set_eta(eta, use_clipped_model_output)
         return super().step(
             model_output,
             timestep,
@@ -105,6 +102,17 @@ class DDIMScheduler(DiscreteScheduler):
             variance_noise=variance_noise,
             return_dict=return_dict,
         )
+
+    def set_eta(self, eta: float = 0.0, use_clipped_model_output: bool = False) -> None:
+        """Makes the table for steps with these options, which otherwise the first of them makes.
+
+        Raises:
+            ValueError: `eta` is not in [0, 1].
+        """
+        if (eta, use_clipped_model_output) != self._made_for:
+            if not 0 <= eta <= 1:
+                raise ValueError(f"eta: expected a number from 0 to 1, got {eta}")
+            self._set_rows(self._columns(eta, use_clipped_model_output), self.timesteps.device)
 
     def _columns(self, eta: float, use_clipped_model_output: bool) -> dict[str, Tensor]:
         config, timesteps = self.config, self._visited

@@ -13,7 +13,7 @@ from fastgen.ops.diffusion import diffusion_update
 from fastgen.schedulers.betas import SMALLEST_ALPHA_CUMPROD
 from fastgen.schedulers.config import Config
 from fastgen.schedulers.discrete import check_pair, prediction_columns
-from fastgen.schedulers.scheduler import Coefficients, broadcast, check_prediction_type
+from fastgen.schedulers.scheduler import Coefficients, Noise, broadcast, check_prediction_type
 from fastgen.schedulers.sigmas import SigmaScheduler, check_final_sigmas_type
 from fastgen.schedulers.spacing import check_steps, karras_sigmas, timesteps_of_sigmas
 
@@ -133,7 +133,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         # Every step needs the x0 of the step before, so it is never merged away.
         return True
 
-    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | int | None) -> Tensor:
+    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Noise) -> Tensor:
         # A loop that begins in the middle of the schedule has no step before.
         table = self._first_order if self._previous is None else self.table
         result, self._previous = diffusion_update(

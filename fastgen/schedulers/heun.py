@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.schedulers.config import Config
-from fastgen.schedulers.scheduler import check_prediction_type
+from fastgen.schedulers.scheduler import Noise, check_prediction_type
 from fastgen.schedulers.sigmas import SigmaScheduler
 
 
@@ -74,7 +74,7 @@ class HeunDiscreteScheduler(SigmaScheduler):
         """Whether the next step is a prediction."""
         return self._previous is None
 
-    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | int | None) -> Tensor:
+    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Noise) -> Tensor:
         row = self._rows[index]
         if row.previous:
             result = self._update(index, model_output, sample, self._previous)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -14,6 +15,10 @@ from fastgen.ops.diffusion import diffusion_update
 from fastgen.schedulers.config import Config, accepted
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+# What `diffusion_update` takes of a step's noise: the noise, a seed, or nothing.
+Noise = Mapping[str, Tensor | int]
+NO_NOISE: Noise = MappingProxyType({})
 
 
 class Coefficients(NamedTuple):
@@ -164,7 +169,7 @@ class Scheduler:
         # Of the steps that do not go through x0.
         self._linear = self.table[:, :4].contiguous()
 
-    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Tensor | int | None) -> Tensor:
+    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Noise) -> Tensor:
         """The update of step `index`, and what it leaves for the next."""
         return self._update(index, model_output, sample, noise=noise)
 
@@ -174,26 +179,23 @@ class Scheduler:
         model_output: Tensor,
         sample: Tensor,
         previous: Tensor | None = None,
-        noise: Tensor | int | None = None,
+        noise: Noise = NO_NOISE,
     ) -> Tensor:
-        """`x_next` of the step's `Coefficients`; a number for noise is the seed of what the kernel draws."""
-        of_noise = {"seed": noise} if isinstance(noise, int) else {"noise": noise}
+        """`x_next` of the step's `Coefficients`."""
         if self._rows[index].x0 == 0:
-            return diffusion_update(sample, model_output, self._linear[index], previous, **of_noise)
-        return diffusion_update(sample, model_output, self.table[index], previous, **of_noise, **self._bounds())
+            return diffusion_update(sample, model_output, self._linear[index], previous, **noise)
+        return diffusion_update(sample, model_output, self.table[index], previous, **noise, **self._bounds())
 
     def _x0(self, index: int, model_output: Tensor, sample: Tensor) -> Tensor:
         return diffusion_update(sample, model_output, self.table[index], return_x0=True, **self._bounds())[1]
 
-    def _noise(
-        self, index: int, sample: Tensor, generator: Generator | None, given: Tensor | None
-    ) -> Tensor | int | None:
+    def _noise(self, index: int, sample: Tensor, generator: Generator | None, given: Tensor | None) -> Noise:
         if self._rows[index].noise == 0:
-            return None
+            return NO_NOISE
         if given is not None:
-            return given
+            return {"noise": given}
         # Nobody asks for numbers of a generator of theirs: the pass that adds the noise draws it.
-        return random_seed() if generator is None else randn_like(sample, generator)
+        return {"seed": random_seed(sample.device)} if generator is None else {"noise": randn_like(sample, generator)}
 
     def _limits(self) -> bool:
         return bool(self.config.get("thresholding") or self.config.get("clip_sample"))
@@ -240,8 +242,13 @@ def randn_like(sample: Tensor, generator: Generator | None) -> Tensor:
     return torch.randn(sample.shape, generator=generator, device=device, dtype=sample.dtype).to(sample.device)
 
 
-def random_seed() -> int:
-    """A seed for a kernel, from the generator that `torch.manual_seed` seeds; on the host, so that nothing waits."""
+def random_seed(device: torch.device) -> int | Tensor:
+    """A seed for a kernel on `device`, from the generator that `torch.manual_seed` seeds there.
+
+    On a GPU it is a tensor, so that nothing waits, and a graph that is replayed draws another.
+    """
+    if device.type == "cuda":
+        return torch.randint(2**63 - 1, (), device=device)
     return int(torch.randint(2**63 - 1, ()))
 
 

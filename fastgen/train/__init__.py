@@ -1,5 +1,6 @@
 """Training for every model family: the loop, its checkpoints, and what a family brings to it."""
 
+from fastgen.train.adversarial import AdversarialRecipe
 from fastgen.train.checkpoint import Checkpoint
 from fastgen.train.evaluate import evaluate
 from fastgen.train.interruption import TrainingInterrupted
@@ -10,6 +11,7 @@ from fastgen.train.settings import Settings
 from fastgen.train.trainer import Trainer, TrainingDiverged
 
 __all__ = [
+    "AdversarialRecipe",
     "Batch",
     "Checkpoint",
     "DequantizedRecipe",

@@ -43,6 +43,7 @@ DATA_OPTIONS = {
     "label_file": "labels",
     "size": "size",
     "validation_fraction": "validation_fraction",
+    "split_seed": "seed",
 }
 MODEL_OPTIONS = ("channels", "layers", "dropout", "transforms", "hidden_features")
 DEMO_MODEL = "gated-pixelcnn"

@@ -43,7 +43,9 @@ def evaluate(
         generator = torch.Generator().manual_seed(start)
         for name, scores in recipe.evaluate(model, batch, generator).items():
             totals[name] = totals.get(name, 0.0) + scores.cpu().double().sum().item()
+    together = recipe.evaluate_together(model, examples, torch.Generator().manual_seed(0))
     model.train(was_training)
     shares = gather_object([totals])
     # The first process always has a share, so its names are all names.
-    return {name: math.fsum(share.get(name, 0.0) for share in shares) / len(examples) for name in shares[0]}
+    means = {name: math.fsum(share.get(name, 0.0) for share in shares) / len(examples) for name in shares[0]}
+    return means | together

@@ -27,7 +27,9 @@ OUTLINE = {"histtype": "step", "color": "#d9480f", "linewidth": 1.4}
 GROUND, DATA_COLOR, SAMPLE_COLOR = "#000004", "#8ec9ff", "#ffb86b"
 
 
-def save_figure(path: Path, samples: Tensor, log_prob: Callable[[Tensor], Tensor], data: Vectors | None = None) -> None:
+def save_figure(
+    path: Path, samples: Tensor, log_prob: Callable[[Tensor], Tensor] | None, data: Vectors | None = None
+) -> None:
     """Write a PNG file, all of it or nothing, of what a model of vectors learned.
 
     In the plane: the data, the samples and the density side by side. Otherwise: histograms of each column and of each
@@ -36,7 +38,7 @@ def save_figure(path: Path, samples: Tensor, log_prob: Callable[[Tensor], Tensor
     Args:
         path: of the file.
         samples: `[N, D]`.
-        log_prob: the model's, in nats, `[B, D]` to `[B]`.
+        log_prob: the model's, in nats, `[B, D]` to `[B]`; None for one that has none, and no density is drawn.
         data: what it learned from; None leaves it out.
 
     Raises:
@@ -50,7 +52,8 @@ def save_figure(path: Path, samples: Tensor, log_prob: Callable[[Tensor], Tensor
     known = None if data is None else data.vectors[:MOST_POINTS].numpy()
     names = data.columns if data is not None and data.columns else tuple(f"{i + 1}" for i in range(points.shape[1]))
     if points.shape[1] == 2:
-        figure = _plane(points, known, names, lambda at: density(at, log_prob, samples))
+        known_density = None if log_prob is None else lambda at: density(at, log_prob, samples)
+        figure = _plane(points, known, names, known_density)
     else:
         figure = _margins(points, known, names)
     buffer = io.BytesIO()
@@ -82,7 +85,7 @@ def _plane(
     samples: np.ndarray,
     data: np.ndarray | None,
     names: tuple[str, ...],
-    density_at: Callable[[np.ndarray], np.ndarray],
+    density_at: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Any:
     from matplotlib.figure import Figure
 
@@ -90,20 +93,22 @@ def _plane(
     clouds = {"samples": (samples, SAMPLE_COLOR)}
     if data is not None:
         clouds = {"data": (data, DATA_COLOR), **clouds}
-    figure = Figure(figsize=(4 * (len(clouds) + 1), 4.3), layout="constrained")
-    *panels, last = figure.subplots(1, len(clouds) + 1)
+    count = len(clouds) + (density_at is not None)
+    figure = Figure(figsize=(4 * count, 4.3), layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False)[0]
     # As many points in each, or the larger set would look denser.
     shown = min(len(points) for points, _ in clouds.values())
-    for panel, (title, (points, color)) in zip(panels, clouds.items(), strict=True):
+    for panel, (title, (points, color)) in zip(panels, clouds.items(), strict=False):
         panel.scatter(*points[:shown].T, s=3, c=color, alpha=0.5, linewidths=0)
         panel.set_title(f"{title} ({shown:,})")
-    values = density_at(grid_points(limits, RESOLUTION)).reshape(RESOLUTION, RESOLUTION)
-    # Far above the rest at a few points, a density would leave everything else dark.
-    brightest = max(float(np.quantile(values, 0.998)), 1e-300)
-    extent = (*limits[0], *limits[1])
-    last.imshow(values, origin="lower", extent=extent, aspect="auto", cmap="inferno", vmin=0, vmax=brightest)
-    last.set_title("learned density")
-    for panel in (*panels, last):
+    if density_at is not None:
+        values = density_at(grid_points(limits, RESOLUTION)).reshape(RESOLUTION, RESOLUTION)
+        # Far above the rest at a few points, a density would leave everything else dark.
+        brightest = max(float(np.quantile(values, 0.998)), 1e-300)
+        extent = (*limits[0], *limits[1])
+        panels[-1].imshow(values, origin="lower", extent=extent, aspect="auto", cmap="inferno", vmin=0, vmax=brightest)
+        panels[-1].set_title("learned density")
+    for panel in panels:
         panel.set(xlim=limits[0], ylim=limits[1], xlabel=names[0], facecolor=GROUND, box_aspect=1)
         panel.tick_params(labelsize=8)
     panels[0].set_ylabel(names[1])

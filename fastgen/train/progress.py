@@ -45,6 +45,11 @@ class Progress:
         elif self._shown:
             print(f"{epoch}  " + "  ".join(f"{key} {value:.4f}" for key, value in numbers.items()), file=sys.stderr)
 
+    def warn(self, message: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self._shown:
+            tqdm.write(f"fastgen: warning: {message}", file=sys.stderr)
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._bar is not None:

@@ -11,13 +11,17 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from fastgen.data import Examples
+from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.autoencoder import Autoencoder
+from fastgen.models.dcgan import WGANGP
 from fastgen.models.denoising_autoencoder import DenoisingAutoencoder
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.flow import Flow
+from fastgen.models.stylegan2 import StyleGAN2
 from fastgen.models.vae import VAE
 from fastgen.models.variational_bound import BoundedByVariation
 from fastgen.models.vqvae import VQVAE
+from fastgen.train.adversarial import AdversarialRecipe, StyleRecipe, WassersteinRecipe
 from fastgen.train.figures import MOST_POINTS, save_figure
 from fastgen.train.recipe import Batch, Network, Recipe
 
@@ -173,12 +177,15 @@ _SCORING: dict[type[nn.Module], type[Recipe]] = {
     Autoencoder: AutoencoderScores,
     VAE: ImportanceWeighted,
 }
+_GANS: dict[type[AdversarialModel], type[AdversarialRecipe]] = {WGANGP: WassersteinRecipe, StyleGAN2: StyleRecipe}
 
 
 def recipe_class(model: nn.Module) -> type[Recipe]:
     """The recipe that `model` learns by."""
     if isinstance(model, Flow):
         return VectorRecipe if model.levels is None else DequantizedRecipe
+    if isinstance(model, AdversarialModel):
+        return _GANS.get(type(model), AdversarialRecipe)
     return next((recipe for kind, recipe in _RECIPES.items() if isinstance(model, kind)), Recipe)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.data import Vectors, load
+from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.flow import Flow
 from fastgen.train.comparison import compare_sampling
@@ -46,7 +47,7 @@ def run_sample(args: Namespace) -> int:
         samples = comparison.images
         print(comparison)
     else:
-        names = ("method", "temperature", "sampler", "steps", "guidance")
+        names = ("method", "temperature", "sampler", "steps", "guidance", "truncation")
         options = {name: getattr(args, name) for name in names}
         given = {key: value for key, value in options.items() if value is not None}
         samples = model.sample(n, labels=labels, generator=torch.Generator().manual_seed(args.seed), **given)
@@ -64,7 +65,7 @@ def _write(out: Path, samples: Tensor, model: nn.Module, config: Mapping[str, An
     elif out.suffix == ".csv":
         write_whole(out, _table(samples, config.get("dataset", {}).get("columns")))
     elif _is_of_vectors(model):
-        save_figure(out, samples, model.log_prob, _learned_from(config, model))
+        save_figure(out, samples, getattr(model, "log_prob", None), _learned_from(config, model))
     else:
         save_grid(out, samples, model.levels)
 
@@ -76,11 +77,11 @@ def _is_of_vectors(model: nn.Module) -> bool:
 def _check_options(model: nn.Module, args: Namespace) -> None:
     taken = inspect.signature(model.sample).parameters
     kind = "flow" if isinstance(model, Flow) else "diffusion model" if isinstance(model, Diffusion) else None
-    kind = kind or type(model).__name__
+    kind = kind or ("GAN" if isinstance(model, AdversarialModel) else type(model).__name__)
     if "method" not in taken and (args.compare or args.method is not None):
         raise ValueError(f"--compare and --method are for models that draw pixel by pixel, this one is a {kind}")
-    whose = {"temperature": "flows and VAEs", "steps": "diffusion models and chains"}
-    for name in ("temperature", "sampler", "steps", "guidance"):
+    whose = {"temperature": "flows and VAEs", "steps": "diffusion models and chains", "truncation": "GANs"}
+    for name in ("temperature", "sampler", "steps", "guidance", "truncation"):
         if name not in taken and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for {whose.get(name, 'diffusion models')}, this one is a {kind}")
     if args.out.endswith(".csv") and not _is_of_vectors(model):

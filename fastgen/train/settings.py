@@ -53,8 +53,9 @@ class State:
 
     step: int = 0
     seconds: float = 0.0
-    # Over the steps of the present epoch.
+    # Over the steps of the present epoch, and how many steps had each.
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim import Optimizer
 
 from fastgen.data import Dataset
 from fastgen.train.checkpoint import BEST, LAST, Checkpoint, load_weights, set_weights
@@ -192,30 +193,30 @@ class Trainer:
 
         The signal travels with them, so that all processes stop at the same step. Returns the largest any has had.
         """
-        names = list(self._unread[0])
-        rows = torch.stack([torch.stack([scalars[name].float() for name in names]) for scalars in self._unread])
         steps, processes = len(self._unread), self.accelerator.num_processes
+        # A step need not have the scalars of the one before: networks that take turns do not.
+        names = [(step, name) for step, scalars in enumerate(self._unread, 1) for name in scalars]
+        values = torch.stack([scalars[name].float() for scalars in self._unread for name in scalars])
         self._unread.clear()
-        signs = torch.full((1,), float(signum), device=rows.device)
-        gathered = self.accelerator.gather(torch.cat([rows.flatten(), signs])).view(processes, -1).tolist()
-        for row in range(steps):
-            for column, name in enumerate(names):
-                mean = math.fsum(values[row * len(names) + column] for values in gathered) / processes
-                self._check_finite(f"train {name}", mean)
-                self.state.sums[name] = self.state.sums.get(name, 0.0) + mean
+        signs = torch.full((1,), float(signum), device=values.device)
+        gathered = self.accelerator.gather(torch.cat([values, signs])).view(processes, -1).tolist()
+        for column, (step, name) in enumerate(names):
+            mean = math.fsum(values[column] for values in gathered) / processes
+            self._check_finite(f"train {name}", mean, self.state.step - steps + step)
+            self.state.sums[name] = self.state.sums.get(name, 0.0) + mean
+            self.state.counts[name] = self.state.counts.get(name, 0) + 1
         self._progress.advance(steps, self._epoch_title(), self._means())
         return int(max(values[-1] for values in gathered))
 
-    def _check_finite(self, what: str, value: float) -> None:
+    def _check_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             kept = f"; the last good checkpoint is {self.out / LAST}" if settled(self.out / LAST).exists() else ""
             raise TrainingDiverged(
-                f"{what} is {value} after step {self.state.step}: try a lower learning rate or more warm-up{kept}"
+                f"{what} is {value} after step {step}: try a lower learning rate or more warm-up{kept}"
             )
 
     def _means(self) -> dict[str, float]:
-        steps = (self.state.step - 1) % self.steps_per_epoch + 1
-        return {name: total / steps for name, total in self.state.sums.items()}
+        return {name: total / self.state.counts[name] for name, total in self.state.sums.items()}
 
     def _epoch_title(self) -> str:
         return f"epoch {(self.state.step - 1) // self.steps_per_epoch + 1}/{self.settings.epochs}"
@@ -226,7 +227,7 @@ class Trainer:
         self.recipe.end_epoch(self.ema.model, self.dataset.train)
         scores = evaluate(self.ema.model, self.dataset.validation, self.recipe, accelerator=self.accelerator)
         for name, value in scores.items():
-            self._check_finite(f"validation {name}", value)
+            self._check_finite(f"validation {name}", value, state.step)
         record = {
             "epoch": epoch,
             "step": state.step,
@@ -234,7 +235,7 @@ class Trainer:
             **{f"validation_{name}": value for name, value in scores.items()},
         }
         state.history.append(record)
-        state.sums = {}
+        state.sums, state.counts = {}, {}
         score = scores.get(self.recipe.score)
         if score is not None and (state.best is None or score < state.best[f"validation_{self.recipe.score}"]):
             state.best = record
@@ -243,8 +244,18 @@ class Trainer:
         self._save(LAST)
         self._write_metrics()
         self._progress.end_epoch(f"epoch {epoch}/{self.settings.epochs}", record)
+        self._warn()
         if self.settings.sample_every is not None and epoch % self.settings.sample_every == 0:
             self._draw_samples()
+
+    def _warn(self) -> None:
+        """Tell of what has become a concern in the epoch that ended."""
+        before = self.state.history[:-1]
+        # By their number: what they say changes with every epoch.
+        known = len(self.recipe.concerns(self.model, before)) if before else 0
+        if len(concerns := self.recipe.concerns(self.model, self.state.history)) > known:
+            for concern in concerns:
+                self._progress.warn(concern)
 
     def _save(self, name: str) -> None:
         self.state.seconds = time.perf_counter() - self._clock
@@ -264,6 +275,7 @@ class Trainer:
         try:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(checkpoint.optimizers[name])
+                _lay_out_like_parameters(optimizer)
             self.state = State(**checkpoint.state)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{source} holds the state of another training: {error}") from error
@@ -309,6 +321,14 @@ class Trainer:
             generator = torch.Generator().manual_seed(self.settings.seed)
             self.recipe.draw(self.out / "samples.png", self.ema.model, generator, self.dataset.train)
         self.accelerator.wait_for_everyone()
+
+
+def _lay_out_like_parameters(optimizer: Optimizer) -> None:
+    """Files hold tensors in one layout; an optimiser that goes over memory needs its state in the parameters' own."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -113,7 +113,7 @@ def test_metric_is_the_mean_and_reproducible(linear):
     x = evidence.sample((12,))
     values = []
     for seed in (0, 0, 1):
-        metric = AnnealedLogLikelihood(decoder.log_likelihood, LATENT, chains=8, steps=50, leapfrog_steps=4, seed=seed)
+        metric = AnnealedLogLikelihood(decoder.log_likelihood, LATENT, chains=64, steps=50, leapfrog_steps=4, seed=seed)
         metric.update(x[:5])
         metric.update(x[5:])
         values.append(metric.compute()["log_likelihood"].item())

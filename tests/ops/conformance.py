@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -89,6 +89,28 @@ def values_and_gradients(fn, sample: Sample, dtype: torch.dtype, *, gradient: bo
     return [o.detach() for o in outputs] + [
         torch.zeros_like(a) if g is None else g for a, g in zip(floating(args), found, strict=True)
     ]
+
+
+def penalty_gradients(fn, sample: Sample, dtype: torch.dtype, called: Sequence = ()) -> tuple[list[Tensor], int]:
+    """The gradients, in all floating arguments and in the outputs' gradients, of what a gradient penalty is: a fixed
+    linear function of the first gradients, plus half their squares. Also how long `called` was before the second
+    derivative.
+    """
+    args = tuple(cast(a, dtype, True) for a in sample.args)
+    outputs = as_tuple(fn(*args, **sample.kwargs))
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    grads = [drawn(o).requires_grad_() for o in outputs]
+    first = torch.autograd.grad(outputs, floating(args), grads, create_graph=True, allow_unused=True)
+    first = [g for g in first if g is not None]
+    penalty = sum((g.double() * (drawn(g).double() + 0.5 * g.double())).sum() for g in first)
+    before = len(called)
+    inputs = [*floating(args), *grads]
+    found = torch.autograd.grad(penalty, inputs, allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)], before
 
 
 def relative_error(value: Tensor, truth: Tensor) -> float:

@@ -63,6 +63,55 @@ def test_gradcheck(op: Op, variant: str):
     assert checked, f"{op.name}: no sample of at most {SMALL} elements"
 
 
+SECOND = [p for p in VARIANTS if p[0].grad_order >= 2]
+
+
+@pytest.mark.parametrize(("op", "variant"), [p for p in SECOND if torch.float64 in c.dtypes(*p)], ids=c.ids)
+def test_gradgradcheck_of_kernels_of_second_order(op: Op, variant: str):
+    checked = 0
+    for sample in c.samples(op, variant, torch.float64):
+        sizes = [t.numel() for t in c.floating(sample.args)]
+        if not all(sizes) or sum(sizes) > SMALL or "extreme" in sample.name or "saturated" in sample.name:
+            continue
+        args = tuple(c.cast(a.contiguous() if isinstance(a, Tensor) else a, torch.float64, True) for a in sample.args)
+        with c.running_on(variant):
+            assert torch.autograd.gradgradcheck(lambda *a, s=sample: op.public(*a, **s.kwargs), args, fast_mode=True), (
+                sample.name
+            )
+        checked += 1
+    assert checked, f"{op.name}: no sample of at most {SMALL} elements"
+
+
+@pytest.mark.parametrize(("op", "variant", "dtype"), with_dtypes(SECOND), ids=c.ids)
+def test_gradient_penalty_and_who_computes_it(op: Op, variant: str, dtype: torch.dtype, poisoned_memory, monkeypatch):
+    """The gradients of a penalty on gradients, against float64, and that kernels computed them."""
+    backend = variant.partition("/")[0]
+    called: list[str] = []
+    for name, operator in list(op.call.get(backend, {}).items()):
+
+        def record(*args, operator=operator, name=name):
+            called.append(name)
+            return operator(*args)
+
+        monkeypatch.setitem(op.call[backend], name, record)
+    tolerance, chosen = op.tolerance[dtype], c.samples(op, variant, dtype)
+    # The interpreter takes a second for each.
+    for sample in chosen[:12] if backend == "triton" else chosen:
+        if "extreme" in sample.name and dtype.itemsize == 2:
+            continue
+        exact, _ = c.penalty_gradients(op.reference, sample, torch.float64)
+        usual, _ = c.penalty_gradients(op.reference, sample, dtype)
+        with c.running_on(variant):
+            found, forward = c.penalty_gradients(op.public, sample, dtype, called)
+        if backend in op.call and all(t.numel() for t in c.floating(sample.args)):
+            assert len(called) > forward, f"{op.name} {variant} {sample.name!r}: no kernel in the double backward"
+        for i, (value, true, reference) in enumerate(zip(found, exact, usual, strict=True)):
+            what = f"{op.name} {variant} {dtype} {sample.name!r} result {i}"
+            # Two derivatives in a row are two roundings to a dtype of 16 bits.
+            bound = 2 * c.relative_error(reference, true) + 4 * tolerance.floor
+            assert c.relative_error(value, true) <= bound, f"{what}: {c.relative_error(value, true):.2e}, {bound:.2e}"
+
+
 @pytest.mark.parametrize("op", [op for op in c.EVERY_OP if op.grad_order], ids=c.ids)
 def test_second_order_gradient(op: Op):
     sample = min(

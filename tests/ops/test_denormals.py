@@ -74,9 +74,9 @@ def assert_not_slow(usual: Callable[[], None], denormal: Callable[[], None]) -> 
 
 
 # Those without exponentials, and those whose exponents are distances: of the density kernels tests/ops/test_kde.py has
-# the test.
-OTHERS = ("causal_conv1d", "count_within", "diffusion", "invertible_conv1x1", "kde", "knn", "masked_conv2d", "mmd",
-          "vector_quantize")  # fmt: skip
+# the test; of bias_act it is below, by activation.
+OTHERS = ("causal_conv1d", "count_within", "diffusion", "invertible_conv1x1", "kde", "knn", "masked_conv2d", "mmd")
+OTHERS += ("bias_act", "norm_modulate", "upfirdn2d", "vector_quantize")
 KERNELS = [
     (op, v, gradient)
     for op, v in c.variants("cpu")
@@ -98,5 +98,17 @@ def test_denormal_exponentials_of_distances_are_not_slow(variant: str):
     for exponent in (USUAL, DENORMAL):
         y = torch.nn.functional.normalize(torch.randn(400, 16), dim=1) * math.sqrt(-exponent)
         calls.append(call_of(REGISTRY["rbf_mmd"], Sample("two sets", (x, y, 1.0)), False))
+    with c.running_on(variant):
+        assert_not_slow(*calls)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("act", ["tanh", "sigmoid", "elu", "selu", "softplus", "swish"])
+@pytest.mark.parametrize("variant", sorted({v for _, v in c.variants("cpu") if v.startswith("cpp")}))
+def test_denormal_exponentials_of_activations_are_not_slow(variant: str, act: str, gradient: bool):
+    calls = []
+    for exponent in (USUAL, DENORMAL):
+        x = exponent * (torch.rand(8, 16, 32, 32, generator=torch.Generator().manual_seed(1)) < 0.5).float()
+        calls.append(call_of(REGISTRY["bias_act"], Sample(act, (x, torch.zeros(16)), {"act": act}), gradient))
     with c.running_on(variant):
         assert_not_slow(*calls)

@@ -141,7 +141,9 @@ def test_numbers_of_diffusers(t: int, theirs: dict, ours: dict):
     found = diffusion_update(
         x, eps, ddpm_coefficients(t), noise=noise, sample_max_value=largest, return_x0=True, **ours
     )
-    torch.testing.assert_close(found, (expected.prev_sample, expected.pred_original_sample), rtol=3e-6, atol=3e-6)
+    for ours, theirs in zip(found, (expected.prev_sample, expected.pred_original_sample), strict=True):
+        # At t = 999 x0 is a difference of numbers a hundred times its own size.
+        torch.testing.assert_close(ours, theirs, rtol=3e-6, atol=3e-5 if t == 999 else 3e-6)
 
 
 @pytest.mark.parametrize("quantile", [0.25, 0.9, 0.995, 1.0])

@@ -1,0 +1,195 @@
+#include "bias_act.h"
+
+#include "../math/bias_act.h"
+#include "lanes_bfloat16.h"
+
+namespace fastgen {
+
+// Elements whose results are kept until they are summed.
+constexpr int64_t kTogether = 256;
+
+// What is added to the elements of a block: one number for all, or where runs go across channels one for each.
+template <bool across, class T>
+struct Addend {
+  const T* values;
+  T value;
+
+  FASTGEN_LANE Addend(const T* from, int64_t first)
+      : values(from ? from + first : zeros()), value(across || !from ? T(0) : *from) {}
+  FASTGEN_LANE T operator[](int64_t i) const { return across ? values[i] : value; }
+
+  static const T* zeros() {
+    alignas(64) static const T none[kTogether] = {};
+    return none;
+  }
+};
+
+template <bool across, class T>
+static void add_sums(const T* block, int64_t first, int64_t n, T* sums) {
+  if (across) {
+    for (int64_t i = 0; i < n; ++i) sums[first + i] += block[i];
+    return;
+  }
+  Lanes<T> total = T(0);
+  for (int64_t i = 0; i < n; i += Lanes<T>::kCount) total += load_run(block + i, tile_count<T>(n - i));
+  *sums += sum(total);
+}
+
+// Calls body(first, count) for blocks of a run.
+template <class Body>
+FASTGEN_LANE void for_blocks(int64_t n, const Body& body) {
+  for (int64_t first = 0; first < n; first += kTogether) body(first, n - first < kTogether ? n - first : kTogether);
+}
+
+template <Act act, bool across, class S, class T>
+static void forward_of(const S* __restrict x, const T* b, int64_t n, const BiasActSettings& settings, S* __restrict y) {
+  const T alpha = T(settings.alpha), gain = T(settings.gain), limit = T(settings.clamp);
+  for_blocks(n, [&](int64_t first, int64_t count) {
+    const Addend<across, T> bias(b, first);
+    const S* from = x + first;
+    S* to = y + first;
+    for (int64_t i = 0; i < count; ++i) {
+      store(to + i, bias_activated<act, T>(load(from + i) + bias[i], alpha, gain, limit).value);
+    }
+  });
+}
+
+// Results in `block`, which are then stored and summed: a loop over plain sums would not vectorise.
+template <bool across, class S, class T>
+static void store_block(const T* block, int64_t first, int64_t n, S* __restrict out, T* sums) {
+  for (int64_t i = 0; i < n; ++i) store(out + first + i, block[i]);
+  if (sums) add_sums<across>(block, first, n, sums);
+}
+
+template <Act act, bool across, class S, class T>
+static void slope_of(const S* __restrict grad, const T* grad_b, const S* __restrict x, const T* b, int64_t n,
+                     const BiasActSettings& settings, S* __restrict out, T* sums) {
+  const T alpha = T(settings.alpha), gain = T(settings.gain), limit = T(settings.clamp);
+  for_blocks(n, [&](int64_t first, int64_t count) {
+    alignas(64) T block[kTogether];
+    const Addend<across, T> added(grad_b, first), bias(b, first);
+    for (int64_t i = 0; i < count; ++i) {
+      T z = load(x + first + i) + bias[i];
+      block[i] = (load(grad + first + i) + added[i]) * bias_activated<act, T>(z, alpha, gain, limit).slope;
+    }
+    store_block<across>(block, first, count, out, sums);
+  });
+}
+
+template <Act act, bool across, class S, class T>
+static void curvature_of(const S* __restrict h, const T* h_b, const S* __restrict grad, const S* __restrict x,
+                         const T* b, int64_t n, const BiasActSettings& settings, S* __restrict of_grad,
+                         S* __restrict of_x, T* sums) {
+  const T alpha = T(settings.alpha), gain = T(settings.gain), limit = T(settings.clamp);
+  for_blocks(n, [&](int64_t first, int64_t count) {
+    alignas(64) T block[kTogether], slopes[kTogether];
+    const Addend<across, T> added(h_b, first), bias(b, first);
+    for (int64_t i = 0; i < count; ++i) {
+      T g = load(h + first + i) + added[i];
+      Activated<T> a = bias_activated<act, T>(load(x + first + i) + bias[i], alpha, gain, limit);
+      slopes[i] = g * a.slope;
+      block[i] = g * load(grad + first + i) * a.curvature;
+    }
+    store_block<across, S, T>(slopes, first, count, of_grad, nullptr);
+    store_block<across>(block, first, count, of_x, sums);
+  });
+}
+
+// Of a piecewise linear activation, whose slope is told by the sign of the result.
+template <bool across, class S, class T>
+static void slope_of_output(const S* __restrict grad, const T* grad_b, const S* __restrict y, int64_t n,
+                            const BiasActSettings& settings, S* __restrict out, T* sums) {
+  const Act act = static_cast<Act>(settings.act);
+  const T gain = T(settings.gain);
+  const T below = act == Act::kLinear ? gain : act == Act::kRelu ? T(0) : T(settings.gain * settings.alpha);
+  for_blocks(n, [&](int64_t first, int64_t count) {
+    alignas(64) T block[kTogether];
+    const Addend<across, T> added(grad_b, first);
+    // Numbers of this loop and not of the closure, which might not be there to be read: a choice between those would
+    // stay a branch.
+    const T up = gain, down = below;
+    for (int64_t i = 0; i < count; ++i) {
+      block[i] = (load(grad + first + i) + added[i]) * (load(y + first + i) > T(0) ? up : down);
+    }
+    store_block<across>(block, first, count, out, sums);
+  });
+}
+
+// Calls body(the activation, whether runs go across channels), both as types.
+template <Act act>
+struct ActType {
+  static constexpr Act value = act;
+};
+template <bool is>
+struct Truth {
+  static constexpr bool value = is;
+};
+
+template <class Body>
+static void with_act(int64_t act, int64_t stride, const Body& body) {
+  auto call = [&](auto kind) { return stride ? body(kind, Truth<true>()) : body(kind, Truth<false>()); };
+  switch (static_cast<Act>(act)) {
+    case Act::kLinear:
+      return call(ActType<Act::kLinear>());
+    case Act::kRelu:
+      return call(ActType<Act::kRelu>());
+    case Act::kLeakyRelu:
+      return call(ActType<Act::kLeakyRelu>());
+    case Act::kTanh:
+      return call(ActType<Act::kTanh>());
+    case Act::kSigmoid:
+      return call(ActType<Act::kSigmoid>());
+    case Act::kElu:
+      return call(ActType<Act::kElu>());
+    case Act::kSelu:
+      return call(ActType<Act::kSelu>());
+    case Act::kSoftplus:
+      return call(ActType<Act::kSoftplus>());
+    case Act::kSwish:
+      return call(ActType<Act::kSwish>());
+  }
+}
+
+template <class S, class T = typename Compute<S>::type>
+static void forward(const S* x, const T* b, int64_t stride, int64_t n, const BiasActSettings& settings, S* y) {
+  with_act(settings.act, stride, [&](auto act, auto across) {
+    forward_of<decltype(act)::value, decltype(across)::value>(x, b, n, settings, y);
+  });
+}
+
+template <class S, class T = typename Compute<S>::type>
+static void slope(const S* grad, const T* grad_b, const S* kept, const T* b, int64_t stride, int64_t n,
+                  const BiasActSettings& settings, bool of_output, S* out, T* sums) {
+  if (of_output) {
+    auto run = stride ? slope_of_output<true, S, T> : slope_of_output<false, S, T>;
+    return run(grad, grad_b, kept, n, settings, out, sums);
+  }
+  with_act(settings.act, stride, [&](auto act, auto across) {
+    slope_of<decltype(act)::value, decltype(across)::value>(grad, grad_b, kept, b, n, settings, out, sums);
+  });
+}
+
+template <class S, class T = typename Compute<S>::type>
+static void curvature(const S* h, const T* h_b, const S* grad, const S* x, const T* b, int64_t stride, int64_t n,
+                      const BiasActSettings& settings, S* of_grad, S* of_x, T* sums) {
+  with_act(settings.act, stride, [&](auto act, auto across) {
+    constexpr Act kind = decltype(act)::value;
+    // Those that are linear on either side of zero have none.
+    if constexpr (kind > Act::kLeakyRelu) {
+      curvature_of<kind, decltype(across)::value>(h, h_b, grad, x, b, n, settings, of_grad, of_x, sums);
+    }
+  });
+}
+
+template <class S>
+static constexpr BiasActFunctions<S> functions() {
+  return {forward<S>, slope<S>, curvature<S>};
+}
+
+}  // namespace fastgen
+
+extern "C" const fastgen::BiasActTable FASTGEN_TABLE(bias_act) = {
+    fastgen::functions<float>(),
+    fastgen::functions<double>(),
+    fastgen::functions<fastgen::BFloat16>(),
+};

@@ -1,0 +1,243 @@
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "bias_act.h"
+#include "denormals.h"
+
+namespace fastgen {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Elements of a piece, which has sums of its own: pieces, and with them every rounding, do not depend on the number of
+// threads.
+static constexpr int64_t kPiece = 8192;
+// Elements one thread should have at least, so that waking it costs little beside its work.
+static constexpr int64_t kGrain = 16384;
+// A run across channels is at least so long: rows of few channels are taken several at a time.
+static constexpr int64_t kRun = 256;
+
+static constexpr int64_t kActs = 9, kFirstCurved = 3;
+
+// How [outer, channels, inner] falls into runs: along `inner` with one parameter each, or across whole rows of channels
+// where these lie together.
+struct BiasActPlan {
+  int64_t channels;
+  bool across;
+  // Of a run and of a piece, in elements; along `inner` a row falls into `pieces_of_row` pieces of one run each.
+  int64_t total, row, run, piece, pieces_of_row, pieces;
+
+  explicit BiasActPlan(const Tensor& x) {
+    int64_t outer = x.size(0), inner = x.size(2);
+    channels = x.size(1);
+    total = outer * channels * inner;
+    across = inner == 1 && channels > 1;
+    row = across ? channels : channels == 1 ? outer * inner : inner;
+    if (across) {
+      run = channels * std::max<int64_t>(1, kRun / channels);
+      piece = run * std::max<int64_t>(1, kPiece / run);
+      pieces_of_row = 1;
+      pieces = (total + piece - 1) / piece;
+    } else {
+      run = piece = std::max<int64_t>(1, std::min(row, kPiece));
+      pieces_of_row = (row + piece - 1) / piece;
+      pieces = row ? total / row * pieces_of_row : 0;
+    }
+  }
+
+  int64_t sums_of_piece() const { return across ? run : 1; }
+  int64_t stride() const { return across ? 1 : 0; }
+
+  // Calls body(element, elements, where its parameters begin, which piece) for every run, from several threads.
+  template <class Body>
+  void for_each_run(const Body& body) const {
+    int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, piece));
+    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
+      DenormalsAreZero guard;
+      for (int64_t p = begin; p < end; ++p) {
+        if (across) {
+          int64_t last = std::min(total, (p + 1) * piece);
+          for (int64_t at = p * piece; at < last; at += run) body(at, std::min(run, last - at), int64_t(0), p);
+        } else {
+          int64_t in_row = p % pieces_of_row * piece, of_row = p / pieces_of_row;
+          body(of_row * row + in_row, std::min(piece, row - in_row), of_row % channels, p);
+        }
+      }
+    });
+  }
+};
+
+// A parameter by channel, repeated to a whole run where runs go across channels; null where there is none.
+template <class T>
+struct Repeated {
+  std::vector<T> values;
+  const T* data = nullptr;
+
+  Repeated(const BiasActPlan& plan, const std::optional<Tensor>& tensor) {
+    if (!tensor) return;
+    data = static_cast<const T*>(tensor->const_data_ptr());
+    if (!plan.across || plan.run == plan.channels) return;
+    values.resize(plan.run);
+    for (int64_t i = 0; i < plan.run; ++i) values[i] = data[i % plan.channels];
+    data = values.data();
+  }
+
+  const T* from(int64_t first) const { return data ? data + first : nullptr; }
+};
+
+// Sums of pieces, and of these the sums by channel.
+template <class T>
+struct PieceSums {
+  const BiasActPlan& plan;
+  std::vector<T> values;
+
+  PieceSums(const BiasActPlan& plan, bool wanted)
+      : plan(plan), values(wanted ? plan.pieces * plan.sums_of_piece() : 0) {}
+
+  T* of(int64_t piece) { return values.empty() ? nullptr : &values[piece * plan.sums_of_piece()]; }
+
+  void add_up(Tensor& out) const {
+    if (out.numel() == 0) return;
+    std::vector<double> totals(plan.channels);
+    const T* from = values.data();
+    for (int64_t piece = 0; piece < plan.pieces && !values.empty(); ++piece) {
+      if (plan.across) {
+        for (int64_t i = 0; i < plan.run; i += plan.channels, from += plan.channels) {
+          for (int64_t c = 0; c < plan.channels; ++c) totals[c] += from[c];
+        }
+      } else {
+        totals[piece / plan.pieces_of_row % plan.channels] += *from++;
+      }
+    }
+    std::copy(totals.begin(), totals.end(), static_cast<T*>(out.mutable_data_ptr()));
+  }
+};
+
+static ScalarType compute_type(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+static void check(const Tensor& x, std::initializer_list<const std::optional<Tensor>*> parameters,
+                  std::initializer_list<const Tensor*> others, int64_t act, int64_t first_act) {
+  STD_TORCH_CHECK(x.dim() == 3 && x.is_contiguous(), "bias_act: x must be contiguous [outer, channels, inner]");
+  STD_TORCH_CHECK(act >= first_act && act < kActs, "bias_act: no such activation");
+  for (const Tensor* t : others) {
+    STD_TORCH_CHECK(t->is_contiguous() && t->numel() == x.numel() && t->scalar_type() == x.scalar_type(),
+                    "bias_act: a tensor does not match x");
+  }
+  for (const std::optional<Tensor>* t : parameters) {
+    STD_TORCH_CHECK(
+        !*t || ((*t)->is_contiguous() && (*t)->numel() == x.size(1) && (*t)->scalar_type() == compute_type(x)),
+        "bias_act: a parameter does not match x");
+  }
+}
+
+// Calls body(functions, a null pointer of the stored type) with the functions of the dtype.
+template <class Body>
+static void with_functions(const Tensor& x, const Body& body) {
+  const BiasActTable& table = FASTGEN_PICK(bias_act);
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return body(table.f32, static_cast<float*>(nullptr));
+    case ScalarType::Double:
+      return body(table.f64, static_cast<double*>(nullptr));
+    case ScalarType::BFloat16:
+      return body(table.bf16, static_cast<BFloat16*>(nullptr));
+    default:
+      STD_TORCH_CHECK(false, "bias_act: no CPU kernel for this dtype");
+  }
+}
+
+template <class S>
+static const S* data_of(const Tensor& tensor) {
+  return static_cast<const S*>(tensor.const_data_ptr());
+}
+
+template <class S>
+static S* data_of(Tensor& tensor) {
+  return static_cast<S*>(tensor.mutable_data_ptr());
+}
+
+static Tensor bias_act_cpu(const Tensor& x, const std::optional<Tensor>& b, int64_t act, double alpha, double gain,
+                           double clamp) {
+  check(x, {&b}, {}, act, 0);
+  Tensor y = torch::stable::empty_like(x);
+  BiasActPlan plan(x);
+  BiasActSettings settings{act, alpha, gain, clamp};
+  with_functions(x, [&](const auto& f, auto* tag) {
+    using S = std::remove_pointer_t<decltype(tag)>;
+    Repeated<typename Compute<S>::type> bias(plan, b);
+    const S* from = data_of<S>(x);
+    S* to = data_of<S>(y);
+    plan.for_each_run([&](int64_t at, int64_t n, int64_t first, int64_t) {
+      f.forward(from + at, bias.from(first), plan.stride(), n, settings, to + at);
+    });
+  });
+  return y;
+}
+
+static std::tuple<Tensor, Tensor> bias_act_slope_cpu(const Tensor& grad, const std::optional<Tensor>& grad_b,
+                                                     const Tensor& kept, const std::optional<Tensor>& b, int64_t act,
+                                                     double alpha, double gain, double clamp, bool of_output,
+                                                     bool sums) {
+  check(grad, {&grad_b, &b}, {&kept}, act, 0);
+  Tensor out = torch::stable::empty_like(grad);
+  Tensor of_b = torch::stable::new_empty(grad, {sums ? grad.size(1) : 0}, compute_type(grad));
+  BiasActPlan plan(grad);
+  BiasActSettings settings{act, alpha, gain, clamp};
+  with_functions(grad, [&](const auto& f, auto* tag) {
+    using S = std::remove_pointer_t<decltype(tag)>;
+    using T = typename Compute<S>::type;
+    Repeated<T> bias(plan, b), added(plan, grad_b);
+    PieceSums<T> partial(plan, sums);
+    const S *grads = data_of<S>(grad), *keeps = data_of<S>(kept);
+    S* to = data_of<S>(out);
+    plan.for_each_run([&](int64_t at, int64_t n, int64_t first, int64_t piece) {
+      f.slope(grads + at, added.from(first), keeps + at, bias.from(first), plan.stride(), n, settings, of_output,
+              to + at, partial.of(piece));
+    });
+    partial.add_up(of_b);
+  });
+  return {out, of_b};
+}
+
+static std::tuple<Tensor, Tensor, Tensor> bias_act_curvature_cpu(const Tensor& h, const std::optional<Tensor>& h_b,
+                                                                 const Tensor& grad, const Tensor& x,
+                                                                 const std::optional<Tensor>& b, int64_t act,
+                                                                 double alpha, double gain, double clamp) {
+  check(x, {&h_b, &b}, {&h, &grad}, act, kFirstCurved);
+  Tensor of_grad = torch::stable::empty_like(x), of_x = torch::stable::empty_like(x);
+  Tensor of_b = torch::stable::new_empty(x, {b ? x.size(1) : 0}, compute_type(x));
+  BiasActPlan plan(x);
+  BiasActSettings settings{act, alpha, gain, clamp};
+  with_functions(x, [&](const auto& f, auto* tag) {
+    using S = std::remove_pointer_t<decltype(tag)>;
+    using T = typename Compute<S>::type;
+    Repeated<T> bias(plan, b), added(plan, h_b);
+    PieceSums<T> partial(plan, b.has_value());
+    const S *hs = data_of<S>(h), *grads = data_of<S>(grad), *xs = data_of<S>(x);
+    S *to_grad = data_of<S>(of_grad), *to_x = data_of<S>(of_x);
+    plan.for_each_run([&](int64_t at, int64_t n, int64_t first, int64_t piece) {
+      f.curvature(hs + at, added.from(first), grads + at, xs + at, bias.from(first), plan.stride(), n, settings,
+                  to_grad + at, to_x + at, partial.of(piece));
+    });
+    partial.add_up(of_b);
+  });
+  return {of_grad, of_x, of_b};
+}
+
+}  // namespace fastgen
+
+STABLE_TORCH_LIBRARY_IMPL(fastgen, CPU, m) {
+  m.impl("bias_act.cpp", TORCH_BOX(&fastgen::bias_act_cpu));
+  m.impl("bias_act_slope.cpp", TORCH_BOX(&fastgen::bias_act_slope_cpu));
+  m.impl("bias_act_curvature.cpp", TORCH_BOX(&fastgen::bias_act_curvature_cpu));
+}

@@ -1,0 +1,54 @@
+#pragma once
+
+#include "../math/storage.h"
+#include "kernel_table.h"
+
+namespace fastgen {
+
+// One channel of one sample: y = leaky_relu(n (1 + scale) + shift) with n = (x - mean) rstd. `factor` is 1 + scale.
+template <class T>
+struct NormModulateChannel {
+  T mean, rstd, factor, shift, negative_slope;
+};
+
+// What belongs to each pixel. Null: scale and shift are the channel's; without y there is no activation; a cotangent
+// that is not there is zero.
+template <class S>
+struct NormModulatePixels {
+  const S *x, *scale, *shift, *y, *grad, *h, *h_scale, *h_shift;
+};
+
+// With u = dz (1 + scale) by pixel and u = dz by channel, where dz is the gradient of what goes into the activation,
+// and q = h_scale dz: the sums over a channel that the gradients are made of.
+enum NormModulateSum { kSumU, kSumUN, kSumH, kSumHN, kSumHU, kSumQ, kSumQN, kNormModulateSums };
+
+// Their means over what is normalised together, u being dz (1 + scale) in both cases; `centre` and `slope` are what the
+// second derivative in x subtracts.
+template <class T>
+struct NormModulateMeans {
+  T u, un, h, hn, centre, slope;
+};
+
+template <class S, class T = typename Compute<S>::type>
+struct NormModulateFunctions {
+  void (*forward)(const NormModulatePixels<S>& p, const NormModulateChannel<T>& c, int64_t n, S* y);
+  // Writes kSumU and kSumUN, and the gradients by pixel in scale and shift, which may be null.
+  void (*gradient_sums)(const NormModulatePixels<S>& p, const NormModulateChannel<T>& c, int64_t n, double* sums,
+                        S* of_scale, S* of_shift);
+  void (*gradient)(const NormModulatePixels<S>& p, const NormModulateChannel<T>& c, const NormModulateMeans<T>& means,
+                   int64_t n, S* of_x);
+  void (*second_sums)(const NormModulatePixels<S>& p, const NormModulateChannel<T>& c, int64_t n, double* sums);
+  // `h_scale` and `h_shift` are the channel's where they are not each pixel's; `of_scale` may be null.
+  void (*second)(const NormModulatePixels<S>& p, const NormModulateChannel<T>& c, T h_scale, T h_shift,
+                 const NormModulateMeans<T>& means, int64_t n, S* of_grad, S* of_x, S* of_scale);
+};
+
+struct NormModulateTable {
+  NormModulateFunctions<float> f32;
+  NormModulateFunctions<double> f64;
+  NormModulateFunctions<BFloat16> bf16;
+};
+
+}  // namespace fastgen
+
+FASTGEN_DECLARE_TABLES(fastgen::NormModulateTable, norm_modulate);

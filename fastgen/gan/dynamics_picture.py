@@ -1,0 +1,86 @@
+"""Games of two players as trajectories: what the command line's `dynamics` draws."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from fastgen.gan.dynamics import METHODS, Game, dirac_gan, play, quadratic, spectral_radius
+from fastgen.whole_file import write_whole
+
+FORMATS = (".png", ".pdf", ".svg")
+START = (0.7, 0.7)
+# A picture shows this far on both axes: what runs away leaves it.
+REACH = 2.0
+_COLORS = {"converges": "#2b8a3e", "circles": "#1864ab", "runs away": "#c92a2a"}
+
+
+def run(args: Namespace) -> int:
+    """`fastgen dynamics`. Returns the exit status."""
+    out = Path(args.out)
+    if out.suffix not in FORMATS:
+        raise ValueError(f"--out is {out}, expected a name ending in one of: {', '.join(FORMATS)}")
+    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
+        raise ValueError(f"{out}: {out.parent} is not a folder to write to")
+    if not all(map(math.isfinite, (args.a, args.p, args.q, args.step))):
+        raise ValueError(f"-a, -p, -q, --step: expected finite numbers, got {args.a}, {args.p}, {args.q}, {args.step}")
+    games = [quadratic(args.a), quadratic(args.a, args.p, args.q), dirac_gan(), dirac_gan(r1=1.0)]
+    save_dynamics(out, games, args.step, args.steps)
+    print(f"{'spectral radius of a step of ' + format(args.step, 'g'):36}" + "".join(f"{m:>15}" for m in METHODS))
+    for game in games:
+        print(f"{game.name:36}" + "".join(f"{spectral_radius(game, m, args.step):15.6f}" for m in METHODS))
+    print(f"below 1 it converges, at 1 it circles, above 1 it runs away: drawn in {out}")
+    return 0
+
+
+def fate(radius: float) -> str:
+    """What becomes of players whose distance from the equilibrium is multiplied so each time."""
+    if abs(radius - 1) < 1e-9:
+        return "circles"
+    return "converges" if radius < 1 else "runs away"
+
+
+def save_dynamics(path: Path, games: Sequence[Game], step: float, steps: int) -> None:
+    """Draw each game (a row) by each method (a column), all of the picture or nothing.
+
+    Args:
+        path: of the file: .png, .pdf or .svg.
+        games: from top to bottom.
+        step: size of a step.
+        steps: how many.
+
+    Raises:
+        ValueError: a step that is not positive, or a negative number of them.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6 * len(METHODS), 2.75 * len(games)), layout="constrained")
+    panels = figure.subplots(len(games), len(METHODS), squeeze=False, sharex=True, sharey=True)
+    for row, game in zip(panels, games, strict=True):
+        for panel, method in zip(row, METHODS, strict=True):
+            radius = spectral_radius(game, method, step)
+            _draw(panel, play(game, method, START, step, steps), _COLORS[fate(radius)])
+            panel.set_title(f"{method}: {fate(radius)}, {radius:.4f}", fontsize=8)
+        row[0].set_ylabel(f"{game.name}\ny climbs", fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel("x descends", fontsize=9)
+    figure.suptitle(f"{steps} steps of {step:g} from the dot, and the factor by which a step multiplies the distance")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], dpi=110)
+    write_whole(path, buffer.getvalue())
+
+
+def _draw(panel, path: Tensor, color: str) -> None:
+    # A player who ran beyond all numbers has left the picture long before.
+    x, y = path.nan_to_num(nan=0, posinf=1e3, neginf=-1e3).clamp(-1e3, 1e3).T.numpy()
+    panel.plot(x, y, color=color, linewidth=0.9)
+    panel.scatter(x[:1], y[:1], color=color, s=16, zorder=3)
+    panel.scatter([0], [0], color="black", marker="+", s=40, linewidths=1, zorder=3)
+    panel.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), box_aspect=1)
+    panel.tick_params(labelsize=7)

@@ -1,0 +1,64 @@
+"""Penalties on the gradients of a discriminator or a generator: all are differentiated a second time in training.
+
+Each takes the network as a function, and gives a mean over the batch without its weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Discriminate = Callable[[Tensor], Tensor]
+
+
+def squared_gradient(discriminate: Discriminate, x: Tensor) -> tuple[Tensor, Tensor]:
+    """`|grad_x D(x)|^2` of each example, [batch], and `D(x)`, [batch], both differentiable in the network's weights.
+
+    A discriminator that looks at several examples together (batch normalisation, minibatch deviation) is taken whole:
+    the gradient is that of the sum of its outputs.
+    """
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        outputs = discriminate(x)
+        (gradient,) = torch.autograd.grad(outputs.sum(), x, create_graph=True)
+    return gradient.square().flatten(1).sum(1), outputs
+
+
+def zero_centred_penalty(discriminate: Discriminate, x: Tensor) -> Tensor:
+    """`E |grad_x D(x)|^2 / 2`: R1 at real data, R2 at generated ones.
+
+    Source: Mescheder, Geiger and Nowozin, "Which Training Methods for GANs do actually Converge?" (2018), equations 9
+    and 10.
+    """
+    return squared_gradient(discriminate, x)[0].mean() / 2
+
+
+def gradient_penalty(discriminate: Discriminate, real: Tensor, fake: Tensor) -> Tensor:
+    """`E (|grad_x D(x)| - 1)^2` at points drawn uniformly from the lines between real and generated data.
+
+    Source: Gulrajani et al., "Improved Training of Wasserstein GANs" (2017), equation 3.
+    """
+    if real.shape != fake.shape:
+        raise ValueError(f"fake: expected the shape of real, {list(real.shape)}, got {list(fake.shape)}")
+    share = torch.rand(len(real), *(1,) * (real.dim() - 1), device=real.device, dtype=real.dtype)
+    squared, _ = squared_gradient(discriminate, torch.lerp(real.detach(), fake.detach(), share))
+    # The root has no derivative at 0, which a dead network reaches.
+    return ((squared + 1e-12).sqrt() - 1).square().mean()
+
+
+def path_lengths(w: Tensor, images: Tensor) -> Tensor:
+    """`|J_w^T y|` of each example, [batch], with `y` a normal image scaled so that lengths do not grow with the size.
+
+    Args:
+        w: what the images were generated from, [batch, ...], in their graph.
+        images: [batch, channels, height, width].
+
+    Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), equation 4 and appendix B.
+    """
+    noise = torch.randn_like(images) / math.sqrt(math.prod(images.shape[2:]))
+    (gradient,) = torch.autograd.grad((images * noise).sum(), w, create_graph=True)
+    # One w for each layer: the mean over layers of their squared lengths.
+    return gradient.square().sum(-1).view(len(w), -1).mean(1).sqrt()

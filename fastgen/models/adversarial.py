@@ -1,0 +1,311 @@
+"""What all adversarial models share: two networks, their losses and penalties, sampling, checks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fastgen.gan import Augment, adversarial_loss, gradient_penalty, normalize_spectrally, squared_gradient
+from fastgen.models.diffusion import drawn
+from fastgen.models.evaluating import evaluating
+from fastgen.models.likelihood import normalize_levels
+from fastgen.models.vectors import standardization
+from fastgen.nn.arguments import pair, positive
+
+PLAYERS = ("discriminator", "generator")
+
+
+class AdversarialModel(nn.Module):
+    """A generator `x = G(z)` of normal noise z, and a discriminator `v = D(x)` that it learns from.
+
+    Data are images of integer levels `0 .. levels - 1`, [batch, image_channels, height, width], which the networks see
+    spread evenly over [-1, 1]; or vectors [batch, features], which they see standardised. A family adds the networks.
+
+    Args:
+        config: the constructor's arguments, JSON-able, kept as `self.config`; `from_config` makes the model again.
+            `latent_size` is the number of noise variables; the game's rules are `loss` (one of `fastgen.gan.LOSSES`),
+            `discriminator_steps` (for one of the generator), the weights `r1`, `r2` and `gradient_penalty` (0 for
+            none) and `regularize_every` (apply them in every so-manieth discriminator step, times as strongly);
+            `augment`, `augment_probability` and `augment_target` are `fastgen.gan.Augment`'s, `spectral_norm` divides
+            each of the discriminator's weights by its largest singular value (Miyato et al. 2018).
+        generator: takes `(z, labels)` to data as the networks see them.
+        discriminator: takes `(x, labels)` to outputs [batch], unbounded.
+
+    Raises:
+        ValueError: sizes that are not positive, another loss or augmentation, weights below 0.
+
+    Source: Goodfellow et al., "Generative Adversarial Nets" (2014); Karras et al. (2020), appendix B, for lazy
+    regularisation.
+    """
+
+    def __init__(self, *, config: dict[str, Any], generator: nn.Module, discriminator: nn.Module) -> None:
+        super().__init__()
+        self.config = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
+        self.levels: int | None = config.get("levels") if config.get("features") is None else None
+        self.num_classes: int | None = config["num_classes"]
+        self.latent_size: int = config["latent_size"]
+        self.loss_name: str = config["loss"]
+        self.discriminator_steps: int = config["discriminator_steps"]
+        self.r1, self.r2, self.gradient_penalty = (config[name] for name in ("r1", "r2", "gradient_penalty"))
+        self.regularize_every: int = config["regularize_every"]
+        self._losses = adversarial_loss(self.loss_name)
+        for name in ("r1", "r2", "gradient_penalty"):
+            if not (isinstance(config[name], int | float) and 0 <= config[name] < math.inf):
+                raise ValueError(f"{name}: expected a number of at least 0, got {config[name]!r}")
+        positive(discriminator_steps=self.discriminator_steps, regularize_every=self.regularize_every)
+        self.augment: Augment | None = None
+        if config["augment"]:
+            probability, target = config["augment_probability"], config["augment_target"]
+            self.augment = Augment(config["augment"], probability=probability, target=target)
+        self.standardize = standardization(config.get("features") or 0, config.get("mean"), config.get("std"))
+        self.generator, self.discriminator = generator, discriminator
+        if config["spectral_norm"]:
+            normalize_spectrally(discriminator)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The model, freshly initialised, from the `config` of another."""
+        return cls(**config)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an example: `(image_channels, height, width)`, or `(features,)`."""
+        if self.config.get("features") is not None:
+            return (self.config["features"],)
+        return (self.config["image_channels"], *pair("image_size", self.config["image_size"]))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def loss(self, x: Tensor, labels: Tensor | None = None, player: str = "discriminator") -> Tensor:
+        """What `player` descends on, a scalar; in the other's weights it has no gradient.
+
+        Args:
+            x: real data: images of integer levels [batch, image_channels, height, width], or vectors.
+            labels: integer classes [batch], where the model has `num_classes`; None where it has not.
+            player: `"discriminator"`, or `"generator"`, which makes as many examples as `x` has.
+
+        Raises:
+            TypeError, ValueError: data or labels that are not this model's, another player, or a discriminator whose
+                outputs are not [batch].
+        """
+        return self.player_loss(player, x, labels)[0]
+
+    def player_loss(
+        self, player: str, x: Tensor, labels: Tensor | None = None, *, regularize: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss`, and what is worth to be told about it: scalars without gradients, outputs [batch] as they are.
+
+        Args:
+            player, x, labels: as in `loss`.
+            regularize: add the penalties that fall due every so many steps.
+        """
+        if player not in PLAYERS:
+            raise ValueError(f"player: expected one of {', '.join(PLAYERS)}, got {player!r}")
+        real = self.normalize(x)
+        self.check_labels(labels, len(real))
+        if player == "generator":
+            with frozen(self.discriminator):
+                return self.generator_loss(len(real), labels, regularize=regularize)
+        with frozen(self.generator):
+            return self.discriminator_loss(real, labels, regularize=regularize)
+
+    def discriminator_loss(
+        self, real: Tensor, labels: Tensor | None, *, regularize: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `player_loss`, of real data as the networks see them."""
+        with torch.no_grad():
+            fake = self.generate(self.latents(len(real)), labels)
+
+        def discriminate(x: Tensor) -> Tensor:
+            return self.discriminate(x, labels)
+
+        # A penalty on gradients makes the outputs on its way.
+        penalties: dict[str, Tensor] = {}
+        if regularize and self.r1:
+            squared, real_outputs = squared_gradient(discriminate, real)
+            penalties["r1"] = squared.mean() / 2
+        else:
+            real_outputs = discriminate(real)
+        if regularize and self.r2:
+            squared, fake_outputs = squared_gradient(discriminate, fake)
+            penalties["r2"] = squared.mean() / 2
+        else:
+            fake_outputs = discriminate(fake)
+        if regularize and self.gradient_penalty:
+            penalties["gradient_penalty"] = gradient_penalty(discriminate, real, fake)
+        loss = self._losses.discriminator(real_outputs, fake_outputs)
+        told = {"discriminator": loss.detach(), **{name: value.detach() for name, value in penalties.items()}}
+        for name, value in penalties.items():
+            loss = loss + self.regularize_every * getattr(self, name) * value
+        if self.augment is not None and self.training:
+            self.augment.adapt(real_outputs)
+        return loss, {**told, "real_outputs": real_outputs.detach(), "fake_outputs": fake_outputs.detach()}
+
+    def generator_loss(
+        self, n: int, labels: Tensor | None, *, regularize: bool = True
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `player_loss`, of `n` examples."""
+        outputs = self.discriminate(self.generate(self.latents(n), labels), labels)
+        loss = self._losses.generator(outputs)
+        return loss, {"generator": loss.detach()}
+
+    def regularizes(self, player: str, update: int) -> bool:
+        """Whether `player`'s penalties fall due in its update number `update`, counted from 0."""
+        return player == "discriminator" and update % self.regularize_every == 0
+
+    @property
+    def latent_shape(self) -> tuple[int]:
+        """Of one example's noise."""
+        return (self.latent_size,)
+
+    def draw_latents(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Noise [n, latent_size] such as `sample` decodes."""
+        return self.latents(n, generator)
+
+    def latents(self, n: int, generator: Generator | None = None, truncation: float | None = None) -> Tensor:
+        """Noise [n, latent_size], normal, within `[-truncation, truncation]` where that is given."""
+        if truncation is None:
+            return drawn(torch.randn, (n, self.latent_size), self, generator)
+        if not (isinstance(truncation, int | float) and 0 < truncation < math.inf):
+            raise ValueError(f"truncation: expected a positive number or None, got {truncation!r}")
+        inside = math.erf(truncation / math.sqrt(2))
+        uniform = 2 * drawn(torch.rand, (n, self.latent_size), self, generator) - 1
+        return (uniform.double() * inside).erfinv().mul(math.sqrt(2)).to(self.dtype)
+
+    def generate(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Data [batch, *shape] as the networks see them, of noise [batch, latent_size]."""
+        if z.dim() != 2 or z.shape[1] != self.latent_size:
+            raise ValueError(f"z: expected [batch, latent_size] = [batch, {self.latent_size}], got {list(z.shape)}")
+        x = self.generator(z, labels)
+        if x.shape != (len(z), *self.shape):
+            raise ValueError(f"generator: expected [{len(z)}, {', '.join(map(str, self.shape))}], got {list(x.shape)}")
+        return x
+
+    def discriminate(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The discriminator's outputs [batch] for data as the networks see them, augmented in training."""
+        seen = x if self.augment is None or not self.training else self.augment(x)
+        outputs = self.discriminator(seen, labels)
+        if not isinstance(outputs, Tensor) or outputs.shape != (len(x),):
+            got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ValueError(f"discriminator: expected outputs [{len(x)}], one for each example, got {got}")
+        return outputs
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Data [batch, *shape] of noise [batch, latent_size]: images in [-1, 1], vectors in their own units."""
+        self.check_labels(labels, len(z))
+        x = self.generate(z, labels)
+        return x if self.standardize is None else self.standardize.inverse(x)[0]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | int | None = None,
+        truncation: float | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """Draws `n` examples: images as uint8 levels, vectors in their own units; [n, *shape].
+
+        Args:
+            labels: integer classes [n], or one class for all, where the model has `num_classes`.
+            truncation: draws noise from a normal truncated to `[-truncation, truncation]`: the smaller, the more
+                typical the examples and the less they vary. None for all noise.
+            generator: of the noise, on any device, which is where it is drawn.
+
+        Raises:
+            TypeError, ValueError: `n` or a truncation that is not positive, labels that are not this model's.
+
+        Source: Brock, Donahue and Simonyan, "Large Scale GAN Training" (2019), section 3.1, for truncation.
+        """
+        positive(n=n)
+        if isinstance(labels, int):
+            labels = torch.full((n,), labels, device=self.device)
+        self.check_labels(labels, n)
+        with evaluating(self):
+            return self.quantize(self.draw(n, labels, truncation, generator))
+
+    def draw(self, n: int, labels: Tensor | None, truncation: float | None, generator: Generator | None) -> Tensor:
+        """What `sample` quantizes; arguments as there."""
+        return self.decode(self.latents(n, generator, truncation), labels)
+
+    @torch.no_grad()
+    def render(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The examples of noise [batch, latent_size], as `sample` gives them."""
+        with evaluating(self):
+            return self.quantize(self.decode(z, labels))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """What the networks see of data."""
+        self.check_data(x)
+        if self.levels is not None:
+            return normalize_levels(x, self.levels, self.dtype)
+        return x.to(self.dtype) if self.standardize is None else self.standardize(x.to(self.dtype))[0]
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """What `decode` gives as `sample` gives it: images as the nearest levels, uint8."""
+        if self.levels is None:
+            return x
+        return ((x.float() + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).to(torch.uint8)
+
+    def check_data(self, x: Tensor) -> None:
+        """Raises where `x` are not data of this model."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
+        if x.is_floating_point() != (self.levels is None) or x.dtype == torch.bool or x.is_complex():
+            wanted = "a floating dtype" if self.levels is None else "integer levels"
+            raise TypeError(f"x: expected {wanted}, got {x.dtype}")
+        if tuple(x.shape[1:]) != self.shape or x.dim() == 0 or len(x) == 0:
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"x: expected [batch, {expected}], at least one example, got {list(x.shape)}")
+        if x.device != self.device:
+            raise ValueError(f"x: expected a tensor on {self.device}, where the model is, got {x.device}")
+        if self.levels is not None and x.device.type == "cpu":
+            low, high = (int(value) for value in x.aminmax())
+            if low < 0 or high >= self.levels:
+                raise ValueError(f"x: expected levels 0 to {self.levels - 1}, got {low} to {high}")
+
+    def check_labels(self, labels: Tensor | None, batch: int) -> None:
+        """Raises where `labels` are not classes of this model, one for each of `batch` examples."""
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError("labels: this model is unconditional (num_classes is None), expected None")
+            return
+        if labels is None:
+            raise ValueError(
+                f"labels: this model has {self.num_classes} classes, expected a tensor [{batch}], got None"
+            )
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise TypeError(f"labels: expected integers, got {getattr(labels, 'dtype', type(labels).__name__)}")
+        if labels.shape != (batch,):
+            raise ValueError(f"labels: expected [{batch}], one class for each example, got {list(labels.shape)}")
+        if labels.device != self.device:
+            raise ValueError(f"labels: expected a tensor on {self.device}, where the model is, got {labels.device}")
+        if labels.device.type == "cpu":
+            low, high = (int(value) for value in labels.aminmax())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {low} to {high}")
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Leaves `network` without gradients in its weights for the length of a block; they pass through it."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
