@@ -31,7 +31,8 @@ class VQVAE(EncoderDecoder):
         num_codes: 2 to 256.
         latent_size: numbers of a code.
         layers: halvings of the image: the map is [height / 2^layers, width / 2^layers], rounded up.
-        commitment, decay, restart_below: of the codebook, see `fastgen.nn.VectorQuantizer`.
+        commitment, decay, restart_below: of the codebook, see `fastgen.nn.VectorQuantizer`. Unasked no code starts again:
+            it would take vectors from others, and the prior had to learn them anew. `initialize` spreads them at first.
         prior_channels, prior_layers, prior_dropout: of the prior, a `PixelCNN` that sees codes one-hot.
 
     The other arguments are as in `Autoencoder`; the network is spatial.
@@ -58,7 +59,7 @@ class VQVAE(EncoderDecoder):
         sigma: float | None = None,
         commitment: float = 0.25,
         decay: float = 0.99,
-        restart_below: float = 0.05,
+        restart_below: float = 0.0,
         prior_channels: int = 64,
         prior_layers: int = 4,
         prior_dropout: float = 0.0,
@@ -81,6 +82,18 @@ class VQVAE(EncoderDecoder):
             first_kernel_size=5,
             dropout=prior_dropout,
         )
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Sets the codes to latents of images, all different as far as they go; arguments and errors as in `encode`."""
+        with evaluating(self):
+            rows = self.encode(images).movedim(1, -1).flatten(0, -2).unique(dim=0)
+        order = torch.randperm(len(rows)).repeat(-(-self.quantizer.num_codes // len(rows)))
+        codebook = rows[order[: self.quantizer.num_codes].to(rows.device)]
+        self.quantizer.codebook.copy_(codebook)
+        # What the moving averages of one vector for each code would be.
+        self.quantizer.average_counts.fill_(1.0)
+        self.quantizer.average_sums.copy_(codebook)
 
     def codes(self, images: Tensor) -> Tensor:
         """The codes of images, int64 [batch, height', width']; arguments and errors as in `encode`."""

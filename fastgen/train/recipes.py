@@ -149,6 +149,14 @@ class VariationalRecipe(Recipe):
         return {self.score: model.bits_per_dim(batch.x, batch.labels, generator=generator)}
 
 
+@dataclass
+class CodesRecipe(VariationalRecipe):
+    """A model of codes that start from data."""
+
+    def initialize(self, model: nn.Module, batch: Batch) -> None:
+        model.initialize(batch.x, batch.labels)
+
+
 # Of the importance-weighted bound.
 _IMPORTANCE_SAMPLES = 100
 
@@ -169,7 +177,7 @@ _RECIPES: dict[type[nn.Module], type[Recipe]] = {
     Autoencoder: AutoencoderRecipe,
     DenoisingAutoencoder: DenoisingRecipe,
     VAE: VariationalRecipe,
-    VQVAE: VariationalRecipe,
+    VQVAE: CodesRecipe,
 }
 # Where scoring takes more than training wants to wait for.
 _SCORING: dict[type[nn.Module], type[Recipe]] = {

@@ -55,6 +55,24 @@ def test_training_moves_the_codebook_and_scoring_does_not():
     assert not torch.equal(model.quantizer.codebook, before)
 
 
+def test_codes_start_from_different_latents():
+    model = small(num_codes=8)
+    images = torch.randint(5, (2, 1, 6, 6)).repeat(3, 1, 1, 1)
+    model.initialize(images)
+    codebook, z = model.quantizer.codebook, model.encode(images).movedim(1, -1).flatten(0, -2)
+    assert len(codebook.unique(dim=0)) == 8
+    assert (torch.cdist(codebook, z).amin(1) < 1e-12).all()
+    # As the averages say too: a step on nothing new leaves them.
+    model.train().quantizer(codebook.T.reshape(1, 3, 2, 4))
+    torch.testing.assert_close(model.quantizer.codebook, codebook)
+    # More codes than latents: the rest stands where others do.
+    few = small(num_codes=64)
+    few.initialize(images)
+    assert len(few.quantizer.codebook.unique(dim=0)) == len(
+        few.encode(images).movedim(1, -1).flatten(0, -2).unique(dim=0)
+    )
+
+
 def test_the_gradient_goes_straight_through_to_the_encoder_and_codes_get_none():
     model = small()
     images = torch.randint(5, (4, 1, 6, 6))
@@ -103,7 +121,8 @@ def test_it_learns_images_of_few_kinds():
     images = kinds[torch.randint(4, (256,))]
     model = VQVAE(6, 1, 5, num_codes=16, latent_size=4, channels=16, layers=1, prior_channels=16, prior_layers=2,
                   likelihood="discretized_logistic")  # fmt: skip
-    learn(model, (images,), 1000, batch_size=64)
+    model.initialize(images)
+    learn(model, (images,), 400, batch_size=64)
     # Two bits say which of the four it is.
     assert (model.bits_per_dim(images).mean() * 36).item() < 8
     drawn = model.sample(100, generator=torch.Generator().manual_seed(0)).long()

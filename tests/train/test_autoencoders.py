@@ -15,7 +15,7 @@ from fastgen.cli import main
 from fastgen.data import load
 from fastgen.models import MODELS as MODEL_CLASSES
 from fastgen.train import Checkpoint, Settings, Trainer, TrainingDiverged, TrainingInterrupted, load_model
-from fastgen.train.recipes import AutoencoderRecipe, VariationalRecipe
+from fastgen.train.recipes import AutoencoderRecipe, CodesRecipe, VariationalRecipe
 
 SMALL = ["--channels", "8", "--layers", "1", "--epochs", "2", "--batch-size", "16", "--device", "cpu", "--quiet"]
 MODELS = {
@@ -97,12 +97,16 @@ class StoppingVariational(Stopping, VariationalRecipe):
     pass
 
 
+class StoppingCodes(Stopping, CodesRecipe):
+    pass
+
+
 @pytest.mark.parametrize(
     ("name", "options", "recipe", "stopping"),
     [
         ("ae", {"components": 2}, AutoencoderRecipe, StoppingAutoencoder),
         ("vae", {}, VariationalRecipe, StoppingVariational),
-        ("vqvae", {"num_codes": 8, "prior_channels": 8, "prior_layers": 1}, VariationalRecipe, StoppingVariational),
+        ("vqvae", {"num_codes": 8, "prior_channels": 8, "prior_layers": 1}, CodesRecipe, StoppingCodes),
     ],
 )
 def test_interrupted_and_resumed_equals_unbroken(data, tmp_path, name, options, recipe, stopping):
