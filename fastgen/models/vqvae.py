@@ -31,8 +31,8 @@ class VQVAE(EncoderDecoder):
         num_codes: 2 to 256.
         latent_size: numbers of a code.
         layers: halvings of the image: the map is [height / 2^layers, width / 2^layers], rounded up.
-        commitment, decay, restart_below: of the codebook, see `fastgen.nn.VectorQuantizer`. Unasked no code starts again:
-            it would take vectors from others, and the prior had to learn them anew. `initialize` spreads them at first.
+        commitment, decay, restart_below: of the codebook, see `fastgen.nn.VectorQuantizer`. Unasked no code starts
+            again: it takes vectors from others, which the prior has to learn anew; `initialize` spreads them first.
         prior_channels, prior_layers, prior_dropout: of the prior, a `PixelCNN` that sees codes one-hot.
 
     The other arguments are as in `Autoencoder`; the network is spatial.

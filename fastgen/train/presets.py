@@ -45,7 +45,7 @@ _VAE_OF_DIGITS = {
     "channels": 32,
     "layers": 2,
     "latent_size": 16,
-    "dropout": 0.2,
+    "dropout": 0.1,
     "likelihood": "discretized_logistic",
 }
 
@@ -112,18 +112,18 @@ PRESETS: dict[tuple[str, str | None], dict[str, Any]] = {
     ("flow-matching", "digits"): _diffusion_of_digits(),
     ("ae", "digits"): _autoencoder_of_digits(100, network="convolutional", channels=32, layers=2, latent_size=8),
     ("dae", "digits"): _autoencoder_of_digits(100, channels=512, layers=2, latent_size=256, noise=0.6, walkback=0.5),
-    ("vae", "digits"): _autoencoder_of_digits(100, **_VAE_OF_DIGITS),
-    ("cvae", "digits"): _autoencoder_of_digits(100, **_VAE_OF_DIGITS),
+    ("vae", "digits"): _autoencoder_of_digits(150, **_VAE_OF_DIGITS),
+    ("cvae", "digits"): _autoencoder_of_digits(150, **_VAE_OF_DIGITS),
     ("vqvae", "digits"): _autoencoder_of_digits(
-        100,
-        num_codes=64,
+        60,
+        num_codes=32,
         latent_size=16,
         channels=32,
         layers=1,
         likelihood="discretized_logistic",
         prior_channels=64,
         prior_layers=4,
-        prior_dropout=0.3,
+        prior_dropout=0.4,
     ),
     **{(model, "digits"): defaults for model, defaults in _GANS_OF_DIGITS.items()},
     **{
