@@ -50,8 +50,8 @@ def quadratic(a: float = 1.0, p: float = 0.0, q: float = 0.0) -> Game:
     """`f = a x y + p x^2 - q y^2`: bilinear where p = q = 0, and a saddle that pulls both players in where they are
     positive.
     """
-    terms = f"{a:g} x y" + (f" + {p:g} x² - {q:g} y²" if p or q else "")
-    return Game(terms, lambda x, y: a * x * y + p * x**2 - q * y**2)
+    name = f"{a:g} x y" + (f" + {p:g} x² - {q:g} y²" if p or q else "")
+    return Game(name.replace(" 1 ", " "), lambda x, y: a * x * y + p * x**2 - q * y**2)
 
 
 def dirac_gan(r1: float = 0.0) -> Game:
