@@ -11,6 +11,7 @@
 
 #include "bias_act.h"
 #include "denormals.h"
+#include "dtype_functions.h"
 
 namespace fastgen {
 
@@ -140,22 +141,6 @@ static void check(const Tensor& x, std::initializer_list<const std::optional<Ten
   }
 }
 
-// Calls body(functions, a null pointer of the stored type) with the functions of the dtype.
-template <class Body>
-static void with_functions(const Tensor& x, const Body& body) {
-  const BiasActTable& table = FASTGEN_PICK(bias_act);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return body(table.f32, static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return body(table.f64, static_cast<double*>(nullptr));
-    case ScalarType::BFloat16:
-      return body(table.bf16, static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, "bias_act: no CPU kernel for this dtype");
-  }
-}
-
 template <class S>
 static const S* data_of(const Tensor& tensor) {
   return static_cast<const S*>(tensor.const_data_ptr());
@@ -172,7 +157,7 @@ static Tensor bias_act_cpu(const Tensor& x, const std::optional<Tensor>& b, int6
   Tensor y = torch::stable::empty_like(x);
   BiasActPlan plan(x);
   BiasActSettings settings{act, alpha, gain, clamp};
-  with_functions(x, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(bias_act), x, "bias_act", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     Repeated<typename Compute<S>::type> bias(plan, b);
     const S* from = data_of<S>(x);
@@ -193,7 +178,7 @@ static std::tuple<Tensor, Tensor> bias_act_slope_cpu(const Tensor& grad, const s
   Tensor of_b = torch::stable::new_empty(grad, {sums ? grad.size(1) : 0}, compute_type(grad));
   BiasActPlan plan(grad);
   BiasActSettings settings{act, alpha, gain, clamp};
-  with_functions(grad, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(bias_act), grad, "bias_act", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     Repeated<T> bias(plan, b), added(plan, grad_b);
@@ -218,7 +203,7 @@ static std::tuple<Tensor, Tensor, Tensor> bias_act_curvature_cpu(const Tensor& h
   Tensor of_b = torch::stable::new_empty(x, {b ? x.size(1) : 0}, compute_type(x));
   BiasActPlan plan(x);
   BiasActSettings settings{act, alpha, gain, clamp};
-  with_functions(x, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(bias_act), x, "bias_act", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     Repeated<T> bias(plan, b), added(plan, h_b);

@@ -14,6 +14,7 @@
 
 #include "device_seed.h"
 #include "diffusion.h"
+#include "dtype_functions.h"
 #include "sample_pieces.h"
 
 namespace fastgen {
@@ -25,22 +26,6 @@ using torch::stable::Tensor;
 enum Column { kX, kEps, kPrevious, kNoise, kX0, kX0OfX, kX0OfEps, kColumns };
 
 static const char* kName = "diffusion";
-
-// Calls body(functions, a null pointer of the stored type) with the functions of the dtype.
-template <class Body>
-static void with_functions(const Tensor& x, const Body& body) {
-  const DiffusionTable& table = FASTGEN_PICK(diffusion);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return body(table.f32, static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return body(table.f64, static_cast<double*>(nullptr));
-    case ScalarType::BFloat16:
-      return body(table.bf16, static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, kName, ": no CPU kernel for this dtype");
-  }
-}
 
 template <class S>
 static const S* data_of(const std::optional<Tensor>& tensor) {
@@ -90,7 +75,7 @@ static std::tuple<Tensor, Tensor> q_sample_cpu(const Tensor& x0, const Tensor& t
   }
   Tensor x_t = torch::stable::empty_like(x0);
   Tensor target = kind == kTargetSample ? torch::stable::new_empty(x0, {0}) : torch::stable::empty_like(x0);
-  with_functions(x0, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(diffusion), x0, kName, [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     const S* from = static_cast<const S*>(x0.const_data_ptr());
@@ -200,7 +185,7 @@ static std::tuple<Tensor, Tensor> diffusion_update_cpu(const Tensor& x, const Te
   Bounds bounds{limit, quantile, largest};
   Tensor out = torch::stable::empty_like(x);
   Tensor x0 = predicts && return_x0 ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
-  with_functions(x, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(diffusion), x, kName, [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     const S *xs = static_cast<const S*>(x.const_data_ptr()), *es = static_cast<const S*>(eps.const_data_ptr());

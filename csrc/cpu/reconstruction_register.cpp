@@ -7,6 +7,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include "dtype_functions.h"
 #include "reconstruction.h"
 #include "sample_pieces.h"
 
@@ -14,22 +15,6 @@ namespace fastgen {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// Calls body(functions, a null pointer of the stored type) with the functions of the dtype.
-template <class Body>
-static void with_functions(const Tensor& x, const Body& body) {
-  const ReconstructionTable& table = FASTGEN_PICK(reconstruction);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return body(table.f32, static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return body(table.f64, static_cast<double*>(nullptr));
-    case ScalarType::BFloat16:
-      return body(table.bf16, static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, "reconstruction: no CPU kernel for this dtype");
-  }
-}
 
 template <class S>
 static const S* data(const Tensor& tensor) {
@@ -77,7 +62,7 @@ static Tensor bernoulli_cpu(const Tensor& logits, const Tensor& x) {
   check(logits, {x});
   Tensor out = new_sums(logits);
   int64_t size = sample_size(logits);
-  with_functions(logits, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(reconstruction), logits, "reconstruction", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     SampleSums sums(logits.size(0), size);
@@ -98,7 +83,7 @@ static Tensor bernoulli_backward_cpu(const Tensor& grad, const Tensor& logits, c
   check_gradient(grad, logits);
   Tensor out = torch::stable::empty_like(logits);
   int64_t size = sample_size(logits);
-  with_functions(logits, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(reconstruction), logits, "reconstruction", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     S* to = static_cast<S*>(out.mutable_data_ptr());
@@ -119,7 +104,7 @@ static Tensor forward_cpu(const Tensor& mean, const Tensor& spread, const Tensor
   bool shared = check_spread(mean, spread);
   Tensor out = new_sums(mean);
   int64_t size = sample_size(mean);
-  with_functions(mean, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(reconstruction), mean, "reconstruction", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     SampleSums sums(mean.size(0), size);
@@ -145,7 +130,7 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor&
   Tensor grad_mean = torch::stable::empty_like(mean);
   Tensor grad_spread = shared ? new_sums(mean) : torch::stable::empty_like(mean);
   int64_t size = sample_size(mean);
-  with_functions(mean, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(reconstruction), mean, "reconstruction", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     S* of_mean = static_cast<S*>(grad_mean.mutable_data_ptr());

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "device_seed.h"
+#include "dtype_functions.h"
 #include "reparameterize.h"
 #include "sample_pieces.h"
 
@@ -17,22 +18,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 static const char* kName = "gaussian_reparameterize_kl";
-
-// Calls body(functions, a null pointer of the stored type) with the functions of the dtype.
-template <class Body>
-static void with_functions(const Tensor& x, const Body& body) {
-  const ReparameterizeTable& table = FASTGEN_PICK(reparameterize);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return body(table.f32, static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return body(table.f64, static_cast<double*>(nullptr));
-    case ScalarType::BFloat16:
-      return body(table.bf16, static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, kName, ": no CPU kernel for this dtype");
-  }
-}
 
 static ScalarType sum_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -51,7 +36,7 @@ static std::tuple<Tensor, Tensor> forward_cpu(const Tensor& mu, const Tensor& lo
   Tensor z = torch::stable::empty_like(mu), kl = torch::stable::new_empty(mu, {mu.size(0)}, sum_type(mu));
   uint64_t key = seed_of(seed, seed_tensor);
   int64_t samples = mu.size(0), size = samples ? mu.numel() / samples : 0;
-  with_functions(mu, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(reparameterize), mu, kName, [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     const S *means = static_cast<const S*>(mu.const_data_ptr()), *logs = static_cast<const S*>(logvar.const_data_ptr());
@@ -81,7 +66,7 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_z, const Tenso
   if (mu.numel() == 0) return {grad_mu, grad_logvar};
   uint64_t key = seed_of(seed, seed_tensor);
   int64_t size = mu.numel() / mu.size(0);
-  with_functions(mu, [&](const auto& f, auto* tag) {
+  with_functions(FASTGEN_PICK(reparameterize), mu, kName, [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
     const S* dz = static_cast<const S*>(grad_z.const_data_ptr());

@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from fastgen.gan import Augment, adversarial_loss, gradient_penalty, normalize_spectrally, squared_gradient
 from fastgen.models.diffusion import drawn
 from fastgen.models.evaluating import evaluating
-from fastgen.models.likelihood import normalize_levels
+from fastgen.models.labels import check_classes
+from fastgen.models.likelihood import normalize_levels, quantize_levels
 from fastgen.models.vectors import standardization
 from fastgen.nn.arguments import pair, positive
 
@@ -255,9 +256,7 @@ class AdversarialModel(nn.Module):
 
     def quantize(self, x: Tensor) -> Tensor:
         """What `decode` gives as `sample` gives it: images as the nearest levels, uint8."""
-        if self.levels is None:
-            return x
-        return ((x.float() + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).to(torch.uint8)
+        return x if self.levels is None else quantize_levels(x, self.levels)
 
     def check_data(self, x: Tensor) -> None:
         """Raises where `x` are not data of this model."""
@@ -286,16 +285,9 @@ class AdversarialModel(nn.Module):
             raise ValueError(
                 f"labels: this model has {self.num_classes} classes, expected a tensor [{batch}], got None"
             )
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise TypeError(f"labels: expected integers, got {getattr(labels, 'dtype', type(labels).__name__)}")
-        if labels.shape != (batch,):
-            raise ValueError(f"labels: expected [{batch}], one class for each example, got {list(labels.shape)}")
+        check_classes(labels, batch, self.num_classes, "example")
         if labels.device != self.device:
             raise ValueError(f"labels: expected a tensor on {self.device}, where the model is, got {labels.device}")
-        if labels.device.type == "cpu":
-            low, high = (int(value) for value in labels.aminmax())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {low} to {high}")
 
 
 @contextlib.contextmanager

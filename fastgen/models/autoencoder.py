@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.evaluating import evaluating
 from fastgen.nn.arguments import positive
@@ -65,7 +65,7 @@ class Autoencoder(EncoderDecoder):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
-        config = constructor_config(locals())
+        config = constructor_config(locals(), "encoder", "decoder")
         super().__init__(config, encoder=encoder, decoder=decoder)
         positive(components=components)
         size = self._standard_normal(1, torch.Generator()).numel()
@@ -137,8 +137,3 @@ class Autoencoder(EncoderDecoder):
         z = self.draw_latents(n, generator)
         with evaluating(self):
             return self._image(self.output(z, labels), mean, generator)
-
-
-def constructor_config(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint holds of a constructor's `locals()`: all but the networks."""
-    return {name: arguments[name] for name in arguments if name not in ("self", "__class__", "encoder", "decoder")}

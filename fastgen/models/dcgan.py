@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.adversarial_arguments import check_image_arguments, halvings
+from fastgen.models.constructor_config import constructor_config
 from fastgen.nn import BatchNormLeakyReLU, ConditionalBatchNorm, ProjectionHead
 from fastgen.nn.arguments import pair, positive
 from fastgen.ops import bias_act
@@ -67,7 +68,7 @@ class DCGAN(AdversarialModel):
         augment_probability: float = 1.0,
         augment_target: float | None = None,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        config = constructor_config(locals())
         config |= {"image_size": image_size if isinstance(image_size, int) else list(image_size)}
         generator, discriminator = convolutional_players(config)
         super().__init__(config=config, generator=generator, discriminator=discriminator)
@@ -104,7 +105,7 @@ class WGANGP(AdversarialModel):
         augment_probability: float = 1.0,
         augment_target: float | None = None,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        config = constructor_config(locals())
         config |= {"image_size": image_size if isinstance(image_size, int) else list(image_size)}
         generator, discriminator = convolutional_players(config)
         super().__init__(config=config, generator=generator, discriminator=discriminator)

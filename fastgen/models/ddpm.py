@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
@@ -90,7 +91,7 @@ class DDPM(BoundedByVariation, Diffusion):
         clip_sample: bool = True,
         network: nn.Module | None = None,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "network", "__class__")}
+        config = constructor_config(locals(), "network")
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting: expected one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
         scheduler = DDPMScheduler(**{name: config[name] for name in SCHEDULE})

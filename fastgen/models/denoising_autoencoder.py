@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from fastgen.models.autoencoder import constructor_config
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.evaluating import evaluating
 from fastgen.nn.arguments import positive, probability
@@ -61,7 +61,7 @@ class DenoisingAutoencoder(EncoderDecoder):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
-        config = constructor_config(locals())
+        config = constructor_config(locals(), "encoder", "decoder")
         super().__init__(config, encoder=encoder, decoder=decoder)
         if corruption not in CORRUPTIONS:
             raise ValueError(f"corruption: expected one of {', '.join(CORRUPTIONS)}, got {corruption!r}")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.ddpm import DDPM
 from fastgen.models.diffusion import drawn
 from fastgen.models.divergence import Guard
@@ -62,7 +63,7 @@ class DiffusionProbabilisticModel(DDPM):
         clip_sample: bool = False,
         network: nn.Module | None = None,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "network", "__class__")}
+        config = constructor_config(locals(), "network")
         self.outputs_per_channel = 2 if learned_variance else 1
         super().__init__(**{name: config[name] for name in config if name != "learned_variance"}, network=network)
         self.config = {**self.config, "learned_variance": learned_variance}

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.diffusion import Diffusion, along, drawn
 from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
@@ -64,7 +65,7 @@ class EDM(RatioFlow, Diffusion):
         p_std: float = 1.2,
         network: nn.Module | None = None,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "network", "__class__")}
+        config = constructor_config(locals(), "network")
         if not (math.isfinite(sigma_max) and 0 < sigma_min < sigma_max):
             raise ValueError(f"sigma_min and sigma_max: expected 0 < min < max, got {sigma_min} and {sigma_max}")
         for name, value in {"sigma_data": sigma_data, "rho": rho, "p_std": p_std}.items():

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.ddpm import along_schedule
 from fastgen.models.diffusion import Diffusion, drawn
 from fastgen.models.divergence import Guard
@@ -54,7 +55,7 @@ class FlowMatching(ProbabilityFlow, Diffusion):
         shift: float = 1.0,
         network: nn.Module | None = None,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "network", "__class__")}
+        config = constructor_config(locals(), "network")
         if times not in TIMES:
             raise ValueError(f"times: expected one of {', '.join(TIMES)}, got {times!r}")
         FlowMatchEulerScheduler(shift=shift)

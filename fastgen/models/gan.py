@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.adversarial_arguments import check_image_arguments
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.vectors import as_json
 from fastgen.nn import Maxout, ProjectionHead
 from fastgen.nn.arguments import pair, positive, probability
@@ -75,11 +76,7 @@ class GAN(AdversarialModel):
         discriminator: nn.Module | None = None,
     ) -> None:
         mean, std = as_json(mean), as_json(std)
-        config = {
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "generator", "discriminator", "__class__")
-        }
+        config = constructor_config(locals(), "generator", "discriminator")
         if (features is None) == (image_size is None):
             raise ValueError(
                 f"features, image_size: expected one of them, for vectors or for images, got {features}, {image_size}"

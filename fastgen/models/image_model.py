@@ -7,7 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fastgen.models.likelihood import normalize_levels
+from fastgen.models.labels import check_classes
+from fastgen.models.likelihood import normalize_levels, quantize_levels
 from fastgen.nn.arguments import pair, positive
 
 
@@ -61,9 +62,7 @@ class ImageModel(nn.Module):
 
     def quantize(self, x: Tensor) -> Tensor:
         """The inverse of `normalize`: the nearest levels, uint8."""
-        if self.levels is None:
-            return x
-        return ((x.float() + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1).to(torch.uint8)
+        return x if self.levels is None else quantize_levels(x, self.levels)
 
     def check_images(self, images: Tensor) -> None:
         """Raises where `images` are not data of this model."""
@@ -96,11 +95,4 @@ class ImageModel(nn.Module):
         """Raises where `labels` are not classes [batch] of this model."""
         if self.num_classes is None:
             raise ValueError("labels: this model is unconditional (num_classes is None), expected None")
-        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise TypeError(f"labels: expected integers, got {getattr(labels, 'dtype', type(labels).__name__)}")
-        if labels.shape != (batch,):
-            raise ValueError(f"labels: expected [{batch}], one class per image, got {list(labels.shape)}")
-        if labels.device.type == "cpu":
-            low, high = (int(value) for value in labels.aminmax())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {low} to {high}")
+        check_classes(labels, batch, self.num_classes)

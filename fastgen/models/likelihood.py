@@ -20,6 +20,11 @@ def normalize_levels(images: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
     return (x * (2 / (levels - 1)) - 1).to(dtype)
 
 
+def quantize_levels(x: Tensor, levels: int) -> Tensor:
+    """The inverse of `normalize_levels`: the nearest levels, uint8."""
+    return ((x.float() + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).to(torch.uint8)
+
+
 class Likelihood(Protocol):
     """How a network's output becomes a probability and a draw.
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.diffusion import Diffusion, along, drawn
 from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
@@ -69,7 +70,7 @@ class ScoreSDE(RatioFlow, Diffusion):
         likelihood_weighting: bool = False,
         network: nn.Module | None = None,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "network", "__class__")}
+        config = constructor_config(locals(), "network")
         if sde not in SDES:
             raise ValueError(f"sde: expected one of {', '.join(SDES)}, got {sde!r}")
         if not 0 < least_time < 1:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from fastgen.gan import path_lengths
 from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.adversarial_arguments import check_image_arguments, halvings
+from fastgen.models.constructor_config import constructor_config
 from fastgen.nn.arguments import pair, positive
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 from fastgen.nn.resample import Resample2d
@@ -83,7 +84,7 @@ class StyleGAN2(AdversarialModel):
         augment_probability: float = 1.0,
         augment_target: float | None = None,
     ) -> None:
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        config = constructor_config(locals())
         check_image_arguments(image_size, image_channels, levels)
         positive(latent_size=latent_size, style_size=style_size, mapping_layers=mapping_layers)
         positive(channels=channels, max_channels=max_channels, path_length_every=path_length_every)

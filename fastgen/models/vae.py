@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from fastgen.models.autoencoder import constructor_config
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.evaluating import evaluating
 from fastgen.nn.arguments import positive
@@ -59,7 +59,7 @@ class VAE(EncoderDecoder):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
-        config = constructor_config(locals())
+        config = constructor_config(locals(), "encoder", "decoder")
         super().__init__(config, numbers_per_latent=2, encoder=encoder, decoder=decoder)
         if not (isinstance(beta, int | float) and 0 <= beta < math.inf):
             raise ValueError(f"beta: expected a number of at least 0, got {beta!r}")
@@ -225,7 +225,7 @@ class ConditionalVAE(VAE):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
-        config = constructor_config(locals())
+        config = constructor_config(locals(), "encoder", "decoder")
         super().__init__(**config, encoder=encoder, decoder=decoder)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fastgen.models.autoencoder import constructor_config
+from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.evaluating import evaluating
 from fastgen.models.pixelcnn import PixelCNN
@@ -66,7 +66,7 @@ class VQVAE(EncoderDecoder):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
     ) -> None:
-        config = constructor_config(locals())
+        config = constructor_config(locals(), "encoder", "decoder")
         super().__init__({**config, "network": "spatial"}, encoder=encoder, decoder=decoder)
         del self.config["network"]
         if not isinstance(num_codes, int) or not 2 <= num_codes <= 256:

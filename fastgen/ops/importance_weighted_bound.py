@@ -28,6 +28,8 @@ def importance_weighted_bound(log_weights: Tensor, *, dim: int = 0) -> Tensor:
         ValueError: no samples.
         TypeError: a dtype that is not floating.
 
+    Gradients of every order, by PyTorch: one number for each sample of each x, where a kernel would win nothing.
+
     Source: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), equation 8.
     """
     if not log_weights.is_floating_point():

@@ -248,7 +248,7 @@ def test_refuses_labels(model):
     for wrong, error, match in (
         (None, ValueError, "labels: this model has 3 classes"),
         (labels.float(), TypeError, r"labels: expected integers, got torch.float32"),
-        (labels[:3], ValueError, r"labels: expected \[8\], one class for each example, got \[3\]"),
+        (labels[:3], ValueError, r"labels: expected \[8\], one class per example, got \[3\]"),
         (labels + 1, ValueError, "labels: expected classes 0 to 2, got 1 to 3"),
         (labels - 1, ValueError, "labels: expected classes 0 to 2, got -1 to 1"),
     ):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from train.training import assert_same_numbers
+from train.training import assert_same_numbers, fails
 
 from fastgen.cli import main
 from fastgen.data import load
@@ -43,27 +43,6 @@ def runs(data, tmp_path_factory):
     for name, options in MODELS.items():
         assert main(["train", name, "--data", data, "--out", str(folder / name), *SMALL, *options]) == 0
     return folder
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Runs a command in an empty folder; gives its status, its output and its errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-def fails(result, message):
-    """Whether a command failed as it should: exit 2, and one line that says why."""
-    status, _, errors = result
-    return status == 2 and errors.count("\n") == 1 and message in errors
 
 
 @pytest.mark.parametrize("name", MODELS)

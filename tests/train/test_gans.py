@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from models.adversarial_cases import make
 from PIL import Image
+from train.training import fails
 
 from fastgen.cli import main
 from fastgen.data import Dataset, Images, load
@@ -45,27 +46,6 @@ def runs(data, tmp_path_factory):
         assert main(["train", name, "--data", data, "--out", str(folder / name), *SMALL, *options]) == 0
     assert main(["train", "gan", "--data", "two-moons", "--size", "300", "--out", str(folder / "moons"), *SMALL]) == 0
     return folder
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Runs a command in an empty folder; gives its status, its output and its errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-def fails(result, message):
-    """Whether a command failed as it should: exit 2, and one line that says why."""
-    status, _, errors = result
-    return status == 2 and errors.count("\n") == 1 and message in errors
 
 
 @pytest.mark.parametrize("name", [*MODELS, "moons"])
