@@ -66,14 +66,16 @@ SUBJECTS = (
 
 
 def cases(options: Options) -> list[str]:
-    return [f"{subject.name}, {subject.case}" for subject in SUBJECTS]
+    return [f"{subject.name}, {subject.case}" for subject in _subjects(options)]
 
 
 def rows(options: Options) -> Iterator[Row]:
-    for subject in SUBJECTS:
+    for subject in _subjects(options)[: 1 if options.quick else None]:
         yield _measure(subject, options)
-        if options.quick:
-            return
+
+
+def _subjects(options: Options) -> list[Subject]:
+    return [subject for subject in SUBJECTS if options.case in f"{subject.name}, {subject.case}"]
 
 
 def _measure(subject: Subject, options: Options) -> Row:

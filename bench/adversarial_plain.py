@@ -14,23 +14,22 @@ from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 
 
 class PlainDCGANDiscriminator(nn.Module):
-    """Convolutions, `nn.BatchNorm2d`, leaky ReLU."""
+    """Convolutions, `nn.BatchNorm2d`, leaky ReLU; its parameters come in the order of ours."""
 
     def __init__(self, ours: DCGANDiscriminator) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for index, convolution in enumerate(ours.convolutions):
-            layers.append(convolution)
-            if index:
-                norm = nn.BatchNorm2d(convolution.out_channels).to(convolution.weight)
-                norm.load_state_dict(ours.norms[index - 1].state_dict())
-                layers.append(norm)
-            layers.append(nn.LeakyReLU(0.2, inplace=False))
-        self.layers = nn.Sequential(*layers)
+        self.convolutions, self.norms = ours.convolutions, nn.ModuleList()
+        for own in ours.norms:
+            norm = nn.BatchNorm2d(len(own.weight)).to(own.weight)
+            norm.load_state_dict(own.state_dict())
+            self.norms.append(norm)
         self.last = ours.head.linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.layers(x).flatten(1)).squeeze(1)
+        h = F.leaky_relu(self.convolutions[0](x), 0.2)
+        for convolution, norm in zip(self.convolutions[1:], self.norms, strict=True):
+            h = F.leaky_relu(norm(convolution(h)), 0.2)
+        return self.last(h.flatten(1)).squeeze(1)
 
 
 class PlainStyleDiscriminator(nn.Module):

@@ -54,12 +54,13 @@ SUBJECTS = (Subject(28, 512, 64, 256),)
 
 
 def cases(options: Options) -> list[str]:
-    return [f"VAE, {subject.case}" for subject in SUBJECTS]
+    return [f"VAE, {subject.case}" for subject in SUBJECTS if options.case in f"VAE, {subject.case}"]
 
 
 def rows(options: Options) -> Iterator[Row]:
     for subject in SUBJECTS:
-        yield _measure(subject, options)
+        if options.case in f"VAE, {subject.case}":
+            yield _measure(subject, options)
 
 
 def _measure(subject: Subject, options: Options) -> Row:

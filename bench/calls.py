@@ -80,11 +80,13 @@ def bind(function: Callable, case: Sample, pass_: str, output_gradients: Sequenc
 
 
 def draw_output_gradients(reference: Callable, case: Sample, pass_: str) -> list[Tensor]:
-    """Gradients of the loss in the outputs that have one, drawn once so that every method gets the same."""
+    """Gradients of the loss in the outputs that have one, drawn once so that every method gets the same; they lie in
+    memory as the outputs do, as those lie that a next layer gives.
+    """
     if not wanted(case):
         return []
     outputs = [o for o in _as_tuple(reference(*case.args, **keywords(case, pass_))) if o.requires_grad]
-    return [torch.randn(o.shape, dtype=torch.float64).to(o.device, o.dtype) for o in outputs]
+    return [torch.empty_like(o).copy_(torch.randn(o.shape, dtype=torch.float64)) for o in outputs]
 
 
 def forced(function: Callable, backend: str) -> Callable:

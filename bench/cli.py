@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--pass", dest="passes", help="forward, forward_backward, ...: only these")
     parser.add_argument("--backend", default="auto", help=f"a row for each of auto,{','.join(BACKENDS)} (auto)")
     parser.add_argument("--threads", type=int, default=machine.DEFAULT_THREADS, help="CPU threads (%(default)s)")
-    parser.add_argument("--case", default="", metavar="TEXT", help="only an op's cases whose names contain this")
+    parser.add_argument("--case", default="", metavar="TEXT", help="only cases whose names contain this")
     parser.add_argument("--quick", action="store_true", help="one case per op, short measurements")
     parser.add_argument(
         "--json",
@@ -112,8 +113,13 @@ def _check_names(names: Sequence[str]) -> None:
 
 def _check_case(names: Sequence[str], text: str) -> None:
     ops = [op for name, op in REGISTRY.items() if not names or name in names]
-    if text and not any(text in case.name for op in ops for case in op.cases("cpu", torch.float32)):
-        raise BadRequest(f"--case {text!r}: no case of these ops has that in its name (--list shows them)")
+    measured = (suites.load(name) for name in suites.SUITES if not names or name in names)
+    cases = itertools.chain(
+        (case.name for op in ops for case in op.cases("cpu", torch.float32)),
+        (case for suite in measured for case in suite.cases(Options())),
+    )
+    if text and not any(text in case for case in cases):
+        raise BadRequest(f"--case {text!r}: no case of these has that in its name (--list shows them)")
 
 
 def _check_files(json: Path | None, chart: Path | None) -> None:

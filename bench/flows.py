@@ -84,15 +84,21 @@ SUBJECTS = (
 
 
 def cases(options: Options) -> list[str]:
-    return [f"{s.name}, {s.case(batch)}, {pass_}" for s in SUBJECTS for pass_, batch in s.measured]
+    return [_name(*measured) for measured in _measured(options)]
 
 
 def rows(options: Options) -> Iterator[Row]:
-    for subject in SUBJECTS:
-        for pass_, batch in subject.measured:
-            yield _measure(subject, pass_, batch, options)
-            if options.quick:
-                return
+    for subject, pass_, batch in _measured(options)[: 1 if options.quick else None]:
+        yield _measure(subject, pass_, batch, options)
+
+
+def _measured(options: Options) -> list[tuple[Subject, str, int]]:
+    every = [(subject, pass_, batch) for subject in SUBJECTS for pass_, batch in subject.measured]
+    return [measured for measured in every if options.case in _name(*measured)]
+
+
+def _name(subject: Subject, pass_: str, batch: int) -> str:
+    return f"{subject.name}, {subject.case(batch)}, {pass_}"
 
 
 def _measure(subject: Subject, pass_: str, batch: int, options: Options) -> Row:

@@ -183,8 +183,9 @@ def copies(bytes_of_inputs: int, device: str) -> int:
 
 
 def peak_bytes(call: Call, device: str) -> int:
-    """The most memory that tensors allocated during one call take at a time; its inputs are not counted."""
-    call()
+    """The most memory that tensors allocated during one call take at a time; its inputs are not counted, nor what a
+    first call keeps, so it must not be the first.
+    """
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -19,7 +19,7 @@ class Options:
     against: which baselines: some of `AGAINST`.
     threads: on a CPU.
     quick: one case per op and short measurements.
-    case: only an op's cases whose names contain this.
+    case: only cases whose names contain this.
     """
 
     device: str = "cpu"

@@ -20,21 +20,21 @@ from fastgen.ops._registry import REGISTRY, Op, Sample, explain
 
 
 def cases(options: Options) -> list[str]:
-    return [op.name for op in _subjects()]
+    return [op.name for op in _subjects(options)]
 
 
 def rows(options: Options) -> Iterator[Row]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for op in _subjects():
+        for op in _subjects(options):
             yield from _measure(op, options)
     finally:
         torch.set_num_threads(threads)
 
 
-def _subjects() -> list[Op]:
-    return [op for op in REGISTRY.values() if op.grad_order]
+def _subjects(options: Options) -> list[Op]:
+    return [op for op in REGISTRY.values() if op.grad_order and options.case in op.name]
 
 
 def _measure(op: Op, options: Options) -> Iterator[Row]:

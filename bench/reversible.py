@@ -37,11 +37,12 @@ Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def cases(options: Options) -> list[str]:
-    return [_case(depth) for depth in DEPTHS]
+    return [_case(depth) for depth in DEPTHS if options.case in _case(depth)]
 
 
 def rows(options: Options) -> Iterator[Row]:
-    for depth in DEPTHS[: 1 if options.quick else None]:
+    found = [depth for depth in DEPTHS if options.case in _case(depth)]
+    for depth in found[: 1 if options.quick else None]:
         yield _measure(depth, options)
 
 

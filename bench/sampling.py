@@ -35,19 +35,29 @@ _REAL = Subject(GatedPixelCNN, "naive run in full, 10x64, 8x8", {**GATED, "image
 
 
 def cases(options: Options) -> list[str]:
-    found = [f"{subject.name}, {subject.case(batch)}" for subject in SAMPLED for batch in subject.batches]
-    return [*found, f"{_REAL.name}, {_REAL.case(*_REAL.batches)}"]
+    return [_name(subject, batch) for subject in (*SAMPLED, _REAL) for batch in _batches(subject, options)]
 
 
 def rows(options: Options) -> Iterator[Row]:
     for subject in SAMPLED:
+        if not (batches := _batches(subject, options)):
+            continue
         model = subject.build(options.device).eval()
         sampler = _sampler(model)
-        for batch in subject.batches:
+        for batch in batches:
             yield _measure(subject, model, sampler, batch, options)
             if options.quick:
                 return
-    yield _measure_real(options)
+    if _batches(_REAL, options):
+        yield _measure_real(options)
+
+
+def _batches(subject: Subject, options: Options) -> list[int]:
+    return [batch for batch in subject.batches if options.case in _name(subject, batch)]
+
+
+def _name(subject: Subject, batch: int) -> str:
+    return f"{subject.name}, {subject.case(batch)}"
 
 
 def _sampler(model: AutoregressiveModel) -> CachedSampler:

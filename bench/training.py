@@ -24,15 +24,17 @@ from fastgen.ops._registry import explain
 
 
 def cases(options: Options) -> list[str]:
-    return [f"{subject.name}, {subject.case(batch)}" for subject in TRAINED for batch in subject.batches]
+    return [f"{subject.name}, {subject.case(batch)}" for subject, batch in _subjects(options)]
 
 
 def rows(options: Options) -> Iterator[Row]:
-    for subject in TRAINED:
-        for size in subject.batches:
-            yield _measure(subject, size, options)
-            if options.quick:
-                return
+    for subject, size in _subjects(options)[: 1 if options.quick else None]:
+        yield _measure(subject, size, options)
+
+
+def _subjects(options: Options) -> list[tuple[Subject, int]]:
+    every = [(subject, size) for subject in TRAINED for size in subject.batches]
+    return [(subject, size) for subject, size in every if options.case in f"{subject.name}, {subject.case(size)}"]
 
 
 def _measure(subject: Subject, size: int, options: Options) -> Row:

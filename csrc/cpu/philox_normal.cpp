@@ -65,69 +65,130 @@ FASTGEN_LANE Words bits_of(Floats a) { return _mm256_castps_si256(a.v); }
 FASTGEN_LANE Floats from_bits(Words a) { return _mm256_castsi256_ps(a); }
 #endif
 
-// As `philox` of ../math/philox.h, for the counters `first` and the lanes after it, which share their upper half.
-FASTGEN_LANE void philox(uint64_t first, uint64_t offset, uint64_t seed, Words* words) {
-  Words c0 = plus(all(static_cast<uint32_t>(first)), lane_numbers()), c1 = all(static_cast<uint32_t>(first >> 32));
-  Words c2 = all(static_cast<uint32_t>(offset)), c3 = all(static_cast<uint32_t>(offset >> 32));
+// Vectors of counters that go through all of it together: a round, a logarithm and a root each wait for what is before
+// them, and of two chains one goes on where the other waits.
+constexpr int kAtOnce = 2;
+
+// As `philox` of ../math/philox.h, for K vectors of counters from `first` on; those of one share their upper half.
+template <int K>
+FASTGEN_LANE void philox(uint64_t first, uint64_t offset, uint64_t seed, Words (&words)[4][K]) {
+  constexpr uint64_t w = Floats::kCount;
+#pragma GCC unroll 2
+  for (int k = 0; k < K; ++k) {
+    uint64_t counter = first + k * w;
+    words[0][k] = plus(all(static_cast<uint32_t>(counter)), lane_numbers());
+    words[1][k] = all(static_cast<uint32_t>(counter >> 32));
+    words[2][k] = all(static_cast<uint32_t>(offset));
+    words[3][k] = all(static_cast<uint32_t>(offset >> 32));
+  }
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    Words high0 = multiply_high(c0, 0xD2511F53u), low0 = multiply_low(c0, 0xD2511F53u);
-    Words high1 = multiply_high(c2, 0xCD9E8D57u), low1 = multiply_low(c2, 0xCD9E8D57u);
-    c0 = exclusive_or(exclusive_or(high1, c1), all(key0));
-    c2 = exclusive_or(exclusive_or(high0, c3), all(key1));
-    c1 = low1;
-    c3 = low0;
+#pragma GCC unroll 2
+    for (int k = 0; k < K; ++k) {
+      Words high0 = multiply_high(words[0][k], 0xD2511F53u), low0 = multiply_low(words[0][k], 0xD2511F53u);
+      Words high1 = multiply_high(words[2][k], 0xCD9E8D57u), low1 = multiply_low(words[2][k], 0xCD9E8D57u);
+      words[0][k] = exclusive_or(exclusive_or(high1, words[1][k]), all(key0));
+      words[2][k] = exclusive_or(exclusive_or(high0, words[3][k]), all(key1));
+      words[1][k] = low1;
+      words[3][k] = low0;
+    }
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
-  words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
 }
 
-// log of a number in (0, 1] by the polynomial of ../math/log.h.
-FASTGEN_LANE Floats log_exact(Floats x) {
-  Words exponent = right_signed<23>(minus(bits_of(x), all(0x3F3504F3u)));
-  Floats m = from_bits(minus(bits_of(x), left<23>(exponent))) - Floats(1.0f), e = number_of(exponent), z = m * m;
-  Floats p = 7.0376836292e-2f;
-  p = p * m + Floats(-1.1514610310e-1f);
-  p = p * m + Floats(1.1676998740e-1f);
-  p = p * m + Floats(-1.2420140846e-1f);
-  p = p * m + Floats(1.4249322787e-1f);
-  p = p * m + Floats(-1.6668057665e-1f);
-  p = p * m + Floats(2.0000714765e-1f);
-  p = p * m + Floats(-2.4999993993e-1f);
-  p = p * m + Floats(3.3333331174e-1f);
-  Floats y = p * m * z + e * Floats(-2.12194440e-4f) - Floats(0.5f) * z;
-  return m + y + e * Floats(0.693359375f);
+// x = x c[0] + c[1], and so on: a polynomial of K arguments, term by term.
+template <int K, int N>
+FASTGEN_LANE void polynomials(const float (&coefficients)[N], const Floats (&x)[K], Floats (&p)[K]) {
+#pragma GCC unroll 2
+  for (int k = 0; k < K; ++k) p[k] = Floats(coefficients[0]);
+#pragma GCC unroll 9
+  for (int n = 1; n < N; ++n) {
+#pragma GCC unroll 2
+    for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + Floats(coefficients[n]);
+  }
+}
+
+// log of numbers in (0, 1] by the polynomial of ../math/log.h.
+template <int K>
+FASTGEN_LANE void log_exact(Floats (&x)[K]) {
+  constexpr float kTerms[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                              -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                              2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+  Floats m[K], e[K], p[K];
+#pragma GCC unroll 2
+  for (int k = 0; k < K; ++k) {
+    Words exponent = right_signed<23>(minus(bits_of(x[k]), all(0x3F3504F3u)));
+    m[k] = from_bits(minus(bits_of(x[k]), left<23>(exponent))) - Floats(1.0f);
+    e[k] = number_of(exponent);
+  }
+  polynomials(kTerms, m, p);
+#pragma GCC unroll 2
+  for (int k = 0; k < K; ++k) {
+    Floats z = m[k] * m[k], y = p[k] * m[k] * z + e[k] * Floats(-2.12194440e-4f) - Floats(0.5f) * z;
+    x[k] = m[k] + y + e[k] * Floats(0.693359375f);
+  }
 }
 
 // Two normal numbers from two words by the method of Box and Muller (1958): the first word is the radius, the upper two
 // bits of the second the quadrant, and the next 24 the angle within it.
-FASTGEN_LANE void normal_pair(Words a, Words b, Floats* first, Floats* second) {
-  Floats u = number_of(right<1>(a)) * Floats(0x1p-31f) + Floats(0x1p-32f);
-  Floats radius = sqrt(Floats(-2.0f) * log_exact(u));
-  Floats turn = number_of(right<6>(bits_and(b, all(0x3FFFFFFFu)))) * Floats(0x1p-24f) - Floats(0.5f);
-  Floats g = turn * Floats(1.57079632679f), z = g * g;
-  Floats s = (Floats(-1.9515295891e-4f) * z + Floats(8.3321608736e-3f)) * z + Floats(-1.6666654611e-1f);
-  Floats c = (Floats(2.443315711809948e-5f) * z + Floats(-1.388731625493765e-3f)) * z + Floats(4.166664568298827e-2f);
-  Floats sine = s * z * g + g, cosine = c * z * z - Floats(0.5f) * z + Floats(1.0f);
-  // The quadrant's lower bit turns by a right angle, its upper bit by two.
-  Mask<float> odd = number_of(bits_and(right<30>(b), all(1))) > Floats(0.5f);
-  Floats signed_radius = from_bits(exclusive_or(bits_of(radius), left<31>(right<31>(b))));
-  *first = signed_radius * select(odd, -sine, cosine);
-  *second = signed_radius * select(odd, cosine, sine);
+template <int K>
+FASTGEN_LANE void normal_pairs(const Words (&a)[K], const Words (&b)[K], Floats (&first)[K], Floats (&second)[K]) {
+  constexpr float kSine[] = {-1.9515295891e-4f, 8.3321608736e-3f, -1.6666654611e-1f};
+  constexpr float kCosine[] = {2.443315711809948e-5f, -1.388731625493765e-3f, 4.166664568298827e-2f};
+  Floats radius[K], g[K], z[K], s[K], c[K];
+#pragma GCC unroll 2
+  for (int k = 0; k < K; ++k) radius[k] = number_of(right<1>(a[k])) * Floats(0x1p-31f) + Floats(0x1p-32f);
+  log_exact(radius);
+#pragma GCC unroll 2
+  for (int k = 0; k < K; ++k) {
+    radius[k] = sqrt(Floats(-2.0f) * radius[k]);
+    Floats turn = number_of(right<6>(bits_and(b[k], all(0x3FFFFFFFu)))) * Floats(0x1p-24f) - Floats(0.5f);
+    g[k] = turn * Floats(1.57079632679f);
+    z[k] = g[k] * g[k];
+  }
+  polynomials(kSine, z, s);
+  polynomials(kCosine, z, c);
+#pragma GCC unroll 2
+  for (int k = 0; k < K; ++k) {
+    Floats sine = s[k] * z[k] * g[k] + g[k], cosine = c[k] * z[k] * z[k] - Floats(0.5f) * z[k] + Floats(1.0f);
+    // The quadrant's lower bit turns by a right angle, its upper bit by two.
+    Mask<float> odd = number_of(bits_and(right<30>(b[k]), all(1))) > Floats(0.5f);
+    Floats signed_radius = from_bits(exclusive_or(bits_of(radius[k]), left<31>(right<31>(b[k]))));
+    first[k] = signed_radius * select(odd, -sine, cosine);
+    second[k] = signed_radius * select(odd, cosine, sine);
+  }
+}
+
+// K vectors of counters from `lane` of the block at `out` on.
+template <int K>
+FASTGEN_LANE void fill_vectors(float* out, int64_t block, int lane, uint64_t seed, uint64_t offset) {
+  constexpr int w = Floats::kCount;
+  Words words[4][K];
+  philox(static_cast<uint64_t>(block) * 16 + lane, offset, seed, words);
+  for (int pair = 0; pair < 2; ++pair) {
+    Floats first[K], second[K];
+    normal_pairs(words[2 * pair], words[2 * pair + 1], first, second);
+#pragma GCC unroll 2
+    for (int k = 0; k < K; ++k) {
+      int64_t counter = lane + k * w;
+      float* to = out + counter / 16 * kNormalBlock + counter % 16 + 32 * pair;
+      store(to, first[k]);
+      store(to + 16, second[k]);
+    }
+  }
 }
 
 static void fill(float* out, int64_t first_block, int64_t blocks, uint64_t seed, uint64_t offset) {
-  constexpr int w = Floats::kCount;
-  for (int64_t block = first_block; block < first_block + blocks; ++block, out += kNormalBlock) {
-    for (int lane = 0; lane < 16; lane += w) {
-      Words words[4];
-      philox(static_cast<uint64_t>(block) * 16 + lane, offset, seed, words);
-      Floats normals[4];
-      normal_pair(words[0], words[1], normals, normals + 1);
-      normal_pair(words[2], words[3], normals + 2, normals + 3);
-      for (int j = 0; j < 4; ++j) store(out + 16 * j + lane, normals[j]);
-    }
+  constexpr int64_t together = kAtOnce * Floats::kCount, counters_of_block = 16;
+  int64_t counters = blocks * counters_of_block, i = 0;
+  for (; i + together <= counters; i += together) {
+    int64_t block = i / counters_of_block;
+    fill_vectors<kAtOnce>(out + block * kNormalBlock, first_block + block, i % counters_of_block, seed, offset);
+  }
+  for (; i < counters; i += Floats::kCount) {
+    int64_t block = i / counters_of_block;
+    fill_vectors<1>(out + block * kNormalBlock, first_block + block, i % counters_of_block, seed, offset);
   }
 }
 

@@ -13,6 +13,7 @@ from fastgen.models.diffusion import Diffusion
 from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
 from fastgen.models.variational_bound import BoundedByVariation
+from fastgen.ops import diffusion_loss_weight, q_sample
 from fastgen.schedulers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -114,6 +115,12 @@ class DDPM(BoundedByVariation, Diffusion):
         times = spaced_timesteps("trailing", len(self.betas), steps)
         return torch.from_numpy(times.copy()).long().to(self.device)
 
+    def corrupt(self, x0: Tensor, time: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        # In one pass, which draws the noise where it is added.
+        device = self.device if generator is None else generator.device
+        seed = torch.randint(2**63 - 1, (), generator=generator, device=device).to(self.device)
+        return q_sample(x0, time, self.alphas_cumprod, seed=seed, prediction_type=self.prediction_type)
+
     def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
         device = self.device if generator is None else generator.device
         return torch.randint(len(self.betas), (n,), generator=generator, device=device).to(self.device)
@@ -121,12 +128,8 @@ class DDPM(BoundedByVariation, Diffusion):
     def weights(self, time: Tensor) -> Tensor:
         if self.weighting == "simple":
             return torch.ones((), device=time.device, dtype=self.dtype)
-        cumprod = self.alphas_cumprod[time]
-        snr = cumprod / (1 - cumprod)
-        of_x0 = snr.clamp(max=5) if self.weighting == "min_snr" else snr / (1 + snr)
-        # What an error of the output is, as an error of x0.
-        as_x0 = {"epsilon": 1 / snr, "sample": torch.ones_like(snr), "v_prediction": 1 / (1 + snr)}
-        return of_x0 * as_x0[self.prediction_type]
+        kind, says = self.weighting, self.prediction_type
+        return diffusion_loss_weight(self.alphas_cumprod, kind=kind, prediction_type=says)[time]
 
     def scheduler(self, sampler: str, steps: int) -> Scheduler:
         """The scheduler that `sample` calls `sampler`, set to so many steps on the model's device."""

@@ -107,6 +107,11 @@ class Diffusion(ImageModel):
         alpha, sigma = (along(value, x0) for value in self.alpha_sigma(time))
         return alpha * x0 + sigma * noise
 
+    def corrupt(self, x0: Tensor, time: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """`x0` behind noise that is drawn, and what the network should say of it."""
+        noise = drawn(torch.randn, x0.shape, x0, generator)
+        return self.noised(x0, time, noise), self.target(x0, noise, time)
+
     def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
         """Times [n] to train at."""
         raise NotImplementedError
@@ -128,9 +133,9 @@ class Diffusion(ImageModel):
         """
         x0, labels = self.normalize(images), self._checked_labels(labels, len(images))
         time = self.draw_times(len(x0), generator)
-        noise = drawn(torch.randn, x0.shape, x0, generator)
-        output = self.output(self.noised(x0, time, noise), time, self._some_dropped(labels, generator))
-        error = (output - self.target(x0, noise, time)).square().flatten(1).mean(1)
+        x, target = self.corrupt(x0, time, generator)
+        output = self.output(x, time, self._some_dropped(labels, generator))
+        error = (output - target).square().flatten(1).mean(1)
         return error * self.weights(time)
 
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

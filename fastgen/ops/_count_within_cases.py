@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._gate_part import fewer_queries
 from fastgen.ops._knn_cases import features
 from fastgen.ops._registry import Cost, Sample
 
@@ -56,6 +57,12 @@ def both_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for name, (queries, points, _, radii), _ in both_cases(device, dtype):
         yield Sample(name, (queries, points, radii))
+
+
+def fewer_balls(case: Sample) -> Sample:
+    """As `fewer_queries`, with the radii of those alone."""
+    queries, points, query_radii, point_radii = fewer_queries(case).args
+    return case._replace(args=(queries, points, query_radii[: len(queries)], point_radii))
 
 
 def cost(pass_: str, queries: Tensor, points: Tensor, *radii: Tensor) -> Cost:

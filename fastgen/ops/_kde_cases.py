@@ -122,13 +122,6 @@ def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(f"10000x10000, d=8, {kernel}", (queries, points, 3.0), {"kernel": kernel})
 
 
-def gate_part(case: Sample) -> Sample:
-    """Fewer queries where the reference's differences are too many."""
-    queries, points, *rest = case.args
-    few = max(200, 2_000_000_000 // points.numel())
-    return case if queries.dim() > 2 or few >= len(queries) else case._replace(args=(queries[:few], points, *rest))
-
-
 def cost(pass_: str, queries: Tensor, points: Tensor, bandwidth: float | Tensor, **kwargs: object) -> Cost:
     """One matrix product and one exponential, and two more products for the gradient."""
     return _cost(3 if pass_.endswith("_backward") else 1, queries.numel() // points.shape[-1], queries, points)

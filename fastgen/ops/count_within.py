@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops import _count_within_cases
+from fastgen.ops._gate_part import fewer_queries
 from fastgen.ops._kde_arguments import is_visible
 from fastgen.ops._pairs_arguments import check_finite, check_pairs, check_tensor, computing_dtype, rows_of
 from fastgen.ops._registry import Op, Tolerance
@@ -197,6 +198,7 @@ COUNT_WITHIN = Op(
     samples=_count_within_cases.samples,
     cases=_count_within_cases.cases,
     cost=_count_within_cases.cost,
+    gate_part=fewer_queries,
     **_SETTINGS,
 )
 
@@ -211,5 +213,6 @@ BALL_COUNTS = Op(
     samples=_count_within_cases.both_samples,
     cases=_count_within_cases.both_cases,
     cost=_count_within_cases.cost,
+    gate_part=_count_within_cases.fewer_balls,
     **_SETTINGS,
 )

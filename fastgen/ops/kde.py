@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops import _kde_cases, _kde_reference
+from fastgen.ops._gate_part import fewer_queries
 from fastgen.ops._kde_arguments import check_arguments, check_bandwidths, check_values
 from fastgen.ops._kde_chains import CLOSE, chains_of
 from fastgen.ops._kde_direct import direct_log_sums, direct_score
@@ -348,7 +349,7 @@ KDE_LOG_DENSITY = Op(
     cases=_kde_cases.cases,
     tolerance=_TOLERANCE,
     cost=_kde_cases.cost,
-    gate_part=_kde_cases.gate_part,
+    gate_part=fewer_queries,
 )
 
 KDE_SCORE = Op(
@@ -362,7 +363,7 @@ KDE_SCORE = Op(
     cases=_kde_cases.cases,
     tolerance=_TOLERANCE,
     cost=_kde_cases.score_cost,
-    gate_part=_kde_cases.gate_part,
+    gate_part=fewer_queries,
     grad_order=0,
     passes=("forward",),
 )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops import _knn_cases
+from fastgen.ops._gate_part import fewer_queries
 from fastgen.ops._knn_gradient import Distances, distances_to
 from fastgen.ops._knn_products import nearest
 from fastgen.ops._pairs_arguments import check_finite, check_pairs, computing_dtype, rows_of
@@ -140,4 +141,5 @@ KNN = Op(
         torch.float16: Tolerance(2, 1e-7),
     },
     cost=_knn_cases.cost,
+    gate_part=fewer_queries,
 )

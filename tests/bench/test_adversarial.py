@@ -20,7 +20,7 @@ SUBJECTS = (
         4,
     ),
     adversarial.Subject(
-        "DCGAN", lambda: DCGANDiscriminator(3, [4, 8], (4, 4)), adversarial_plain.PlainDCGANDiscriminator, 16, 3, 4
+        "DCGAN", lambda: DCGANDiscriminator(3, [4, 8, 8], (2, 2)), adversarial_plain.PlainDCGANDiscriminator, 16, 3, 4
     ),
 )
 
