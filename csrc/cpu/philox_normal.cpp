@@ -69,9 +69,23 @@ FASTGEN_LANE Floats from_bits(Words a) { return _mm256_castsi256_ps(a); }
 // them, and of two chains one goes on where the other waits.
 constexpr int kAtOnce = 2;
 
+constexpr int kRounds = 10;
+
+// What each round adds, of one seed: computed once.
+struct Keys {
+  uint32_t low[kRounds], high[kRounds];
+
+  explicit Keys(uint64_t seed) {
+    for (uint32_t round = 0; round < kRounds; ++round) {
+      low[round] = static_cast<uint32_t>(seed) + round * 0x9E3779B9u;
+      high[round] = static_cast<uint32_t>(seed >> 32) + round * 0xBB67AE85u;
+    }
+  }
+};
+
 // As `philox` of ../math/philox.h, for K vectors of counters from `first` on; those of one share their upper half.
 template <int K>
-FASTGEN_LANE void philox(uint64_t first, uint64_t offset, uint64_t seed, Words (&words)[4][K]) {
+FASTGEN_LANE void philox(uint64_t first, uint64_t offset, const Keys& keys, Words (&words)[4][K]) {
   constexpr uint64_t w = Floats::kCount;
 #pragma GCC unroll 2
   for (int k = 0; k < K; ++k) {
@@ -81,19 +95,17 @@ FASTGEN_LANE void philox(uint64_t first, uint64_t offset, uint64_t seed, Words (
     words[2][k] = all(static_cast<uint32_t>(offset));
     words[3][k] = all(static_cast<uint32_t>(offset >> 32));
   }
-  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
+    Words key0 = all(keys.low[round]), key1 = all(keys.high[round]);
 #pragma GCC unroll 2
     for (int k = 0; k < K; ++k) {
       Words high0 = multiply_high(words[0][k], 0xD2511F53u), low0 = multiply_low(words[0][k], 0xD2511F53u);
       Words high1 = multiply_high(words[2][k], 0xCD9E8D57u), low1 = multiply_low(words[2][k], 0xCD9E8D57u);
-      words[0][k] = exclusive_or(exclusive_or(high1, words[1][k]), all(key0));
-      words[2][k] = exclusive_or(exclusive_or(high0, words[3][k]), all(key1));
+      words[0][k] = exclusive_or(exclusive_or(high1, words[1][k]), key0);
+      words[2][k] = exclusive_or(exclusive_or(high0, words[3][k]), key1);
       words[1][k] = low1;
       words[3][k] = low0;
     }
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
   }
 }
 
@@ -162,10 +174,10 @@ FASTGEN_LANE void normal_pairs(const Words (&a)[K], const Words (&b)[K], Floats 
 
 // K vectors of counters from `lane` of the block at `out` on.
 template <int K>
-FASTGEN_LANE void fill_vectors(float* out, int64_t block, int lane, uint64_t seed, uint64_t offset) {
+FASTGEN_LANE void fill_vectors(float* out, int64_t block, int lane, const Keys& keys, uint64_t offset) {
   constexpr int w = Floats::kCount;
   Words words[4][K];
-  philox(static_cast<uint64_t>(block) * 16 + lane, offset, seed, words);
+  philox(static_cast<uint64_t>(block) * 16 + lane, offset, keys, words);
   for (int pair = 0; pair < 2; ++pair) {
     Floats first[K], second[K];
     normal_pairs(words[2 * pair], words[2 * pair + 1], first, second);
@@ -181,14 +193,15 @@ FASTGEN_LANE void fill_vectors(float* out, int64_t block, int lane, uint64_t see
 
 static void fill(float* out, int64_t first_block, int64_t blocks, uint64_t seed, uint64_t offset) {
   constexpr int64_t together = kAtOnce * Floats::kCount, counters_of_block = 16;
+  const Keys keys(seed);
   int64_t counters = blocks * counters_of_block, i = 0;
   for (; i + together <= counters; i += together) {
     int64_t block = i / counters_of_block;
-    fill_vectors<kAtOnce>(out + block * kNormalBlock, first_block + block, i % counters_of_block, seed, offset);
+    fill_vectors<kAtOnce>(out + block * kNormalBlock, first_block + block, i % counters_of_block, keys, offset);
   }
   for (; i < counters; i += Floats::kCount) {
     int64_t block = i / counters_of_block;
-    fill_vectors<1>(out + block * kNormalBlock, first_block + block, i % counters_of_block, seed, offset);
+    fill_vectors<1>(out + block * kNormalBlock, first_block + block, i % counters_of_block, keys, offset);
   }
 }
 
