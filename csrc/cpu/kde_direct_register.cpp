@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kde.h"
+#include "kde_arguments.h"
 #include "kde_direct.h"
 
 namespace fastgen {
@@ -112,17 +113,8 @@ void for_rows(int64_t problems, int64_t rows, int64_t others, int64_t scratch_si
 
 void check(const Tensor& queries, const Tensor& points, const std::optional<Tensor>& offsets,
            const std::optional<Tensor>& precisions, bool leave_one_out, int64_t kernel) {
-  STD_TORCH_CHECK(queries.dim() == 3 && points.dim() == 3 && queries.size(0) == points.size(0) &&
-                      queries.size(2) == points.size(2) && points.size(1) > 0 && queries.is_contiguous() &&
-                      points.is_contiguous() && queries.scalar_type() == points.scalar_type(),
-                  "kde: queries [B, M, d] and points [B, N, d] must be contiguous and of one dtype");
-  STD_TORCH_CHECK(!leave_one_out || queries.size(1) == points.size(1), "kde: leave_one_out needs as many queries");
+  check_kde(queries, points, offsets, precisions, leave_one_out);
   STD_TORCH_CHECK(kernel > kGaussian && kernel < kKdeKernels, "kde: no such kernel");
-  for (const auto* t : {&offsets, &precisions}) {
-    STD_TORCH_CHECK(!*t || ((*t)->is_contiguous() && (*t)->scalar_type() == points.scalar_type() &&
-                            (*t)->numel() == points.size(0) * points.size(1)),
-                    "kde: offsets and precisions must be contiguous, [B, N]");
-  }
 }
 
 template <class Body>

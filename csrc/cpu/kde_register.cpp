@@ -9,27 +9,13 @@
 #include <vector>
 
 #include "kde.h"
+#include "kde_arguments.h"
 #include "kde_share.h"
 
 namespace fastgen {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-static void check(const Tensor& queries, const Tensor& points, const std::optional<Tensor>& offsets,
-                  const std::optional<Tensor>& precisions, bool leave_one_out) {
-  STD_TORCH_CHECK(queries.dim() == 3 && points.dim() == 3 && queries.size(0) == points.size(0) &&
-                      queries.size(2) == points.size(2) && queries.size(2) > 0 && points.size(1) > 0 &&
-                      queries.is_contiguous() && points.is_contiguous() &&
-                      queries.scalar_type() == points.scalar_type(),
-                  "kde: queries [B, M, d] and points [B, N, d] must be contiguous and of one dtype");
-  STD_TORCH_CHECK(!leave_one_out || queries.size(1) == points.size(1), "kde: leave_one_out needs as many queries");
-  for (const auto* t : {&offsets, &precisions}) {
-    STD_TORCH_CHECK(!*t || ((*t)->is_contiguous() && (*t)->scalar_type() == points.scalar_type() && (*t)->dim() == 2 &&
-                            (*t)->size(0) == points.size(0) && (*t)->size(1) == points.size(1)),
-                    "kde: offsets and precisions must be contiguous, [B, N]");
-  }
-}
 
 template <class T>
 static const T* data(const Tensor& tensor) {
@@ -71,7 +57,7 @@ static void dispatch(const Tensor& x, const Body& body) {
 static std::tuple<Tensor, Tensor> forward(const Tensor& queries, const Tensor& points,
                                           const std::optional<Tensor>& offsets, const std::optional<Tensor>& precisions,
                                           bool leave_one_out, Tensor* score) {
-  check(queries, points, offsets, precisions, leave_one_out);
+  check_kde(queries, points, offsets, precisions, leave_one_out);
   Tensor log_sums = torch::stable::new_empty(queries, {queries.size(0), queries.size(1)});
   Tensor inner = torch::stable::empty_like(log_sums);
   dispatch(queries, [&](auto element, const auto& functions, const auto&) {
@@ -102,7 +88,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> log_density_backward_cpu(const
                                                                            const std::optional<Tensor>& offsets,
                                                                            const std::optional<Tensor>& precisions,
                                                                            bool leave_one_out) {
-  check(queries, points, offsets, precisions, leave_one_out);
+  check_kde(queries, points, offsets, precisions, leave_one_out);
   for (const Tensor* t : {&grad, &inner}) {
     STD_TORCH_CHECK(t->is_contiguous() && t->numel() == queries.size(0) * queries.size(1) &&
                         t->scalar_type() == queries.scalar_type(),
@@ -129,7 +115,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> log_density_backward_cpu(const
 // the one before; offsets are zero, or minus infinity for a point of weight zero.
 static Tensor log_densities_cpu(const Tensor& queries, const Tensor& points, const std::optional<Tensor>& offsets,
                                 const std::optional<Tensor>& weights, const Tensor& chains, bool leave_one_out) {
-  check(queries, points, offsets, weights, leave_one_out);
+  check_kde(queries, points, offsets, weights, leave_one_out);
   STD_TORCH_CHECK(chains.dim() == 1 && chains.is_contiguous() && chains.scalar_type() == ScalarType::Double,
                   "kde: chains must be [bandwidths] in float64");
   std::vector<double> precisions;
