@@ -187,26 +187,24 @@ def _likelihood(op: str, case: str, pass_: str, options: Options) -> Row:
     probes = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).sign()
     here = x.to(device)
 
-    def log_prob() -> Tensor:
-        return model.log_prob(here, generator=torch.Generator().manual_seed(0))
+    def log_prob(**options: bool) -> Tensor:
+        return model.log_prob(here, generator=torch.Generator().manual_seed(0), **options)
 
     methods: dict[str, Call] = {"fastgen": log_prob}
     on_host = copy.deepcopy(model).cpu()
     exact = ScipyLikelihood(copy.deepcopy(on_host).double(), _TIGHT, _TIGHT)(x.double(), probes.double())
     to_bits = 1 / (x[0].numel() * math.log(2))
-    error = (log_prob().cpu() - exact).abs().max().item() * to_bits
+    own, solution = log_prob(return_solution=True)
+    error = (own.cpu() - exact).abs().max().item() * to_bits
     if not error <= _SAME_BITS:
         raise RedGate(f"{op}: {error:.1e} bits per dimension from scipy's solution in float64")
-    solution = model.log_prob(here, generator=torch.Generator().manual_seed(0), return_solution=True)[1]
     metrics = {"error_bits_per_dim": error, "evaluations": solution.evaluations}
     if "peers" in options.against and device == "cpu":
         peer = ScipyLikelihood(on_host)
         metrics["scipy_error_bits_per_dim"] = (peer(x, probes) - exact).abs().max().item() * to_bits
         metrics["scipy_evaluations"] = peer.evaluations
         methods["scipy"] = lambda: peer(x, probes)
-    return _row(
-        op, case, pass_, methods, options, error=relative_error(log_prob().cpu(), exact), metrics=metrics, rounds=3
-    )
+    return _row(op, case, pass_, methods, options, error=relative_error(own.cpu(), exact), metrics=metrics, rounds=3)
 
 
 def _diffusers(network: UNet) -> nn.Module | None:

@@ -164,7 +164,9 @@ MODULATED_CONV2D = Op(
     cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 5e-7),
+        # A weight's gradient is one sum over all pixels of all samples, 16,384 of them in a benchmark's case: oneDNN's
+        # is off by 2e-6 there, as `F.conv2d`'s own is; the reference has a sum for each sample.
+        torch.float32: Tolerance(2, 2e-6),
         torch.bfloat16: Tolerance(2, 5e-3),
         torch.float16: Tolerance(2, 1e-3),
     },

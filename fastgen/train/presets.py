@@ -69,7 +69,7 @@ _GANS_OF_DIGITS = {
     "wgan-gp": {
         "model": {"config": {"latent_size": 32, "channels": 64, "stages": 2, "discriminator_steps": 2}},
         "recipe": {"lr": 5e-4},
-        "settings": {"epochs": 80, "batch_size": 64, "ema_decay": 0.998},
+        "settings": {"epochs": 110, "batch_size": 64, "ema_decay": 0.998},
     },
     "stylegan2": {
         "model": {

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
 from fastgen.bench import diffusion, gate
 from fastgen.bench.diffusion_peers import ScipyLikelihood
-from fastgen.bench.measure import interleave
+from fastgen.bench.measure import Timing
 from fastgen.bench.options import Options
 from fastgen.models.score_sde import ScoreSDE
 
 OPTIONS = Options(against=("eager", "peers"), quick=True)
 SMALL = {"channels": 8, "channel_multipliers": (1, 2), "layers": 1, "attention_levels": (1,), "groups": 4}
+
+
+def timed_once(methods, device, **_):
+    """A solution of an equation takes seconds: no warm-up, one round."""
+    found = {}
+    for name, (call, *_) in methods.items():
+        start = time.perf_counter()
+        call()
+        found[name] = Timing(*[time.perf_counter() - start] * 3, rounds=1)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +38,7 @@ def tiny(monkeypatch):
         "SCORED": 2,
         "_LESSONS": 2,
         "_TIGHT": 1e-5,
-        "interleave": lambda methods, device, **_: interleave(methods, device, budget_s=0, min_rounds=1),
+        "interleave": timed_once,
     }.items():
         monkeypatch.setattr(diffusion, name, value)
 
