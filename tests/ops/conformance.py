@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -48,13 +49,22 @@ def ids(value) -> str:
 
 def samples(op: Op, variant: str, dtype: torch.dtype, device: str = "cpu") -> list[Sample]:
     """The op's samples that this kernel takes; one that takes none of them is a defect."""
-    taken = []
-    for sample in op.samples(device, dtype):
-        with contextlib.suppress(BackendError), running_on(variant), torch.no_grad():
-            op.public(*sample.args, **sample.kwargs)
-            taken.append(sample)
+    taken = _taken(op, variant, dtype, device)
     assert taken, f"{op.name}: {variant} takes none of its samples"
-    return taken
+    return [sample for i, sample in enumerate(op.samples(device, dtype)) if i in taken]
+
+
+@functools.cache
+def _taken(op: Op, variant: str, dtype: torch.dtype, device: str) -> frozenset[int]:
+    """Which of the samples, found out once for all tests: by calls, which in Triton's interpreter take seconds."""
+    taken = set()
+    # Samples are drawn: a test gets the same ones, whoever asked first.
+    with torch.random.fork_rng():
+        for i, sample in enumerate(op.samples(device, dtype)):
+            with contextlib.suppress(BackendError), running_on(variant), torch.no_grad():
+                op.public(*sample.args, **sample.kwargs)
+                taken.add(i)
+    return frozenset(taken)
 
 
 def dtypes(op: Op, variant: str) -> list[torch.dtype]:
