@@ -24,6 +24,8 @@ _STYLE_DECAY, _PATH_DECAY = 0.995, 0.99
 # Images whose deviation the discriminator sees together.
 _GROUP = 4
 _MAPPING_LR = 0.01
+# What becomes of the pixels.
+OUTPUTS = ("linear", "tanh")
 
 
 class StyleGAN2(AdversarialModel):
@@ -40,6 +42,8 @@ class StyleGAN2(AdversarialModel):
         mapping_layers: of the mapping network.
         channels: of the layers at the full resolution, doubled at each halving.
         max_channels: that there are at most.
+        output: `"linear"` as in the paper, or `"tanh"`, which can keep to the ends of the range where much of an image
+            is exactly black or white; of the pixels.
         style_mixing: share of images in training with two styles, one up to a layer drawn at random and one from there
             on.
         path_length: weight of the path-length penalty, `E (|J_w^T y| - a)^2` with `a` the running mean of the lengths;
@@ -70,6 +74,7 @@ class StyleGAN2(AdversarialModel):
         mapping_layers: int = 8,
         channels: int = 32,
         max_channels: int = 512,
+        output: str = "linear",
         style_mixing: float = 0.9,
         path_length: float = 2.0,
         path_length_every: int = 4,
@@ -90,6 +95,8 @@ class StyleGAN2(AdversarialModel):
         positive(channels=channels, max_channels=max_channels, path_length_every=path_length_every)
         if num_classes is not None:
             positive(num_classes=num_classes)
+        if output not in OUTPUTS:
+            raise ValueError(f"output: expected one of {', '.join(OUTPUTS)}, got {output!r}")
         if not 0 <= style_mixing <= 1:
             raise ValueError(f"style_mixing: expected a share in [0, 1], got {style_mixing!r}")
         if not 0 <= path_length < math.inf:
@@ -104,7 +111,7 @@ class StyleGAN2(AdversarialModel):
         mapping = MappingNetwork(latent_size, style_size, mapping_layers, num_classes)
         super().__init__(
             config=config,
-            generator=StyleGenerator(mapping, sizes, widths, image_channels, style_mixing),
+            generator=StyleGenerator(mapping, sizes, widths, image_channels, style_mixing, output),
             discriminator=StyleDiscriminator(sizes[::-1], widths[::-1], image_channels, num_classes),
         )
         self.path_length, self.path_length_every = path_length, path_length_every
@@ -177,6 +184,7 @@ class StyleGenerator(nn.Module):
         widths: channels at each.
         image_channels: colours.
         style_mixing: share of images with two styles, in training.
+        output: one of `OUTPUTS`.
     """
 
     def __init__(
@@ -186,10 +194,11 @@ class StyleGenerator(nn.Module):
         widths: Sequence[int],
         image_channels: int,
         style_mixing: float,
+        output: str = "linear",
     ) -> None:
         super().__init__()
         style_size = len(mapping.mean)
-        self.mapping, self.style_mixing = mapping, style_mixing
+        self.mapping, self.style_mixing, self.output = mapping, style_mixing, output
         self.start = nn.Parameter(torch.randn(1, widths[0], *sizes[0]))
         self.first = StyledConv2d(widths[0], widths[0], style_size, sizes[0])
         self.blocks = nn.ModuleList()
@@ -227,7 +236,7 @@ class StyleGenerator(nn.Module):
             h = convolution(up(h, following), next(style))
             following = next(style)
             image = self.upsample(image) + to_image(h, following)
-        return image
+        return image.tanh() if self.output == "tanh" else image
 
 
 class StyleDiscriminator(nn.Module):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from models.adversarial_cases import make
 
+from fastgen.models import StyleGAN2
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 from fastgen.nn.resample import Resample2d
 from fastgen.nn.styled import StyledConv2d
@@ -166,3 +167,14 @@ def test_second_derivatives_of_the_penalties(model):
         with torch.no_grad():
             weight.add_(direction, alpha=-sign * h)
     assert (values[0] - values[1]) / (2 * h) == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
+
+
+def test_output_that_keeps_to_the_range(model):
+    bounded = StyleGAN2(**{**model.config, "output": "tanh"})
+    bounded.load_state_dict(model.state_dict())
+    styles = 30 * torch.randn(3, model.generator.num_styles, model.config["style_size"])
+    with torch.no_grad():
+        expected = model.eval().generator.synthesize(styles).tanh()
+        torch.testing.assert_close(bounded.eval().generator.synthesize(styles), expected)
+    with pytest.raises(ValueError, match="output: expected one of linear, tanh, got 'relu'"):
+        StyleGAN2(8, 1, output="relu")
