@@ -112,10 +112,10 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 def _check_case(names: Sequence[str], text: str) -> None:
-    ops = [op for name, op in REGISTRY.items() if not names or name in names]
+    asked = [op for name, op in REGISTRY.items() if not names or name in names]
     measured = (suites.load(name) for name in suites.SUITES if not names or name in names)
     cases = itertools.chain(
-        (case.name for op in ops for case in op.cases("cpu", torch.float32)),
+        (case for op in asked for case in ops.case_names(op)),
         (case for suite in measured for case in suite.cases(Options())),
     )
     if text and not any(text in case for case in cases):
@@ -173,8 +173,8 @@ def _print_list(options: Options) -> None:
     print("ops (case by case):")
     for op in REGISTRY.values():
         print(f"  {op.name}  [{', '.join(op.passes)}; {', '.join(op.backends)}]")
-        for case in op.cases("cpu", torch.float32):
-            print(f"    {case.name}")
+        for case in ops.case_names(op):
+            print(f"    {case}")
     print("suites:")
     for name in suites.SUITES:
         suite = suites.load(name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fastgen.bench import baselines
 from fastgen.bench.calls import bind, copy_case, draw_output_gradients, forced, keywords, with_gradients
@@ -20,6 +21,15 @@ from fastgen.ops._registry import BackendError, Op, Sample, explain
 # A baseline whose output is further than this from the reference computes something else; the worst that is common, a
 # mixture of logistics by differences of sigmoids, is at 1e-3.
 _SAME_THING = 0.1
+
+
+def case_names(op: Op) -> list[str]:
+    """The names of an op's cases, without their numbers where these do not decide: drawing all takes half a minute."""
+    try:
+        with FakeTensorMode():
+            return [case.name for case in op.cases("cpu", torch.float32)]
+    except DataDependentOutputException:
+        return [case.name for case in op.cases("cpu", torch.float32)]
 
 
 def measure(op: Op, options: Options) -> Iterator[Row]:

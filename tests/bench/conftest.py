@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from fastgen.bench import cli, machine
+from fastgen.bench.options import Options
 from fastgen.ops._registry import REGISTRY, Cost, Op, Sample, Tolerance
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Measurements take as few rounds as there may be."""
+    monkeypatch.setattr(Options, "budget_s", 0.0)
 
 
 @pytest.fixture

@@ -9,12 +9,7 @@ from fastgen.bench import flow_peers, flows, gate
 from fastgen.bench.options import Options
 from fastgen.models import MAF, NeuralSplineFlow
 
-
-class Short(Options):
-    budget_s = 0.02
-
-
-QUICK = Short(against=("eager", "peers"), quick=True)
+QUICK = Options(against=("eager", "peers"), quick=True)
 
 
 def spline_flow() -> NeuralSplineFlow:
@@ -42,7 +37,7 @@ def tiny(monkeypatch):
 
 def test_every_case_has_its_row():
     pytest.importorskip("nflows")
-    options = Short(against=("eager", "peers"))
+    options = Options(against=("eager", "peers"))
     rows = list(flows.rows(options))
     assert [f"{row.op.removeprefix('flows/')}, {row.case}, {row.pass_}" for row in rows] == flows.cases(options)
     for row in rows:
