@@ -55,10 +55,27 @@ _SEQUENCES = {
 
 _SCORES = {
     ("trace_sqrtm", "d=2048", "forward"): "`trace_sqrtm`, what FID waits for, 2048 x 2048",
+    (
+        "frechet_distance_from_features",
+        "1000 and 1000, d=2048",
+        "forward",
+    ): "FID of the features of 1000 and 1000 images",
+    ("frechet_distance_from_features", "1024 and a reference, d=2048", "forward_backward"): (
+        "FID as a loss, of 1024 features, with gradient"
+    ),
     ("moments", "50000x2048", "forward"): "`moments`, mean and covariance of 50,000 x 2048 features",
     ("kde_log_density", "10000x10000, d=2", "forward"): "`kde_log_density`, 10,000 queries and points in the plane",
     ("kde_log_density", "10000x10000, d=8", "forward"): "the same in 8 dimensions",
     ("kde_log_density", "10000x10000, d=8", "forward_backward"): "the same, with gradient in both",
+    ("q_sample", "64x3x64x64, epsilon", "forward"): "`q_sample`, noise and its addition, 64 x 3 x 64 x 64",
+    (
+        "diffusion_update",
+        "64x3x64x64, clipped, with noise",
+        "forward",
+    ): "`diffusion_update`, a sampler's step, the same",
+    ("gaussian_reparameterize_kl", "4096x256", "forward_backward"): "`gaussian_reparameterize_kl`, with gradient",
+    ("norm_modulate", "8x64x64x64, SPADE, batch", "forward_backward"): "`norm_modulate` as in SPADE, with gradient",
+    ("upfirdn2d", "16x64x32x32, 4 taps, 2x up", "forward_backward"): "`upfirdn2d`, twice as large, with gradient",
 }
 
 
@@ -112,7 +129,10 @@ _PEERS = {"pytorch_fid": "pytorch-fid", "scikit_learn": "scikit-learn", "keops":
 TABLES = (
     SpeedTable("speed", RESULTS / "intel-xeon-2c.json", _SEQUENCES, ("nflows", "zuko", "faiss")),
     SpeedTable(
-        "scores", RESULTS / "amd-epyc-2c.json", _SCORES, ("pytorch_fid", "torchmetrics", "faiss", "keops", "scipy")
+        "scores",
+        RESULTS / "amd-epyc-2c.json",
+        _SCORES,
+        ("pytorch_fid", "torchmetrics", "faiss", "keops", "scipy", "diffusers"),
     ),
 )
 
