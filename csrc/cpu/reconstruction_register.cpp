@@ -50,14 +50,6 @@ static void check_gradient(const Tensor& grad, const Tensor& x) {
                   "reconstruction: the gradient must be [batch]");
 }
 
-// Gives every element of a piece the gradient of its sample.
-template <class T>
-static void spread_out(const T* of_samples, int64_t first, int64_t count, int64_t size, T* out) {
-  for_each_sample_in(first, count, size, [&](int64_t sample, int64_t at, int64_t here) {
-    std::fill(out + at, out + at + here, of_samples[sample]);
-  });
-}
-
 static Tensor bernoulli_cpu(const Tensor& logits, const Tensor& x) {
   check(logits, {x});
   Tensor out = new_sums(logits);

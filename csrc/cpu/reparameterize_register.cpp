@@ -77,9 +77,7 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad_z, const Tenso
       alignas(64) float noise[kPiece];
       alignas(64) T of_sample[kPiece];
       draw_normals(noise, first, count, key, offset);
-      for_each_sample_in(first, count, size, [&](int64_t sample, int64_t at, int64_t here) {
-        std::fill(of_sample + at, of_sample + at + here, dkl[sample]);
-      });
+      spread_out(dkl, first, count, size, of_sample);
       f.backward(dz + first, of_sample, means + first, logs + first, noise, of_mu + first, of_log + first, count);
     });
   });

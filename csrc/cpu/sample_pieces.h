@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "denormals.h"
@@ -39,6 +40,21 @@ void for_each_sample_in(int64_t first, int64_t count, int64_t size, const Body& 
     body(sample, at, here);
     at += here;
   }
+}
+
+// Gives every element of a piece the number of its sample.
+template <class T>
+void spread_out(const T* of_samples, int64_t first, int64_t count, int64_t size, T* out) {
+  for_each_sample_in(first, count, size, [&](int64_t sample, int64_t at, int64_t here) {
+    // A few by hand, the rest by copies that double: these files are compiled for any CPU, where a loop stores one
+    // number at a time and memcpy is as wide as the CPU there is.
+    constexpr int64_t kFew = 16;
+    int64_t done = std::min(here, kFew);
+    for (int64_t i = 0; i < done; ++i) out[at + i] = of_samples[sample];
+    for (; done < here; done += std::min(done, here - done)) {
+      std::memcpy(out + at + done, out + at, size_t(std::min(done, here - done)) * sizeof(T));
+    }
+  });
 }
 
 // The normal numbers of a piece.
