@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from fastgen.metrics_report.trilemma import Corner
 
 FORMATS = (".png", ".pdf", ".svg")
-COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
+COLORS = (
+    *("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf"),
+    *("#bcbd22", "#393b79", "#7f7f7f", "#e6a5a0", "#637939", "#9ecae1", "#b15928"),
+)
 MARKERS = "osD^vP*X"
 # Where the corners are: quality above, then clockwise.
 ANGLES = (math.pi / 2, math.pi / 2 - 2 * math.pi / 3, math.pi / 2 - 4 * math.pi / 3)
 GREY = "#8a939c"
+# Height of a line of a label, in coverage.
+LINE = 0.036
 
 
 def save_picture(path: Path, corners: Sequence[Corner], ideal: Corner, title: str) -> None:
@@ -106,24 +111,42 @@ def _plane(axes: Any, corners: Sequence[Corner], ideal: Corner, low: int, high: 
     axes.set_xscale("log")
     # A little wider, for the marks at the ends.
     axes.set(xlim=(10.0 ** (low - 0.08), 10.0 ** (high + 0.08)), ylim=(-0.04, 1.08))
+    middle = 10.0 ** ((low + high) / 2)
+    # Of many models there is room for the names; the numbers are in the table.
+    brief = len(corners) > 6
+    # Long labels of either side could meet in the middle, names stay on their side.
+    sides = [{c.name: c.coverage for c in corners if not brief or (c.samples_per_second > middle) == s} for s in (0, 1)]
+    heights = {name: height for side in sides for name, height in _apart(side, LINE * (1.2 if brief else 2.2)).items()}
     for corner, color, marker in zip(corners, _cycle(COLORS), _cycle(MARKERS), strict=False):
         at = (corner.samples_per_second, corner.coverage)
-        size = 40 + 420 * corner.precision
-        axes.scatter(*at, s=size, color=color, marker=marker, alpha=0.75, edgecolors="white", zorder=3)
-        right_half = math.log10(at[0]) > (low + high) / 2
+        axes.scatter(*at, s=40 + 420 * corner.precision, color=color, marker=marker, alpha=0.75, edgecolors="white")
+        left = at[0] > middle
+        numbers = f"\nprecision {corner.precision:.2f}, {_count(at[0])}/s"
         axes.annotate(
-            f"{corner.name}\nprecision {corner.precision:.2f}, {_count(at[0])}/s",
+            corner.name + ("" if brief else numbers),
             at,
-            (-13 if right_half else 13, -3),
-            textcoords="offset points",
-            ha="right" if right_half else "left",
+            # Where labels had to make room for each other they stand further off, and a line leads to the mark.
+            (at[0] * 10 ** (-0.15 if left else 0.15), heights[corner.name]),
+            textcoords="data",
+            ha="right" if left else "left",
             va="center",
             fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkB": 0},
+            zorder=4,
         )
     axes.set(xlabel="samples a second", ylabel="coverage")
     axes.set_title("right and up is better; the larger the mark, the higher the precision", fontsize=9)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _apart(heights: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Where labels go that want to be at `heights`: from the highest down, each at least `gap` below the one before."""
+    found: dict[str, float] = {}
+    above = math.inf
+    for name, height in sorted(heights.items(), key=lambda item: -item[1]):
+        above = found[name] = min(height, above - gap)
+    return found
 
 
 def _height(corner: Corner, low: int, high: int) -> float:
