@@ -43,21 +43,6 @@ def trained(data, tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Runs a command in an empty folder; gives its status, its output and its errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
 def fails(result, *said):
     """Whether a command failed as all commands do: status 2, one line on stderr, no traceback."""
     status, _, errors = result

@@ -115,9 +115,11 @@ def _plane(axes: Any, corners: Sequence[Corner], ideal: Corner, low: int, high: 
     # Of many models there is room for the names; the numbers are in the table.
     brief = len(corners) > 6
     # Long labels of either side could meet in the middle, names stay on their side.
-    sides = [{c.name: c.coverage for c in corners if not brief or (c.samples_per_second > middle) == s} for s in (0, 1)]
-    heights = {name: height for side in sides for name, height in _apart(side, LINE * (1.2 if brief else 2.2)).items()}
-    for corner, color, marker in zip(corners, _cycle(COLORS), _cycle(MARKERS), strict=False):
+    sides = [[i for i, c in enumerate(corners) if not brief or (c.samples_per_second > middle) == s] for s in (0, 1)]
+    heights = {}
+    for side in sides if brief else sides[:1]:
+        heights |= _apart({i: corners[i].coverage for i in side}, LINE * (1.2 if brief else 2.2))
+    for i, (corner, color, marker) in enumerate(zip(corners, _cycle(COLORS), _cycle(MARKERS), strict=False)):
         at = (corner.samples_per_second, corner.coverage)
         axes.scatter(*at, s=40 + 420 * corner.precision, color=color, marker=marker, alpha=0.75, edgecolors="white")
         left = at[0] > middle
@@ -126,7 +128,7 @@ def _plane(axes: Any, corners: Sequence[Corner], ideal: Corner, low: int, high: 
             corner.name + ("" if brief else numbers),
             at,
             # Where labels had to make room for each other they stand further off, and a line leads to the mark.
-            (at[0] * 10 ** (-0.15 if left else 0.15), heights[corner.name]),
+            (at[0] * 10 ** (-0.15 if left else 0.15), heights[i]),
             textcoords="data",
             ha="right" if left else "left",
             va="center",
@@ -140,12 +142,12 @@ def _plane(axes: Any, corners: Sequence[Corner], ideal: Corner, low: int, high: 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _apart(heights: Mapping[str, float], gap: float) -> dict[str, float]:
+def _apart(heights: Mapping[int, float], gap: float) -> dict[int, float]:
     """Where labels go that want to be at `heights`: from the highest down, each at least `gap` below the one before."""
-    found: dict[str, float] = {}
+    found: dict[int, float] = {}
     above = math.inf
-    for name, height in sorted(heights.items(), key=lambda item: -item[1]):
-        above = found[name] = min(height, above - gap)
+    for label, height in sorted(heights.items(), key=lambda item: -item[1]):
+        above = found[label] = min(height, above - gap)
     return found
 
 

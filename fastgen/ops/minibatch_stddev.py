@@ -25,7 +25,7 @@ def minibatch_stddev(x: Tensor, group_size: int | None = 4, num_channels: int = 
         ValueError: another shape, or a number that does not divide what it should.
         TypeError: a dtype that is not floating.
 
-    Gradients of every order, by PyTorch: a sum over few small images, once in a discriminator.
+    Gradients of every order, by PyTorch, without a kernel: a sum over few small images, once in a discriminator.
 
     Source: Karras et al., "Progressive Growing of GANs" (2018), section 3.
     """

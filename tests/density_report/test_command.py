@@ -1,5 +1,6 @@
 """`fastgen density` as a person meets it: what it prints, what it writes, how it fails."""
 
+import functools
 import json
 import re
 from fractions import Fraction
@@ -10,25 +11,16 @@ import pytest
 from density.estimator_cases import two_hills
 from PIL import Image
 
-from fastgen.cli import DENSITY_EXAMPLES, main
+from fastgen.cli import DENSITY_EXAMPLES
 from fastgen.density_report.methods import METHODS, choose_methods
 
 QUICK = ("--method", "gaussian", "kde", "histogram", "--bandwidth", "silverman", "--folds", "3")
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
+def run(run):
     """Runs `fastgen density` in an empty folder; gives its status, its output and its errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        try:
-            status = main(["density", *map(str, arguments)])
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
-
-    return run
+    return functools.partial(run, "density")
 
 
 def fails(result, *said):

@@ -2,8 +2,6 @@
 
 import pytest
 
-from fastgen.cli import main
-
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
@@ -11,17 +9,6 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch, cache):
-    """Runs a command in an empty folder; gives its status, its output and its errors."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, cache):
     monkeypatch.setenv("FASTGEN_CACHE", str(cache))
-
-    def run(*arguments):
-        try:
-            status = main(list(map(str, arguments)))
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
-
-    return run
