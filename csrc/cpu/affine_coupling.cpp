@@ -1,9 +1,9 @@
 #include "affine_coupling.h"
 
-#include <immintrin.h>
 #include <string.h>
 
 #include "../math/affine_coupling.h"
+#include "stream.h"
 
 namespace fastgen {
 
@@ -66,13 +66,6 @@ struct Map {
   explicit Map(const AffineCoupling& call)
       : bound(T(call.bound)), inverse_bound(T(1 / call.bound)), min_scale(T(call.min_scale)) {}
 };
-
-// Past the caches: `bytes` is a multiple of 32, and so is the address.
-static inline void stream_bytes(void* to, const void* from, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 32) {
-    _mm256_stream_si256((__m256i*)((char*)to + i), _mm256_loadu_si256((const __m256i*)((const char*)from + i)));
-  }
-}
 
 // One vector of elements. `terms` gets what a RowSum takes.
 template <ScaleMap map, bool inverse, class S, class T>
@@ -154,7 +147,7 @@ static void forward_rows(const AffineCoupling& call, Rows<S> x, Rows<S> shift, R
     }
     logabsdet[row] = sum.logabsdet();
   }
-  if (stream) _mm_sfence();
+  if (stream) stream_end();
 }
 
 template <ScaleMap map, bool inverse, bool stream, class S, class T>
@@ -179,7 +172,7 @@ static void backward_rows(const AffineCoupling& call, Rows<S> grad, const T* gra
       backward_rest<map, inverse>(m, grads + i, of_row, xs + i, log_scales + i, first + i, second + i, call.n - i);
     }
   }
-  if (stream) _mm_sfence();
+  if (stream) stream_end();
 }
 
 // The rows [row, row + count) of an argument, one after another.

@@ -5,22 +5,23 @@
 
 namespace fastgen {
 
-// What every element is computed with; `act` is one of csrc/math/bias_act.h.
+// What every element is computed with; `act` is one of csrc/math/bias_act.h. `stream` sends results past the caches.
 struct BiasActSettings {
   int64_t act;
   double alpha, gain, clamp;
+  bool stream;
 };
 
-// A run of n elements and what is added to them: one number for all (stride 0) or one for each (stride 1). Sums are
-// added to what stands there, one or n; null where none are wanted. b, grad_b and h_b may be null.
+// n elements and what is added to them: one number for all (run 0), or one for each of a run, after which they repeat.
+// Sums are added to what stands there, one or a run; null where none are wanted. b, grad_b and h_b may be null.
 template <class S, class T = typename Compute<S>::type>
 struct BiasActFunctions {
-  void (*forward)(const S* x, const T* b, int64_t stride, int64_t n, const BiasActSettings& settings, S* y);
+  void (*forward)(const S* x, const T* b, int64_t run, int64_t n, const BiasActSettings& settings, S* y);
   // out = (grad + grad_b) slope, the slope read from the result where `of_output`, else computed from x = kept.
-  void (*slope)(const S* grad, const T* grad_b, const S* kept, const T* b, int64_t stride, int64_t n,
+  void (*slope)(const S* grad, const T* grad_b, const S* kept, const T* b, int64_t run, int64_t n,
                 const BiasActSettings& settings, bool of_output, S* out, T* sums);
   // of_grad = (h + h_b) slope, of_x = (h + h_b) grad curvature.
-  void (*curvature)(const S* h, const T* h_b, const S* grad, const S* x, const T* b, int64_t stride, int64_t n,
+  void (*curvature)(const S* h, const T* h_b, const S* grad, const S* x, const T* b, int64_t run, int64_t n,
                     const BiasActSettings& settings, S* of_grad, S* of_x, T* sums);
 };
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bias_act.h"
+#include "cache.h"
 #include "denormals.h"
 #include "dtype_functions.h"
 
@@ -55,18 +56,17 @@ struct BiasActPlan {
   }
 
   int64_t sums_of_piece() const { return across ? run : 1; }
-  int64_t stride() const { return across ? 1 : 0; }
+  int64_t repeats_after() const { return across ? run : 0; }
 
-  // Calls body(element, elements, where its parameters begin, which piece) for every run, from several threads.
+  // Calls body(element, elements, where its parameters begin, which piece) for every piece, from several threads.
   template <class Body>
-  void for_each_run(const Body& body) const {
+  void for_each_piece(const Body& body) const {
     int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, piece));
     torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
       DenormalsAreZero guard;
       for (int64_t p = begin; p < end; ++p) {
         if (across) {
-          int64_t last = std::min(total, (p + 1) * piece);
-          for (int64_t at = p * piece; at < last; at += run) body(at, std::min(run, last - at), int64_t(0), p);
+          body(p * piece, std::min(piece, total - p * piece), int64_t(0), p);
         } else {
           int64_t in_row = p % pieces_of_row * piece, of_row = p / pieces_of_row;
           body(of_row * row + in_row, std::min(piece, row - in_row), of_row % channels, p);
@@ -141,6 +141,8 @@ static void check(const Tensor& x, std::initializer_list<const std::optional<Ten
   }
 }
 
+static int64_t bytes_of(const Tensor& tensor) { return tensor.numel() * tensor.element_size(); }
+
 template <class S>
 static const S* data_of(const Tensor& tensor) {
   return static_cast<const S*>(tensor.const_data_ptr());
@@ -156,14 +158,14 @@ static Tensor bias_act_cpu(const Tensor& x, const std::optional<Tensor>& b, int6
   check(x, {&b}, {}, act, 0);
   Tensor y = torch::stable::empty_like(x);
   BiasActPlan plan(x);
-  BiasActSettings settings{act, alpha, gain, clamp};
+  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(bytes_of(y))};
   with_functions(FASTGEN_PICK(bias_act), x, "bias_act", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     Repeated<typename Compute<S>::type> bias(plan, b);
     const S* from = data_of<S>(x);
     S* to = data_of<S>(y);
-    plan.for_each_run([&](int64_t at, int64_t n, int64_t first, int64_t) {
-      f.forward(from + at, bias.from(first), plan.stride(), n, settings, to + at);
+    plan.for_each_piece([&](int64_t at, int64_t n, int64_t first, int64_t) {
+      f.forward(from + at, bias.from(first), plan.repeats_after(), n, settings, to + at);
     });
   });
   return y;
@@ -177,7 +179,7 @@ static std::tuple<Tensor, Tensor> bias_act_slope_cpu(const Tensor& grad, const s
   Tensor out = torch::stable::empty_like(grad);
   Tensor of_b = torch::stable::new_empty(grad, {sums ? grad.size(1) : 0}, compute_type(grad));
   BiasActPlan plan(grad);
-  BiasActSettings settings{act, alpha, gain, clamp};
+  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(bytes_of(out))};
   with_functions(FASTGEN_PICK(bias_act), grad, "bias_act", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
@@ -185,8 +187,8 @@ static std::tuple<Tensor, Tensor> bias_act_slope_cpu(const Tensor& grad, const s
     PieceSums<T> partial(plan, sums);
     const S *grads = data_of<S>(grad), *keeps = data_of<S>(kept);
     S* to = data_of<S>(out);
-    plan.for_each_run([&](int64_t at, int64_t n, int64_t first, int64_t piece) {
-      f.slope(grads + at, added.from(first), keeps + at, bias.from(first), plan.stride(), n, settings, of_output,
+    plan.for_each_piece([&](int64_t at, int64_t n, int64_t first, int64_t piece) {
+      f.slope(grads + at, added.from(first), keeps + at, bias.from(first), plan.repeats_after(), n, settings, of_output,
               to + at, partial.of(piece));
     });
     partial.add_up(of_b);
@@ -202,7 +204,7 @@ static std::tuple<Tensor, Tensor, Tensor> bias_act_curvature_cpu(const Tensor& h
   Tensor of_grad = torch::stable::empty_like(x), of_x = torch::stable::empty_like(x);
   Tensor of_b = torch::stable::new_empty(x, {b ? x.size(1) : 0}, compute_type(x));
   BiasActPlan plan(x);
-  BiasActSettings settings{act, alpha, gain, clamp};
+  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(2 * bytes_of(of_x))};
   with_functions(FASTGEN_PICK(bias_act), x, "bias_act", [&](const auto& f, auto* tag) {
     using S = std::remove_pointer_t<decltype(tag)>;
     using T = typename Compute<S>::type;
@@ -210,8 +212,8 @@ static std::tuple<Tensor, Tensor, Tensor> bias_act_curvature_cpu(const Tensor& h
     PieceSums<T> partial(plan, b.has_value());
     const S *hs = data_of<S>(h), *grads = data_of<S>(grad), *xs = data_of<S>(x);
     S *to_grad = data_of<S>(of_grad), *to_x = data_of<S>(of_x);
-    plan.for_each_run([&](int64_t at, int64_t n, int64_t first, int64_t piece) {
-      f.curvature(hs + at, added.from(first), grads + at, xs + at, bias.from(first), plan.stride(), n, settings,
+    plan.for_each_piece([&](int64_t at, int64_t n, int64_t first, int64_t piece) {
+      f.curvature(hs + at, added.from(first), grads + at, xs + at, bias.from(first), plan.repeats_after(), n, settings,
                   to_grad + at, to_x + at, partial.of(piece));
     });
     partial.add_up(of_b);

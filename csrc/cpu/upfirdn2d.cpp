@@ -1,6 +1,7 @@
 #include "upfirdn2d.h"
 
 #include "silu_lanes.h"
+#include "stream.h"
 
 namespace fastgen {
 
@@ -147,19 +148,31 @@ static void separable_rows(const S* x, const Resampled<T>& how, int64_t first_ro
     last = met.first_input + met.count;
   }
   const int64_t inputs = last > first ? last - first : 0;
-  T *widened = scratch + sizes.before, *filtered = scratch + sizes.inputs * sizes.row;
-  for (int64_t i = 0; i < inputs; ++i) {
+  constexpr int64_t kLine = 64 / sizeof(S), kWidened = ResampledScratch::kWidened;
+  const int64_t image = how.y.size * width;
+  T *widened = scratch + sizes.before, *filtered = scratch + ResampledScratch::kWidened * sizes.row;
+  S* kept = reinterpret_cast<S*>(filtered + sizes.inputs * sizes.out_row);
+  auto widen = [&](int64_t i) __attribute__((always_inline)) {
     const S* from = x + (first + i) * width;
+    // The next image, whose first rows nothing else foretells.
+    for (int64_t j = 0; j < width; j += kLine) __builtin_prefetch(from + image + j);
     for_vectors<T>(0, width, [&](int64_t j, int lanes) __attribute__((always_inline)) {
-      store_run(widened + i * sizes.row + j, lanes, load_run(from + j, lanes));
+      store_run(widened + i % kWidened * sizes.row + j, lanes, load_run(from + j, lanes));
     });
+  };
+  for (int64_t i = 0; i < inputs; i += kWidened) {
+    const int64_t end = inputs - i < kWidened ? inputs : i + kWidened;
+    for (int64_t k = i; k < end; ++k) widen(k);
+    for (int64_t k = i; k < end; ++k) along_x(widened + k % kWidened * sizes.row, how, filtered + k * sizes.out_row);
   }
-  for (int64_t i = 0; i < inputs; ++i) along_x(widened + i * sizes.row, how, filtered + i * sizes.out_row);
   for (int64_t o = first_row; o < last_row; ++o) {
     const MetTaps& met = how.met_y[o];
+    S* to = how.stream ? kept : y + o * out_width;
     weighted_rows(filtered + (met.first_input - first) * sizes.out_row, sizes.out_row, how.filter + met.first_tap,
-                  how.y.up, met.count, out_width, y + o * out_width);
+                  how.y.up, met.count, out_width, to);
+    if (how.stream) put_run(y + o * out_width, kept, out_width, true);
   }
+  if (how.stream) stream_end();
 }
 
 template <class S, class T = typename Compute<S>::type>

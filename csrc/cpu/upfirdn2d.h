@@ -30,21 +30,22 @@ inline MetTaps met_taps(const ResampledAxis& axis, int64_t o) {
 
 // A plane is [height, width, inner], where `inner` are channels that lie together, or 1. `filter` is [taps] of y and
 // then [taps] of x where it is separable, else [taps of y, taps of x]; in the order of the sum above. `met_y` and
-// `met_x` are those of every row and column of the result.
+// `met_x` are those of every row and column of the result; `stream` sends that of a separable filter past the caches.
 template <class T>
 struct Resampled {
   ResampledAxis y, x;
   int64_t inner;
-  bool separable;
+  bool separable, stream;
   const T* filter;
   const MetTaps *met_y, *met_x;
 };
 
 // How a plane is computed: some rows of the result at a time, for which rows of the image are widened by what taps
 // reach outside it (`before` numbers, then `row` in all), filtered along x, and what that gives along y. All that stays
-// in the caches of one core.
+// in the first cache of one core. A few rows are widened before the first of them is filtered: what has just been
+// written cannot be read at once in other pieces.
 struct ResampledScratch {
-  static constexpr int64_t kSlack = 64, kNumbers = 16384, kFewest = 16;
+  static constexpr int64_t kSlack = 64, kNumbers = 6144, kFewest = 16, kWidened = 4;
   int64_t before, row, out_row, rows_at_once, inputs;
 
   template <class T>
@@ -57,12 +58,13 @@ struct ResampledScratch {
     out_row = x.out_size * how.inner + kSlack;
     // A row of the result needs down / up rows of the image, and those that its taps reach.
     int64_t reach = y.taps / y.up + 2;
-    rows_at_once = (kNumbers / (row + out_row) - reach) * y.up / y.down;
+    rows_at_once = (kNumbers / out_row - reach) * y.up / y.down;
     rows_at_once = rows_at_once < kFewest ? kFewest : rows_at_once;
     inputs = rows_at_once * y.down / y.up + reach + 1;
   }
 
-  int64_t size() const { return inputs * (row + out_row); }
+  // A row of the result is last.
+  int64_t size() const { return kWidened * row + (inputs + 1) * out_row; }
 };
 
 // `x` and `y` are one plane each, and the rows at most `rows_at_once`; scratch is zero at first, and can be used again

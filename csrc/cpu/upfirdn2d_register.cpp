@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cache.h"
 #include "denormals.h"
 #include "upfirdn2d.h"
 
@@ -87,12 +88,13 @@ static Tensor upfirdn2d_cpu(const Tensor& x, const Tensor& f, int64_t up_x, int6
   std::vector<int64_t> lying = {x.size(0), channels, vertical.out_size, horizontal.out_size};
   if (channels_last) lying = {x.size(0), vertical.out_size, horizontal.out_size, channels};
   Tensor y = torch::stable::new_empty(x, lying);
+  const bool stream = exceeds_caches(y.numel() * y.element_size());
   const Upfirdn2dTable& table = FASTGEN_PICK(upfirdn2d);
   auto compute = [&](const auto& functions, auto* tag) {
     using T = std::remove_pointer_t<decltype(tag)>;
     std::vector<T> filter = filter_of<T>(f, flip_filter, gain);
     std::vector<MetTaps> met_y = met_along(vertical), met_x = met_along(horizontal);
-    Resampled<T> how{vertical, horizontal, inner, f.dim() == 1, filter.data(), met_y.data(), met_x.data()};
+    Resampled<T> how{vertical, horizontal, inner, f.dim() == 1, stream, filter.data(), met_y.data(), met_x.data()};
     if (y.numel()) run(functions, x, planes, how, y);
   };
   switch (x.scalar_type()) {

@@ -53,6 +53,25 @@ def test_leaky_relu_keeps_its_result_and_no_more():
     assert set(kept) == {y.data_ptr(), b.data_ptr()}
 
 
+@pytest.mark.parametrize("act", ["lrelu", "swish"])
+@pytest.mark.parametrize("shape", [(6, 5, 301, 303), (16, 64, 64, 64)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_large_results_are_those_of_small_ones(act: str, shape: tuple[int, ...], memory_format: torch.memory_format):
+    # From 8 MiB on, they are written past the caches, in whole vectors where these fit.
+    x, b = torch.randn(shape).to(memory_format=memory_format).requires_grad_(), torch.randn(shape[1])
+    grad = torch.randn(shape).to(memory_format=memory_format).requires_grad_()
+
+    def first_and_second(x: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        y = bias_act(x, b, act=act)
+        (of_x,) = torch.autograd.grad(y, x, grad, create_graph=True)
+        return y, of_x, *torch.autograd.grad(of_x, (grad, x), torch.ones_like(x), allow_unused=True)
+
+    whole = first_and_second(x, grad)
+    for i in range(len(x)):
+        for large, small in zip(whole, first_and_second(x[i : i + 1], grad[i : i + 1]), strict=True):
+            assert small is None or torch.equal(large[i : i + 1], small)
+
+
 def penalty(function, x: Tensor, b: Tensor, act: str) -> tuple[Tensor, ...]:
     y = function(x, b, act=act)
     (of_x,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)

@@ -44,6 +44,17 @@ def test_separable_is_the_outer_product():
         torch.testing.assert_close(upfirdn2d(x, f, **how), upfirdn2d(x, torch.outer(f, f), **how))
 
 
+@pytest.mark.parametrize("size", [32, 33])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_large_results_are_those_of_small_ones(size: int, memory_format: torch.memory_format):
+    # From 8 MiB on, they are written past the caches, row by row where whole vectors fit.
+    x, f = torch.randn(12, 64, size, size).to(memory_format=memory_format), setup_filter([1, 3, 3, 1])
+    for how in ({"up": 2, "padding": (2, 1, 2, 1)}, {"padding": (2, 1, 1, 2)}):
+        large = upfirdn2d(x.repeat(2, 1, 1, 1), f, **how)
+        for i in range(len(x)):
+            assert torch.equal(large[len(x) + i], upfirdn2d(x[i : i + 1], f, **how)[0])
+
+
 def test_constant_image_stays_constant():
     x, f = torch.full((1, 1, 16, 16), 3.0), setup_filter([1, 3, 3, 1])
     up = upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4)
