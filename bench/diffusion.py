@@ -39,7 +39,7 @@ _LESSONS = 150
 # How far a peer with our weights may be: further, and it computes something else. A sampler's 50 steps add up.
 _SAME_OUTPUTS, _SAME_SAMPLES = 1e-5, 1e-4
 # Of a likelihood, in bits per dimension, and the tolerances of the solution that it is compared with.
-_SAME_BITS, _TIGHT = 1e-2, 1e-7
+_SAME_BITS, _TIGHT = 1e-3, 1e-7
 
 
 def cases(options: Options) -> list[str]:
@@ -203,7 +203,9 @@ def _likelihood(op: str, case: str, pass_: str, options: Options) -> Row:
         peer = ScipyLikelihood(on_host)
         metrics["scipy_error_bits_per_dim"] = (peer(x, probes) - exact).abs().max().item() * to_bits
         metrics["scipy_evaluations"] = peer.evaluations
+        apart = ScipyLikelihood(on_host, apart=True)
         methods["scipy"] = lambda: peer(x, probes)
+        methods["score_sde"] = lambda: apart(x, probes)
     return _row(op, case, pass_, methods, options, error=relative_error(own.cpu(), exact), metrics=metrics, rounds=3)
 
 

@@ -32,12 +32,16 @@ class ScipyLikelihood:
     Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations" (2021), appendix
     D.2: the drift is `f x - g^2 score / 2` in time, its trace by one Rademacher probe for each sample.
 
+    Args:
+        apart: a forward pass for the drift and another one, with its backward pass, for the trace, as the paper's code
+            has it; else both by one.
+
     Attributes:
         evaluations: of the drift, in the last call.
     """
 
-    def __init__(self, model: ScoreSDE, rtol: float = 1e-5, atol: float = 1e-5) -> None:
-        self.model, self.rtol, self.atol = model.eval(), rtol, atol
+    def __init__(self, model: ScoreSDE, rtol: float = 1e-5, atol: float = 1e-5, *, apart: bool = False) -> None:
+        self.model, self.rtol, self.atol, self.apart = model.eval(), rtol, atol, apart
         self.evaluations = 0
 
     def __call__(self, x: Tensor, probes: Tensor) -> Tensor:
@@ -47,15 +51,21 @@ class ScipyLikelihood:
 
         sde, shape, dims = self.model.sde, x.shape, x[0].numel()
 
+        def velocity_of(x: Tensor, times: Tensor) -> Tensor:
+            sigma = sde.alpha_sigma(times)[1].view(-1, 1, 1, 1)
+            score = -self.model.output(x, times) / sigma
+            squared = sde.squared_diffusion(times).view(-1, 1, 1, 1)
+            return sde.drift(times).view(-1, 1, 1, 1) * x - 0.5 * squared * score
+
         def drift(time: float, state: np.ndarray) -> np.ndarray:
             here = torch.from_numpy(state[: x.numel()]).to(x).view(shape).requires_grad_()
             times = torch.full((len(x),), time).to(x)
             with torch.enable_grad():
-                sigma = sde.alpha_sigma(times)[1].view(-1, 1, 1, 1)
-                score = -self.model.output(here, times) / sigma
-                squared = sde.squared_diffusion(times).view(-1, 1, 1, 1)
-                velocity = sde.drift(times).view(-1, 1, 1, 1) * here - 0.5 * squared * score
+                velocity = velocity_of(here, times)
                 (product,) = torch.autograd.grad(velocity, here, probes)
+            if self.apart:
+                with torch.no_grad():
+                    velocity = velocity_of(here, times)
             trace = (product * probes).flatten(1).sum(1)
             return np.concatenate([velocity.detach().numpy().ravel(), trace.numpy()]).astype(np.float64)
 

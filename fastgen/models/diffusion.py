@@ -61,7 +61,7 @@ class Diffusion(ImageModel):
         raise NotImplementedError
 
     def network_time(self, time: Tensor) -> Tensor:
-        """The time as the network takes it: from 0 to about 1000."""
+        """The time as the network takes it, in units that it should tell apart."""
         return time
 
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:

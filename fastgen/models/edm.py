@@ -81,10 +81,6 @@ class EDM(RatioFlow, Diffusion):
     def times(self, steps: int) -> Tensor:
         return torch.tensor(self.sigmas(steps)[:-1], dtype=self.dtype, device=self.device)
 
-    def network_time(self, time: Tensor) -> Tensor:
-        # log(sigma) / 4 runs from -1.6 to 1.1; the embedding tells thousands apart.
-        return time.log() * 250
-
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """`D(x; sigma)`."""
         sigma, data = along(time, x), self.sigma_data

@@ -162,13 +162,14 @@ class ProbabilityFlow(nn.Module):
 
 
 class RatioFlow(ProbabilityFlow):
-    """The flow of `x = alpha x0 + sigma noise` in `y = x / alpha` and `u = log(sigma / alpha)`: `dy/du = e^u noise`.
+    """The flow of `x = alpha x0 + sigma noise` in `u = log(sigma / alpha)` and `y = x / sqrt(alpha^2 + sigma^2)`.
 
-    In these, every such diffusion is the same: `y = x0 + r noise` with `r = sigma / alpha`, whose flow is
-    `dy/dr = noise(y, r)`. The linear part of the drift is gone, and steps in `log r` are even where those in time are
-    not. A model says its least and largest ratio, and at what time it has a ratio.
+    In these, every such diffusion is the same: `y = cos(a) x0 + sin(a) noise` with `tan(a) = e^u`, whose flow is
+    `dy/du = sin(a) (noise(y, u) - sin(a) y)`. It stands still at either end, and its steps in `u` are even where those
+    in time are not. A model says its least and largest ratio `sigma / alpha`, and at what time it has a ratio.
 
-    Source: Karras et al. (2022), equations 1 to 4; Lu et al., "DPM-Solver" (2022), proposition 3.1.
+    Source: Karras et al. (2022), equations 1 to 4; Lu et al., "DPM-Solver" (2022), proposition 3.1; Salimans and Ho,
+    "Progressive Distillation for Fast Sampling of Diffusion Models" (2022), appendix D, for the angle.
     """
 
     @property
@@ -185,33 +186,41 @@ class RatioFlow(ProbabilityFlow):
         least, largest = self.ratios
         return math.log(least), math.log(largest)
 
+    def network_time(self, time: Tensor) -> Tensor:
+        """`u` itself. What a network says changes with it as slowly as noise drowns one detail after another. With
+        sines of times up to a thousand, as for discrete steps, it would waver, and every wave would ask for steps.
+        """
+        alpha, sigma = self.alpha_sigma(time)
+        return (sigma / alpha).log()
+
     def velocity(self, u: Tensor, y: Tensor, output: Output) -> Tensor:
-        ratio = u.exp()
-        time = self.time_of_ratio(ratio)
+        time = self.time_of_ratio(u.exp())
         alpha, sigma = (along(value, y) for value in self.alpha_sigma(time))
-        x = alpha * y
+        deviation = torch.hypot(alpha, sigma)
+        x, sine = deviation * y, sigma / deviation
         said = output(x, time)
         noise = said if self.prediction_type == "epsilon" else (x - alpha * self.predict_x0(x, time, said)) / sigma
-        return along(ratio, y) * noise
+        return sine * (noise - sine * y)
 
-    def _ends(self, ratio: float) -> tuple[float, float]:
+    def _end(self, ratio: float) -> tuple[float, float]:
+        """`sigma` and `sqrt(alpha^2 + sigma^2)` where their ratio is `ratio`."""
         time = self.time_of_ratio(torch.tensor([ratio], dtype=torch.float64, device=self.device))
-        alpha, sigma = self.alpha_sigma(time)
-        return alpha.item(), sigma.item()
+        alpha, sigma = (value.item() for value in self.alpha_sigma(time))
+        return sigma, math.hypot(alpha, sigma)
 
     def from_data(self, x: Tensor) -> tuple[Tensor, float]:
-        alpha = self._ends(self.ratios[0])[0]
-        return x / alpha, -math.log(alpha)
+        _, deviation = self._end(self.ratios[0])
+        return x / deviation, -math.log(deviation)
 
     def to_data(self, y: Tensor, output: Output) -> Tensor:
         time = self.time_of_ratio(torch.full((1,), self.ratios[0], dtype=y.dtype, device=y.device))
-        x = along(self.alpha_sigma(time)[0], y) * y
+        x = y * self._end(self.ratios[0])[1]
         return self.predict_x0(x, time, output(x, time))
 
     def prior_deviation(self) -> float:
-        alpha, sigma = self._ends(self.ratios[1])
+        sigma, deviation = self._end(self.ratios[1])
         # Unit variance for what preserves it, the noise's for what does not.
-        return max(sigma, math.sqrt(min(1.0, alpha**2 + sigma**2))) / alpha
+        return max(sigma, min(1.0, deviation)) / deviation
 
 
 def _draw_probes(kind: str, count: int, x: Tensor, generator: Generator | None) -> Tensor | None:

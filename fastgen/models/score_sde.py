@@ -86,9 +86,6 @@ class ScoreSDE(RatioFlow, Diffusion):
     def times(self, steps: int) -> Tensor:
         return self._times(steps)[:-1]
 
-    def network_time(self, time: Tensor) -> Tensor:
-        return self.sde.network_time(time)
-
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         # What explodes comes to the network in unit scale (of data within [-1, 1]).
         alpha, sigma = (along(value, x) for value in self.alpha_sigma(time))
@@ -118,7 +115,7 @@ class ScoreSDE(RatioFlow, Diffusion):
 
     def _start(self) -> float:
         """The deviation of the noise that sampling starts from."""
-        return self.prior_deviation() * self._ends(self.ratios[1])[0]
+        return self.prior_deviation() * self._end(self.ratios[1])[1]
 
     def _sample_em(self, steps: int) -> Loop:
         """`x + (f x - g^2 score) dt + g sqrt(|dt|) z`, backwards."""

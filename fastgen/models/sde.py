@@ -31,9 +31,6 @@ class SDE(Protocol):
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
         """The time at which `sigma / alpha` is `ratio`."""
 
-    def network_time(self, time: Tensor) -> Tensor:
-        """The time in units that a network can tell apart."""
-
 
 @dataclass(frozen=True)
 class VarianceExploding:
@@ -65,9 +62,6 @@ class VarianceExploding:
 
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
         return (ratio / self.sigma_min).log() / self._rate
-
-    def network_time(self, time: Tensor) -> Tensor:
-        return time * 999
 
 
 @dataclass(frozen=True)
@@ -111,9 +105,6 @@ class VariancePreserving:
 
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
         return self.time_of_total(torch.log1p(ratio**2))
-
-    def network_time(self, time: Tensor) -> Tensor:
-        return time * 999
 
 
 class SubVariancePreserving(VariancePreserving):

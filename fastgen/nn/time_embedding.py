@@ -18,7 +18,7 @@ class TimeEmbedding(nn.Module):
         channels: of the cosines and sines together, even.
         features: of the result.
 
-    Shape: `time` [n], floating or integer, in units of about a thousandth of the whole range; the result [n, features].
+    Shape: `time` [n], floating or integer, in units that differ; the result [n, features].
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5; Ho et al. (2020), appendix B.
     """

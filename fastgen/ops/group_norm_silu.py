@@ -130,11 +130,16 @@ def _check(
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+    if x.is_contiguous():
+        return False
+    # Images, of which networks are full, without the two views.
+    return x.is_contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.movedim(1, -1).is_contiguous()
 
 
 def _in_layout(x: Tensor, channels_last: bool) -> Tensor:
-    return x.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else x.contiguous()
+    if not channels_last:
+        return x.contiguous()
+    return x if _is_channels_last(x) else x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def _parameters(

@@ -7,7 +7,7 @@ import torch
 from models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, knowing, make
 
 from fastgen.models import DDPM, EDM, MODELS, DiffusionProbabilisticModel, FlowMatching, SamplingDiverged, ScoreSDE
-from fastgen.models.adaptive_ode import StepsExhausted, integrate
+from fastgen.models.adaptive_ode import StepsExhausted, _weights, integrate
 from fastgen.models.probability_flow import _draw_probes, _with_trace
 from fastgen.models.sde import SDES
 from fastgen.ops._philox import philox_normal
@@ -272,6 +272,26 @@ def test_each_sample_takes_its_own_steps():
         assert together.y[row].item() == pytest.approx(truth, abs=1e-7)
     backwards = integrate(derivative, together.y[:1], 2.0, 0.0, rtol=1e-8, atol=1e-10)
     assert backwards.y.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_step_is_exact_for_polynomials():
+    """Of the nodes that count, however they lie, and of no others."""
+    nodes = torch.tensor([[0.0, -1.3, -2.0, -7.0], [-1.0, -1.1, -4.0, math.nan], [-0.5, 9.0, 9.0, 9.0]])
+    known = torch.tensor([4, 3, 1])
+    weights = _weights(nodes.double(), known)
+    for row, count in enumerate(known):
+        for power in range(count):
+            found = (weights[row, :count] * nodes[row, :count].double() ** power).sum()
+            assert found.item() == pytest.approx((-1) ** power / (power + 1))
+        assert weights[row, count:].eq(0).all()
+
+
+def test_a_smooth_path_takes_an_evaluation_for_each_step():
+    y = torch.ones(4, 3, dtype=torch.float64)
+    solution = integrate(lambda t, y, rows: -y * t.cos()[:, None], y, 0.0, 6.0, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(solution.y, y * math.exp(-math.sin(6.0)), rtol=0, atol=1e-6)
+    # scipy's RK45 takes 314 for it.
+    assert solution.steps.max() < solution.evaluations < 160
 
 
 def test_a_derivative_that_is_nan_gives_up():
