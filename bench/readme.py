@@ -74,6 +74,8 @@ _SCORES = {
         "forward",
     ): "`diffusion_update`, a sampler's step, the same",
     ("gaussian_reparameterize_kl", "4096x256", "forward_backward"): "`gaussian_reparameterize_kl`, with gradient",
+    ("diffusion/likelihood", "UNet of 1M, 8x8, batch 8", "log_prob"): "likelihood of 8 digits by a score network",
+    ("bias_act", "16x64x64x64, lrelu", "double_backward"): "`bias_act`, leaky ReLU, with second derivatives",
     ("norm_modulate", "8x64x64x64, SPADE, batch", "forward_backward"): "`norm_modulate` as in SPADE, with gradient",
     ("upfirdn2d", "16x64x32x32, 4 taps, 2x up", "forward_backward"): "`upfirdn2d`, twice as large, with gradient",
 }

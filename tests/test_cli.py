@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_errors import fails
 from PIL import Image
 
 from fastgen import cli
@@ -41,16 +42,6 @@ def trained(data, tmp_path_factory):
         == 0
     )
     return out
-
-
-def fails(result, *said):
-    """Whether a command failed as all commands do: status 2, one line on stderr, no traceback."""
-    status, _, errors = result
-    assert status == 2, errors
-    assert errors.count("\n") == 1 and errors.startswith("fastgen"), errors
-    for words in said:
-        assert words in errors
-    return True
 
 
 class TestTrain:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_errors import fails
 from density.estimator_cases import two_hills
 from PIL import Image
 
@@ -21,16 +22,6 @@ QUICK = ("--method", "gaussian", "kde", "histogram", "--bandwidth", "silverman",
 def run(run):
     """Runs `fastgen density` in an empty folder; gives its status, its output and its errors."""
     return functools.partial(run, "density")
-
-
-def fails(result, *said):
-    """Whether it failed as all commands do: status 2, one line on stderr, no traceback."""
-    status, output, errors = result
-    assert status == 2, errors
-    assert errors.count("\n") == 1 and errors.startswith("fastgen") and not output, errors
-    for words in said:
-        assert words in errors
-    return True
 
 
 @pytest.fixture

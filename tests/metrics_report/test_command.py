@@ -8,19 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_errors import fails
 from PIL import Image
 
 from fastgen.metrics import DensityCoverage, FrechetInceptionDistance, KernelInceptionDistance
-
-
-def fails(result, *said):
-    """Whether it failed as all commands do: status 2, one line on stderr, no traceback."""
-    status, output, errors = result
-    assert status == 2, errors
-    assert errors.count("\n") == 1 and errors.startswith("fastgen") and not output, errors
-    for words in said:
-        assert words in errors, errors
-    return True
 
 
 def pictures(n, seed, size=(6, 5), color=False):

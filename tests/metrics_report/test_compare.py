@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from metrics_report.test_command import fails
+from command_errors import fails
 
 COMMAND = ("compare", "nsf", "maf", "--data", "table.npy", "--epochs", 1, "-n", 40, "--device", "cpu", "--quiet")
 OUT = Path("runs/compare-table")

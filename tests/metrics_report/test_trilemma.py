@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from metrics_report.test_command import fails
+from command_errors import fails
 from PIL import Image
 
 from fastgen.cli import main

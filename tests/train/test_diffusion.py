@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from command_errors import fails
 from PIL import Image
-from train.training import assert_same_numbers, fails
+from train.training import assert_same_numbers
 
 from fastgen.cli import main
 from fastgen.data import load

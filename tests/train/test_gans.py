@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from command_errors import fails
 from models.adversarial_cases import make
 from PIL import Image
-from train.training import fails
 
 from fastgen.cli import main
 from fastgen.data import Dataset, Images, load

@@ -64,12 +64,6 @@ def assert_same_numbers(first, second):
         assert torch.equal(tensor, other_tensors[name]), name
 
 
-def fails(result, message):
-    """Whether a command failed as it should: exit 2, and one line that says why."""
-    status, _, errors = result
-    return status == 2 and errors.count("\n") == 1 and message in errors
-
-
 if __name__ == "__main__":
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     toy_trainer(folder, **options).fit(resume=True)
