@@ -96,6 +96,7 @@ SAMPLE_EXAMPLES = """examples:
   fastgen sample runs/nsf-table -n 10000 --out new.csv      rows of a table, in the units of the data
   fastgen sample runs/glow-digits --temperature 0.7         likelier images that vary less
   fastgen sample runs/ddpm-digits --sampler dpm++ --steps 20
+  fastgen sample runs/ddpm-digits --steps 50 --eta 1        as good as a thousand steps of ddpm
   fastgen sample runs/dcgan-digits --truncation 0.7         more typical images that vary less
   fastgen sample runs/ddpm-digits --label 7 --guidance 2    one class, exaggerated (after train --class-conditional)"""
 
@@ -320,6 +321,13 @@ def _add_sample(commands: Any) -> None:
     )
     sample.add_argument(
         "--steps", type=int, default=None, metavar="N", help="of diffusion, of a chain (default: what suits)"
+    )
+    sample.add_argument(
+        "--eta",
+        type=float,
+        default=None,
+        metavar="E",
+        help="of ddim: 0 (default) adds no noise, 1 as much as ddpm does",
     )
     sample.add_argument(
         "--guidance", type=float, default=None, metavar="G", help="of diffusion: above 1 exaggerates classes"

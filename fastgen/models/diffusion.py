@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -215,7 +216,12 @@ class Diffusion(ImageModel):
             raise ValueError(f"sampler: expected one of {', '.join(self.samplers)}, got {sampler!r}")
         steps = self._default_steps(sampler) if steps is None else steps
         positive(steps=steps)
-        loop: Loop = getattr(self, f"_sample_{sampler.replace('+', 'p')}")(steps, **options)
+        make_loop = getattr(self, f"_sample_{sampler.replace('+', 'p')}")
+        try:
+            inspect.signature(make_loop).bind(steps, **options)
+        except TypeError as error:
+            raise TypeError(f"sampler '{sampler}' {error}") from None
+        loop: Loop = make_loop(steps, **options)
 
         @torch.no_grad()
         def draw(

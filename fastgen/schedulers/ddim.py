@@ -127,7 +127,8 @@ class DDIMScheduler(DiscreteScheduler):
         noise = 1 - now
         variance = (1 - before) / noise * (1 - now / before)
         deviation = eta * variance**0.5
-        direction = (1 - before - deviation**2) ** 0.5
+        # From pure noise with eta 1 nothing is left of the old direction, and a rounding may make it less.
+        direction = (1 - before - deviation**2).clamp(min=0) ** 0.5
         x0_sample, x0_output, eps_sample, eps_output = prediction_columns(
             config["prediction_type"], now**0.5, noise**0.5
         )

@@ -47,7 +47,7 @@ def run_sample(args: Namespace) -> int:
         samples = comparison.images
         print(comparison)
     else:
-        names = ("method", "temperature", "sampler", "steps", "guidance", "truncation")
+        names = ("method", "temperature", "sampler", "steps", "eta", "guidance", "truncation")
         options = {name: getattr(args, name) for name in names}
         given = {key: value for key, value in options.items() if value is not None}
         samples = model.sample(n, labels=labels, generator=torch.Generator().manual_seed(args.seed), **given)
@@ -81,7 +81,9 @@ def _check_options(model: nn.Module, args: Namespace) -> None:
     if "method" not in taken and (args.compare or args.method is not None):
         raise ValueError(f"--compare and --method are for models that draw pixel by pixel, this one is a {kind}")
     whose = {"temperature": "flows and VAEs", "steps": "diffusion models and chains", "truncation": "GANs"}
-    for name in ("temperature", "sampler", "steps", "guidance", "truncation"):
+    # A diffusion model's samplers have options of their own, of which it tells itself.
+    taken = {*taken, "eta"} if isinstance(model, Diffusion) else taken
+    for name in ("temperature", "sampler", "steps", "eta", "guidance", "truncation"):
         if name not in taken and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for {whose.get(name, 'diffusion models')}, this one is a {kind}")
     if args.out.endswith(".csv") and not _is_of_vectors(model):

@@ -55,6 +55,13 @@ def test_a_network_that_knows_the_truth_draws_from_it(family, sampler, steps, op
     assert x.std().item() == pytest.approx(VARIANCE**0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_as_much_noise_as_ddpm_leaves_no_rounding_below_zero(schedule):
+    model = make("ddpm", num_train_timesteps=1000, beta_schedule=schedule, beta_start=1e-4, beta_end=0.02)
+    for steps in (2, 5, 20):
+        assert model.sample(2, steps=steps, eta=1.0).shape == (2, *model.shape)
+
+
 @pytest.mark.parametrize("sampler", DDPM.samplers)
 def test_small_errors_where_there_is_only_noise_do_not_grow(sampler):
     """With a cosine schedule an error of the noise is 20,000 times that of x0, at the first step."""

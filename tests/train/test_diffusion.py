@@ -99,6 +99,15 @@ def test_sampler_steps_guidance_and_label_are_those_of_sample(runs, run):
     assert np.array_equal(np.load("x.npy"), expected.numpy())
 
 
+def test_eta_is_that_of_ddim(runs, run):
+    model, _ = load_model(runs / "ddpm")
+    assert run("sample", runs / "ddpm", "-n", 4, "--out", "x.npy", "--steps", 3, "--eta", 1)[0] == 0
+    # The classes take turns.
+    labels = torch.arange(4) % model.config["num_classes"]
+    expected = model.sample(4, steps=3, eta=1.0, labels=labels, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(np.load("x.npy"), expected.numpy())
+
+
 @pytest.mark.parametrize("name", ["ddpm", "diffusion-2015", "edm"])
 def test_evaluate_prints_loss_and_bits(runs, run, name):
     status, output, _ = run("evaluate", runs / name, "--json")
@@ -110,6 +119,8 @@ def test_what_sample_refuses(runs, run):
     unconditional = runs / "edm"
     assert fails(run("sample", unconditional, "--sampler", "ddim"), "sampler: expected one of heun, euler, ode")
     assert fails(run("sample", unconditional, "--steps", 0), "steps: expected a positive int")
+    assert fails(run("sample", unconditional, "--eta", 1), "sampler 'heun' got an unexpected keyword argument 'eta'")
+    assert fails(run("sample", runs / "ddpm", "--eta", 2), "eta: expected a number from 0 to 1")
     assert fails(run("sample", unconditional, "--guidance", 2), "guidance: expected labels to guide towards")
     assert fails(run("sample", unconditional, "--label", 1), "not trained with --class-conditional")
     assert fails(run("sample", unconditional, "--temperature", 1), "--temperature is for flows")
