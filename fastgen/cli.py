@@ -96,7 +96,7 @@ SAMPLE_EXAMPLES = """examples:
   fastgen sample runs/nsf-table -n 10000 --out new.csv      rows of a table, in the units of the data
   fastgen sample runs/glow-digits --temperature 0.7         likelier images that vary less
   fastgen sample runs/ddpm-digits --sampler dpm++ --steps 20
-  fastgen sample runs/ddpm-digits --steps 50 --eta 1        as good as a thousand steps of ddpm
+  fastgen sample runs/ddpm-digits --steps 50 --eta 1        with the noise that ddpm adds
   fastgen sample runs/dcgan-digits --truncation 0.7         more typical images that vary less
   fastgen sample runs/ddpm-digits --label 7 --guidance 2    one class, exaggerated (after train --class-conditional)"""
 
