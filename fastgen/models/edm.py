@@ -21,8 +21,9 @@ class EDM(RatioFlow, Diffusion):
     """`x = x0 + sigma noise`, and a denoiser `D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)`.
 
     `c_skip = d^2 / (sigma^2 + d^2)`, `c_out = sigma d / sqrt(sigma^2 + d^2)`, `c_in = 1 / sqrt(sigma^2 + d^2)` and
-    `c_noise = log(sigma)` (the paper's is a quarter of it), with `d` for `sigma_data`: what the network `F` takes and has
-    to say has unit variance at every noise level. The loss weighs errors of `D` by `1 / c_out^2`, with `log sigma ~ N(p_mean, p_std^2)`.
+    `c_noise = log(sigma)` (the paper's is a quarter of it), with `d` for `sigma_data`: what the network `F` takes and
+    has to say has unit variance at every noise level. The loss weighs errors of `D` by `1 / c_out^2`, with
+    `log sigma ~ N(p_mean, p_std^2)`.
 
     Times are sigmas.
 
