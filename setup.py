@@ -6,6 +6,8 @@ Environment:
     FASTGEN_REQUIRE_EXT=1           a skipped CPU extension is an error
     FASTGEN_BUILD_CUDA=auto|0|1     auto builds where torch has CUDA and nvcc is on PATH; 1 also with a CPU torch, to
     check that it compiles TORCH_CUDA_ARCH_LIST            as for torch's own extensions; default "8.0;9.0a;10.0"
+    FASTGEN_SANITIZE=1              the CPU kernels with the address and undefined-behaviour sanitizers, in objects of
+    their own (`make sanitize`)
 Install with `--no-build-isolation`, so that the torch being built against is the torch that will load the result.
 """
 
@@ -35,6 +37,10 @@ KERNEL_FLAGS += ["-fno-exceptions", "-fno-rtti"]
 EXACT = {"csrc/cpu/philox_normal.cpp": ["-ffp-contract=off"]}
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DTORCH_STABLE_ONLY"]
 HOST_FLAGS = ["-std=c++17", "-O2", "-g0", "-fvisibility=hidden"]
+# The first thing that is wrong ends the process. -O1 keeps every access that the source makes; a number that becomes an
+# index must fit into it, which `undefined` alone does not ask.
+SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"]
+SANITIZE = [*SANITIZERS, "-O1", "-g", "-fno-omit-frame-pointer"] if os.environ.get("FASTGEN_SANITIZE") == "1" else []
 
 REPORT: dict = {"isas": list(ISA_FLAGS), "skipped": {}}
 
@@ -74,6 +80,11 @@ def up_to_date(obj: str) -> bool:
 class BuildKernels(build_ext):
     """Compiles kernel files once per instruction set, CUDA with nvcc, and survives whatever is missing."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if SANITIZE:
+            self.build_temp += "-sanitize"
+
     def run(self) -> None:
         super().run()
         report = Path(self.get_ext_fullpath("fastgen._C")).parent / "_build.json"
@@ -89,6 +100,7 @@ class BuildKernels(build_ext):
                 # Linked again where one of these is newer than the library.
                 ext.extra_objects = ext.depends = self.compile_objects(ext)
                 ext.sources = []
+                ext.extra_link_args = SANITIZE
                 super().build_extension(ext)
         except SystemExit:
             raise
@@ -112,7 +124,7 @@ class BuildKernels(build_ext):
                     output_dir=folder,
                     macros=macros,
                     include_dirs=ext.include_dirs,
-                    extra_postargs=[*flags, "-MMD"],
+                    extra_postargs=[*flags, *SANITIZE, "-MMD"],
                 )
             return obj
 

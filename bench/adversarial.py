@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.bench.adversarial_plain import PlainDCGANDiscriminator, PlainStyleDiscriminator
-from fastgen.bench.gate import RedGate, relative_error
+from fastgen.bench.gate import RedGate
 from fastgen.bench.measure import interleave, peak_bytes
 from fastgen.bench.options import Options
 from fastgen.bench.progress import say
 from fastgen.bench.results import Row
+from fastgen.conformance.measure import relative_error
 from fastgen.gan import adversarial_loss, squared_gradient
 from fastgen.models.dcgan import DCGANDiscriminator
 from fastgen.models.stylegan2 import StyleDiscriminator

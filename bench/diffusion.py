@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.bench.calls import forced
 from fastgen.bench.diffusion_peers import ScipyLikelihood, diffusers_samples
-from fastgen.bench.gate import RedGate, relative_error
+from fastgen.bench.gate import RedGate
 from fastgen.bench.measure import Call, interleave, peak_bytes
 from fastgen.bench.options import Options
 from fastgen.bench.progress import say
 from fastgen.bench.results import Row
 from fastgen.bench.unet_peers import diffusers_unet
+from fastgen.conformance.calls import forced
+from fastgen.conformance.measure import relative_error
 from fastgen.data import load
 from fastgen.models.ddpm import DDPM
 from fastgen.models.diffusion import Diffusion

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastgen.bench.calls import forced
 from fastgen.bench.flow_peers import Peer, nflows_peer, zuko_peer
-from fastgen.bench.gate import RedGate, relative_error
+from fastgen.bench.gate import RedGate
 from fastgen.bench.limits import limit, limit_methods
 from fastgen.bench.measure import Call, cold_times, interleave, peak_bytes
 from fastgen.bench.options import Options
 from fastgen.bench.progress import say
 from fastgen.bench.results import Row
+from fastgen.conformance.calls import forced
+from fastgen.conformance.measure import relative_error
 from fastgen.models import MAF, NeuralSplineFlow
 from fastgen.models.flow import Flow
 from fastgen.nn import Compose, MaskedAutoregressive

@@ -9,13 +9,14 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fastgen.bench import baselines
-from fastgen.bench.calls import bind, copy_case, draw_output_gradients, forced, keywords, with_gradients
-from fastgen.bench.gate import Gate, RedGate, first_line
+from fastgen.bench.gate import RedGate
 from fastgen.bench.limits import limit, limit_methods
 from fastgen.bench.measure import Call, cold_times, copies, interleave, peak_bytes
 from fastgen.bench.options import Options
 from fastgen.bench.progress import say
 from fastgen.bench.results import Row
+from fastgen.conformance.calls import bind, copy_case, draw_output_gradients, forced, keywords, with_gradients
+from fastgen.conformance.measure import Judge, first_line
 from fastgen.ops._registry import BackendError, Op, Sample, explain
 
 # A baseline whose output is further than this from the reference computes something else; the worst that is common, a
@@ -68,12 +69,12 @@ def _measure_pass(
     with torch.random.fork_rng():
         torch.manual_seed(1)
         part = with_gradients(op.gate_part(case), pass_)
-        gate = Gate(op, part, pass_, draw_output_gradients(op.reference, part, pass_))
-    verdict = gate.judge(ours, dtype)
+        judge = Judge(op, part, pass_, draw_output_gradients(op.reference, part, pass_))
+    verdict = judge.judge(ours, dtype)
     if verdict.wrong:
         raise RedGate(f"{title}, {ran}: {verdict.wrong}")
     say(f"{title}: {ran} is right (error {verdict.rel_err:.1e}), timing")
-    yield Work(op, case, pass_, dtype, gate, options).row(ours, ran, verdict.rel_err)
+    yield Work(op, case, pass_, dtype, judge, options).row(ours, ran, verdict.rel_err)
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Work:
     case: Sample
     pass_: str
     dtype: torch.dtype
-    gate: Gate
+    judge: Judge
     options: Options
 
     def row(self, ours: Callable, backend: str, rel_err: float) -> Row:
@@ -131,7 +132,7 @@ class Work:
         found, errors = {}, {}
         for name, function in self._candidates().items():
             try:
-                error = self.gate.errors(function)
+                error = self.judge.errors(function)
             except Exception as problem:
                 # A baseline is other people's code, or the compiler's: whatever is wrong with it, ours is still
                 # measured.

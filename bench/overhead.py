@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.bench.calls import bind, draw_output_gradients, with_gradients
-from fastgen.bench.gate import Gate, RedGate
+from fastgen.bench.gate import RedGate
 from fastgen.bench.measure import Call, interleave
 from fastgen.bench.options import Options
 from fastgen.bench.results import Row
+from fastgen.conformance.calls import bind, draw_output_gradients, with_gradients
+from fastgen.conformance.measure import Judge
 from fastgen.ops._registry import REGISTRY, Op, Sample, explain
 
 
@@ -40,7 +41,7 @@ def _subjects(options: Options) -> list[Op]:
 def _measure(op: Op, options: Options) -> Iterator[Row]:
     case = with_gradients(_tiny(op, options.device), "forward_backward")
     output_gradients = draw_output_gradients(op.reference, case, "forward_backward")
-    verdict = Gate(op, case, "forward_backward", output_gradients).judge(op.public, torch.float32)
+    verdict = Judge(op, case, "forward_backward", output_gradients).judge(op.public, torch.float32)
     if verdict.wrong:
         raise RedGate(f"{op.name}, {case.name}: {verdict.wrong}")
     ran = next(choice.backend for choice in explain(op.public, *case.args, **case.kwargs) if choice.op == op.name)

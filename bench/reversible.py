@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fastgen.bench.gate import RedGate, relative_error
+from fastgen.bench.gate import RedGate
 from fastgen.bench.measure import interleave, peak_bytes
 from fastgen.bench.options import Options
 from fastgen.bench.progress import say
 from fastgen.bench.results import Row
+from fastgen.conformance.measure import relative_error
 from fastgen.nn.actnorm import ActNorm
 from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import ConvNet

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from fastgen.bench.calls import forced
-from fastgen.bench.gate import RedGate, relative_error
+from fastgen.bench.gate import RedGate
 from fastgen.bench.measure import interleave, peak_bytes
 from fastgen.bench.models import TRAINED, Subject, images
 from fastgen.bench.options import Options
 from fastgen.bench.progress import say
 from fastgen.bench.results import Row
+from fastgen.conformance.calls import forced
+from fastgen.conformance.measure import relative_error
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.ops._registry import explain
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgen.bench import gate
-from fastgen.bench.calls import draw_output_gradients, with_gradients
+from fastgen.conformance.calls import draw_output_gradients, with_gradients
+from fastgen.conformance.measure import Judge
 from fastgen.ops._registry import Sample
 
 
@@ -50,7 +50,7 @@ def test_the_gate_sees(make_op, broken):
     }
     op = make_op()
     case = with_gradients(Sample("inputs", (torch.randn(50),)), "forward_backward")
-    judge = gate.Gate(op, case, "forward_backward", draw_output_gradients(op.reference, case, "forward_backward"))
+    judge = Judge(op, case, "forward_backward", draw_output_gradients(op.reference, case, "forward_backward"))
     assert not judge.judge(op.public, torch.float32).wrong
     wrong = judge.judge(kernels[broken], torch.float32).wrong
     assert wrong.startswith({"gradient": "gradient 0: ", "shape": "fails: "}.get(broken, "output 0: "))
@@ -60,7 +60,7 @@ def test_rounding_of_the_inputs_is_no_error(make_op):
     """A reference may be lucky on the element that decides the norm: x = 1 comes out exact, its neighbours do not."""
     op = make_op()
     op.reference = lambda x: (x - 1) * 1e6 + 1
-    judge = gate.Gate(op, Sample("inputs", (torch.ones(3),)), "forward", [])
+    judge = Judge(op, Sample("inputs", (torch.ones(3),)), "forward", [])
     rounding = torch.finfo(torch.float32).eps
     assert not judge.judge(lambda x: op.reference(x * (1 + rounding / 2)), torch.float32).wrong
     assert judge.judge(lambda x: op.reference(x) + 3e6 * rounding, torch.float32).wrong

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fastgen.bench import baselines, machine, measure
-from fastgen.bench.calls import bind, copy_case, draw_output_gradients, with_gradients
 from fastgen.bench.limits import limit, limit_methods
 from fastgen.bench.measure import Timing, interleave, peak_bytes
+from fastgen.conformance.calls import bind, copy_case, draw_output_gradients, with_gradients
 from fastgen.ops._registry import Cost, Sample
 
 

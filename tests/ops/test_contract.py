@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import fastgen
+from fastgen import conformance as c
 from fastgen.ops._registry import REGISTRY, BackendError, Op, Sample
-from ops import conformance as c
 
 VARIANTS = c.variants("cpu")
 COMPILED = [(op, v) for op, v in VARIANTS if v.partition("/")[0] in op.call]

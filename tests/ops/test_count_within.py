@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import fastgen
+from fastgen.conformance import best_capability, running_on
 from fastgen.ops import ball_counts, ball_counts_reference, count_within, knn
-from ops.conformance import best_capability, running_on
 
 VARIANTS = ["cpp/AVX2"] + ["cpp/AVX512"] * (best_capability() == "AVX512")
 

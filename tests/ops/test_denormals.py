@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastgen import conformance as c
 from fastgen.ops._registry import REGISTRY, Op, Sample
-from ops import conformance as c
 
 # exp(-95) is denormal in float32, exp(-20) is not.
 USUAL, DENORMAL = -20.0, -95.0

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 import fastgen
+from fastgen.conformance import best_capability, relative_error
 from fastgen.ops import (
     discretized_logistic_mixture_log_prob,
     discretized_logistic_mixture_log_prob_reference,
@@ -18,7 +19,6 @@ from fastgen.ops import (
 )
 from fastgen.ops._library import use_cpu_capability
 from fastgen.ops._philox import philox
-from ops.conformance import best_capability, relative_error
 
 CAPABILITIES = ["AVX2", "AVX512"] if best_capability() == "AVX512" else ["AVX2"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastgen import conformance as c
 from fastgen.ops._registry import Op, Sample
-from ops import conformance as c
 
 pytestmark = pytest.mark.gpu
 VARIANTS = c.variants("cuda")

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import group_norm, silu
 
+from fastgen import conformance as c
 from fastgen.ops._library import UNUSABLE
 from fastgen.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
-from ops import conformance as c
 
 
 def arguments(*shape: int, groups: int, dtype: torch.dtype = torch.float64) -> tuple:

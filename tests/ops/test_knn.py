@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import fastgen
+from fastgen.conformance import best_capability, running_on
 from fastgen.ops import knn, knn_reference
-from ops.conformance import best_capability, running_on
 
 VARIANTS = ["library", "cpp/AVX2"] + ["cpp/AVX512"] * (best_capability() == "AVX512")
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import fastgen
+from fastgen.conformance import best_capability, running_on
 from fastgen.ops import polynomial_mmd, polynomial_mmd_reference, rbf_mmd, rbf_mmd_reference
 from fastgen.ops._knn_cases import features
-from ops.conformance import best_capability, running_on
 
 VARIANTS = ["cpp/AVX2"] + ["cpp/AVX512"] * (best_capability() == "AVX512")
 

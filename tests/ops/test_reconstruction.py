@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal
 
+from fastgen import conformance as c
 from fastgen.ops import (
     bernoulli_log_prob,
     discretized_logistic_log_prob,
@@ -12,7 +13,6 @@ from fastgen.ops import (
     gaussian_log_prob,
 )
 from fastgen.ops._registry import use_backend
-from ops import conformance as c
 
 COMPILED = sorted({variant for op, variant in c.variants("cpu") if op.name == "bernoulli_log_prob"})
 

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from fastgen import conformance as c
 from fastgen.ops import gaussian_reparameterize_kl
 from fastgen.ops._philox import philox_normal
 from fastgen.ops._registry import use_backend
-from ops import conformance as c
 
 COMPILED = sorted({variant for op, variant in c.variants("cpu") if op.name == "gaussian_reparameterize_kl"})
 SEED, OFFSET = 2**62 + 2**33 + 5, 2**40 + 3

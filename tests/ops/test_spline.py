@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import fastgen
+from fastgen import conformance
 from fastgen.ops._library import UNUSABLE
 from fastgen.ops.spline import (
     rational_quadratic_coupling,
@@ -13,7 +14,6 @@ from fastgen.ops.spline import (
     rational_quadratic_spline,
     rational_quadratic_spline_reference,
 )
-from ops import conformance
 
 DOUBLE = torch.float64
 EXTRA = {"linear": -1, "circular": 0, None: 1}

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 import fastgen
+from fastgen import conformance as c
 from fastgen.ops import code_perplexity, residual_vector_quantize, vector_quantize
-from ops import conformance as c
 
 VARIANTS = sorted({variant for op, variant in c.variants("cpu") if op.name == "vector_quantize"})
 

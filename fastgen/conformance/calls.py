@@ -1,4 +1,4 @@
-"""One pass of an op on one case, as a call without arguments: what is timed, and what the gate compares.
+"""One pass of an op on one case, as a call without arguments: what is timed, and what is compared with the reference.
 
 A pass is `forward`, `inverse` (the public function with `inverse=True`) or any other name for the plain call
 (`sample`); with `_backward` behind it, the gradients are computed too. `double_backward` is what a gradient penalty
@@ -10,12 +10,14 @@ tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.bench.measure import Call
 from fastgen.ops._registry import Sample, use_backend
+
+Call = Callable[[], Any]
 
 
 def copy_case(case: Sample, dtype: torch.dtype | None = None) -> Sample:
@@ -57,35 +59,40 @@ def bind(function: Callable, case: Sample, pass_: str, output_gradients: Sequenc
 
         def forward() -> tuple[Tensor, ...]:
             with torch.no_grad():
-                return _as_tuple(function(*case.args, **kwargs))
+                return as_tuple(function(*case.args, **kwargs))
 
         return forward
 
+    def recorded(gradients: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[Tensor], list[Tensor]]:
+        """All outputs; those that depend on the inputs (a shift's log-determinant does not), and their gradients."""
+        outputs = as_tuple(function(*case.args, **kwargs))
+        floating = [output for output in outputs if output.is_floating_point()]
+        used = [(o, g) for o, g in zip(floating, gradients, strict=True) if o.requires_grad]
+        return outputs, [o for o, _ in used], [g for _, g in used]
+
     def double_backward() -> tuple[Tensor, ...]:
         given = [g.detach().requires_grad_() for g in output_gradients]
-        outputs = _as_tuple(function(*case.args, **kwargs))
-        differentiable = [output for output in outputs if output.requires_grad]
-        first = torch.autograd.grad(differentiable, inputs, given, create_graph=True)
-        targets = [*given, *inputs]
+        outputs, differentiable, gradients = recorded(given)
+        first = torch.autograd.grad(differentiable, inputs, gradients, create_graph=True, allow_unused=True)
+        targets, first = [*given, *inputs], [g for g in first if g is not None and g.requires_grad]
         found = torch.autograd.grad(first, targets, [g.detach() for g in first], allow_unused=True)
         return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(targets, found, strict=True))
 
     def forward_backward() -> tuple[Tensor, ...]:
-        outputs = _as_tuple(function(*case.args, **kwargs))
-        differentiable = [output for output in outputs if output.requires_grad]
-        found = torch.autograd.grad(differentiable, inputs, output_gradients, allow_unused=True)
+        outputs, differentiable, gradients = recorded(output_gradients)
+        found = torch.autograd.grad(differentiable, inputs, gradients, allow_unused=True)
         return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True))
 
     return double_backward if pass_ == "double_backward" else forward_backward
 
 
 def draw_output_gradients(reference: Callable, case: Sample, pass_: str) -> list[Tensor]:
-    """Gradients of the loss in the outputs that have one, drawn once so that every method gets the same; they lie in
+    """Gradients of the loss in the floating-point outputs, drawn once so that every method gets the same; they lie in
     memory as the outputs do, as those lie that a next layer gives.
     """
     if not wanted(case):
         return []
-    outputs = [o for o in _as_tuple(reference(*case.args, **keywords(case, pass_))) if o.requires_grad]
+    outputs = [o for o in as_tuple(reference(*case.args, **keywords(case, pass_))) if o.is_floating_point()]
     return [torch.empty_like(o).copy_(torch.randn(o.shape, dtype=torch.float64)) for o in outputs]
 
 
@@ -101,5 +108,5 @@ def forced(function: Callable, backend: str) -> Callable:
     return on_backend
 
 
-def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

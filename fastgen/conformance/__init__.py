@@ -1,0 +1,24 @@
+"""How an op is held to its reference: the same kernels, calls and measure for tests, benchmarks and the campaign.
+
+python -m fastgen.conformance.fuzz --help      millions of drawn calls, compared with float64
+"""
+
+from fastgen.conformance.calls import as_tuple
+from fastgen.conformance.kernels import EVERY_OP, best_capability, dtypes, ids, running_on, samples, variants
+from fastgen.conformance.measure import cast, floating, penalty_gradients, relative_error, values_and_gradients
+
+__all__ = [
+    "EVERY_OP",
+    "as_tuple",
+    "best_capability",
+    "cast",
+    "dtypes",
+    "floating",
+    "ids",
+    "penalty_gradients",
+    "relative_error",
+    "running_on",
+    "samples",
+    "values_and_gradients",
+    "variants",
+]

@@ -1,0 +1,187 @@
+"""How an op's kernels are held to its reference: the tests, `fastgen bench` and the campaign apply the same measure.
+
+A result is right where every output and every gradient satisfies the op's tolerance, `error(kernel) <= factor *
+error(reference in the same dtype) + floor`, errors relative (L2) to the reference in float64.
+
+Where the inputs' own rounding decides the result, the reference's error is one draw of chance: a single element of a
+gradient that turns within a hundredth of its spline makes most of an L2 norm. So the reference's error is taken as at
+least what the float64 reference changes by when every input is rounded once more.
+
+What is not finite in the reference is not finite in a kernel either, and the other way round; where the reference
+overflows in the dtype and not in float64, a kernel may or may not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgen.conformance.calls import as_tuple, bind, copy_case, wanted
+from fastgen.ops._registry import Op, Sample
+
+# How often inputs are moved: an element beside a knot, which decides a norm, changes its bin in half of the draws.
+_NUDGES = 8
+
+
+class Verdict(NamedTuple):
+    """The largest relative error over outputs and gradients, and what exceeds its bound (empty where nothing does)."""
+
+    rel_err: float
+    wrong: str
+
+
+class Judge:
+    """The reference's results for one case and pass, in float64 and in the case's own dtype.
+
+    Args:
+        case: ready for the pass (`with_gradients`).
+        output_gradients: of the loss, in the case's dtype.
+    """
+
+    def __init__(self, op: Op, case: Sample, pass_: str, output_gradients: Sequence[Tensor]) -> None:
+        exact_gradients = [g.double() for g in output_gradients]
+        self.op, self.case, self.pass_, self.output_gradients = op, case, pass_, output_gradients
+        self.exact = _results(op.reference, copy_case(case, torch.float64), pass_, exact_gradients)
+        self.usual = _results(op.reference, case, pass_, output_gradients)
+        self.usual_errors = self._errors_of(self.usual)
+        gradients = ["output's gradient"] * (pass_ == "double_backward") * len(output_gradients)
+        gradients += ["gradient"] * len(wanted(case))
+        self.names = [f"output {i}" for i in range(len(self.exact) - len(gradients))]
+        self.names += [f"{name} {i}" for i, name in enumerate(gradients)]
+
+    def judge(self, function: Callable, dtype: torch.dtype) -> Verdict:
+        try:
+            errors = self.errors(function)
+        except (RuntimeError, ValueError, TypeError) as problem:
+            return Verdict(float("inf"), f"fails: {first_line(problem)}")
+        wrong = self._beyond_bounds(errors, self.usual_errors, dtype)
+        if wrong and not self.op.random:
+            wrong = self._beyond_bounds(errors, self.rounding_errors, dtype)
+        return Verdict(max(errors, default=0.0), "; ".join(wrong))
+
+    def _beyond_bounds(self, errors: list[float], usual_errors: list[float], dtype: torch.dtype) -> list[str]:
+        factor, floor = self.op.tolerance[dtype]
+        bounds = [factor * usual + floor for usual in usual_errors]
+        # Written so that an error that is NaN is wrong.
+        return [
+            f"{name}: error {error:.2e}, bound {bound:.2e}"
+            for name, error, bound in zip(self.names, errors, bounds, strict=True)
+            if not error <= bound
+        ]
+
+    @functools.cached_property
+    def rounding_errors(self) -> list[float]:
+        """The reference's errors, or what rounding the inputs once more does where that is more."""
+        gradients = [g.double() for g in self.output_gradients]
+        nudged = (_nudged(self.case, seed) for seed in range(_NUDGES))
+        moved = [self._errors_of(_results(self.op.reference, case, self.pass_, gradients)) for case in nudged]
+        return [max(errors) for errors in zip(self.usual_errors, *moved, strict=True)]
+
+    def _errors_of(self, results: Sequence[Tensor]) -> list[float]:
+        return [
+            finite_error(value, exact, usual)
+            for value, exact, usual in zip(results, self.exact, self.usual, strict=True)
+        ]
+
+    def errors(self, function: Callable) -> list[float]:
+        """The relative errors of outputs and gradients; ValueError where their shapes are not the reference's."""
+        results = _results(function, self.case, self.pass_, self.output_gradients)
+        found, expected = [tuple(r.shape) for r in results], [tuple(e.shape) for e in self.exact]
+        if found != expected:
+            raise ValueError(f"its results have shapes {found}, the reference's have {expected}")
+        return self._errors_of(results)
+
+
+def _nudged(case: Sample, seed: int) -> Sample:
+    """The case in float64, every number moved by one rounding of the precision that kernels compute in."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def nudge(value):
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            return value
+        rounding = torch.finfo(torch.promote_types(value.dtype, torch.float32)).eps
+        signs = 2.0 * torch.randint(2, value.shape, generator=generator).to(value.device) - 1
+        moved = value.detach().double() * (1 + rounding * signs)
+        return moved.requires_grad_(value.requires_grad)
+
+    return Sample(case.name, tuple(map(nudge, case.args)), {name: nudge(value) for name, value in case.kwargs.items()})
+
+
+def _results(function: Callable, case: Sample, pass_: str, output_gradients: Sequence[Tensor]) -> list[Tensor]:
+    return [result.detach() for result in bind(function, case, pass_, output_gradients)()]
+
+
+def finite_error(value: Tensor, exact: Tensor, usual: Tensor) -> float:
+    """The relative error where the reference is finite in both precisions; infinite where a value is finite and it is
+    not, or the other way round.
+    """
+    if bool(exact.isfinite().all() and usual.isfinite().all()):
+        return relative_error(value, exact)
+    sure, never = exact.isfinite() & usual.isfinite(), ~(exact.isfinite() | usual.isfinite())
+    if not value[sure].isfinite().all() or value[never].isfinite().any():
+        return float("inf")
+    return relative_error(value[sure], exact[sure])
+
+
+def relative_error(value: Tensor, exact: Tensor) -> float:
+    """L2 error relative to `exact`; absolute where `exact` is zero."""
+    value, exact = value.double(), exact.double()
+    scale, error = float(exact.norm()), float((value - exact).norm())
+    return error / scale if scale > 0 else error
+
+
+def floating(args: tuple) -> list[Tensor]:
+    return [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+
+
+def cast(value, dtype: torch.dtype, requires_grad: bool = False):
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value.detach().to(dtype).requires_grad_(requires_grad)
+
+
+def values_and_gradients(fn, sample: Sample, dtype: torch.dtype, *, gradient: bool) -> list[Tensor]:
+    """The outputs of a call and the gradients in all its floating arguments, for fixed gradients of the outputs."""
+    args = tuple(cast(a, dtype, gradient) for a in sample.args)
+    outputs = as_tuple(fn(*args, **sample.kwargs))
+    if not gradient:
+        return [o.detach() for o in outputs]
+    generator = torch.Generator().manual_seed(1)
+    grads = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
+    # An output may depend on none of them (the log-determinant of a shift).
+    used = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
+    found = torch.autograd.grad([o for o, _ in used], floating(args), [g for _, g in used], allow_unused=True)
+    return [o.detach() for o in outputs] + [
+        torch.zeros_like(a) if g is None else g for a, g in zip(floating(args), found, strict=True)
+    ]
+
+
+def penalty_gradients(fn, sample: Sample, dtype: torch.dtype, called: Sequence = ()) -> tuple[list[Tensor], int]:
+    """The gradients, in all floating arguments and in the outputs' gradients, of what a gradient penalty is: a fixed
+    linear function of the first gradients, plus half their squares. Also how long `called` was before the second
+    derivative.
+    """
+    args = tuple(cast(a, dtype, True) for a in sample.args)
+    outputs = as_tuple(fn(*args, **sample.kwargs))
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    grads = [drawn(o).requires_grad_() for o in outputs]
+    first = torch.autograd.grad(outputs, floating(args), grads, create_graph=True, allow_unused=True)
+    first = [g for g in first if g is not None]
+    penalty = sum((g.double() * (drawn(g).double() + 0.5 * g.double())).sum() for g in first)
+    before = len(called)
+    inputs = [*floating(args), *grads]
+    found = torch.autograd.grad(penalty, inputs, allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g for t, g in zip(inputs, found, strict=True)], before
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; torch's go on for pages."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
