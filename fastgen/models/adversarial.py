@@ -54,7 +54,7 @@ class AdversarialModel(nn.Module):
         self.discriminator_steps: int = config["discriminator_steps"]
         self.r1, self.r2, self.gradient_penalty = (config[name] for name in ("r1", "r2", "gradient_penalty"))
         self.regularize_every: int = config["regularize_every"]
-        self._losses = adversarial_loss(self.loss_name)
+        adversarial_loss(self.loss_name)
         for name in ("r1", "r2", "gradient_penalty"):
             if not (isinstance(config[name], int | float) and 0 <= config[name] < math.inf):
                 raise ValueError(f"{name}: expected a number of at least 0, got {config[name]!r}")
@@ -145,7 +145,7 @@ class AdversarialModel(nn.Module):
             fake_outputs = discriminate(fake)
         if regularize and self.gradient_penalty:
             penalties["gradient_penalty"] = gradient_penalty(discriminate, real, fake)
-        loss = self._losses.discriminator(real_outputs, fake_outputs)
+        loss = adversarial_loss(self.loss_name).discriminator(real_outputs, fake_outputs)
         told = {"discriminator": loss.detach(), **{name: value.detach() for name, value in penalties.items()}}
         for name, value in penalties.items():
             loss = loss + self.regularize_every * getattr(self, name) * value
@@ -158,7 +158,7 @@ class AdversarialModel(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """As `player_loss`, of `n` examples."""
         outputs = self.discriminate(self.generate(self.latents(n), labels), labels)
-        loss = self._losses.generator(outputs)
+        loss = adversarial_loss(self.loss_name).generator(outputs)
         return loss, {"generator": loss.detach()}
 
     def regularizes(self, player: str, update: int) -> bool:

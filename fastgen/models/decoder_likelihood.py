@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.models.likelihood import normalize_levels
+from fastgen.nn.constants import Constants
 from fastgen.ops.reconstruction import bernoulli_log_prob, discretized_logistic_log_prob, gaussian_log_prob
 
 
@@ -72,7 +73,7 @@ class BernoulliLikelihood(DecoderLikelihood):
         return white if self.levels is None else 2 * white - 1
 
 
-class GaussianLikelihood(DecoderLikelihood):
+class GaussianLikelihood(Constants, DecoderLikelihood):
     """`p(x | mean) = N(x; mean, sigma^2)`, one sigma for all pixels of all images, of images in [-1, 1].
 
     Of integer levels it is a bound in closed form on the probability that the density gives a level's bin, of width
@@ -93,12 +94,14 @@ class GaussianLikelihood(DecoderLikelihood):
         super().__init__(levels)
         if sigma is not None and not (isinstance(sigma, int | float) and 0 < sigma < math.inf):
             raise ValueError(f"sigma: expected a positive number or None, got {sigma!r}")
-        logvar = torch.tensor(2 * math.log(sigma or 1.0))
+        self.sigma = sigma
         if sigma is None:
-            self.logvar = nn.Parameter(logvar)
+            self.logvar = nn.Parameter(torch.zeros(()))
         else:
-            # The configuration has it.
-            self.register_buffer("logvar", logvar, persistent=False)
+            self._register_constants()
+
+    def _constants(self) -> dict[str, Tensor]:
+        return {} if self.sigma is None else {"logvar": torch.tensor(2 * math.log(self.sigma))}
 
     def log_prob(self, images: Tensor, output: Tensor) -> Tensor:
         logvar = self.logvar.to(output.dtype)

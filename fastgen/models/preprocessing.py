@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen.nn.constants import Constants
 
-class Standardize(nn.Module):
+
+class Standardize(Constants):
     """`y = (x - mean) / std`, `log |det| = -sum log std`: vectors in units of their own spread.
 
     Args:
@@ -37,22 +38,17 @@ class Standardize(nn.Module):
         if min(self._std) <= 0:
             raise ValueError(f"std: expected positive numbers, got {std!r}")
         self.logabsdet = -sum(math.log(value) for value in self._std)
+        self._register_constants()
+
+    def _constants(self) -> dict[str, Tensor]:
         # The configuration has them: a state dict that had them too could disagree.
-        self.register_buffer("mean", torch.tensor(self._mean, dtype=dtype), persistent=False)
-        self.register_buffer("std", torch.tensor(self._std, dtype=dtype), persistent=False)
+        return {"mean": torch.tensor(self._mean), "std": torch.tensor(self._std)}
 
     def forward(self, x: Tensor) -> tuple[Tensor, float]:
         return (x - self.mean) / self.std, self.logabsdet
 
     def inverse(self, y: Tensor) -> tuple[Tensor, float]:
         return torch.addcmul(self.mean, y, self.std), -self.logabsdet
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        # Made on the meta device they had no numbers, and no checkpoint has them.
-        device = torch.device("cpu") if self.mean.is_meta else self.mean.device
-        self.mean = torch.tensor(self._mean, dtype=self.mean.dtype, device=device)
-        self.std = torch.tensor(self._std, dtype=self.std.dtype, device=device)
 
 
 class Center(nn.Module):

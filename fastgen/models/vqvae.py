@@ -16,6 +16,7 @@ from fastgen.models.evaluating import evaluating
 from fastgen.models.pixelcnn import PixelCNN
 from fastgen.nn import MaskedConv2d, VectorQuantizer
 from fastgen.nn.arguments import positive
+from fastgen.nn.constants import Constants
 from fastgen.nn.vector_quantizer import Quantized
 
 
@@ -185,7 +186,7 @@ class CodePrior(PixelCNN):
         self.first = nn.Sequential(OneHotLevels(self.levels), first)
 
 
-class OneHotLevels(nn.Module):
+class OneHotLevels(Constants):
     """Levels spread over [-1, 1], [batch, 1, height, width], one-hot: [batch, levels, height, width].
 
     `max(0, 1 - |level - k|)` by two convolutions, which the cached sampler can follow pixel by pixel.
@@ -193,14 +194,18 @@ class OneHotLevels(nn.Module):
 
     def __init__(self, levels: int) -> None:
         super().__init__()
-        half, k = (levels - 1) / 2, torch.arange(levels)
-        eye = torch.eye(levels)
-        # Of no checkpoint: they follow from the number of levels.
-        self.register_buffer("scale", torch.full((levels,), half).repeat(2).view(-1, 1, 1, 1), persistent=False)
-        self.scale[levels:] *= -1
-        self.register_buffer("offset", torch.cat([half - k, k - half]), persistent=False)
-        self.register_buffer("both", -torch.cat([eye, eye], 1)[:, :, None, None], persistent=False)
-        self.register_buffer("one", torch.ones(levels), persistent=False)
+        self.levels = levels
+        self._register_constants()
+
+    def _constants(self) -> dict[str, Tensor]:
+        half, k, eye = (self.levels - 1) / 2, torch.arange(self.levels), torch.eye(self.levels)
+        ones = torch.ones(self.levels)
+        return {
+            "scale": half * torch.cat([ones, -ones]).view(-1, 1, 1, 1),
+            "offset": torch.cat([half - k, k - half]),
+            "both": -torch.cat([eye, eye], 1)[:, :, None, None],
+            "one": ones,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(F.conv2d(F.relu(F.conv2d(x, self.scale, self.offset)), self.both, self.one))

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import odd, positive
+from fastgen.nn.constants import Constants
 from fastgen.ops import bias_act, setup_filter, upfirdn2d
 
 # The binomial filter of every resampling; Karras et al. (2019), appendix C.
@@ -35,17 +36,19 @@ class EqualizedLinear(nn.Module):
         super().__init__()
         positive(in_features=in_features, out_features=out_features)
         self.act, self.lr_multiplier = act, lr_multiplier
+        # What the weight is multiplied by where it is used.
+        self.scale = lr_multiplier / math.sqrt(in_features)
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((out_features,), bias / lr_multiplier))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight * (self.lr_multiplier / math.sqrt(x.shape[1])), self.bias * self.lr_multiplier
+        weight, bias = self.weight * self.scale, self.bias * self.lr_multiplier
         if self.act == "linear":
             return F.linear(x, weight, bias)
         return bias_act(F.linear(x, weight), bias.to(x.dtype), act=self.act)
 
 
-class EqualizedConv2d(nn.Module):
+class EqualizedConv2d(Constants):
     """A convolution scaled by the root of its fan-in, with bias and activation; halves the image where asked to.
 
     Args:
@@ -72,12 +75,18 @@ class EqualizedConv2d(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        positive(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size)
+        positive(in_channels=in_channels, out_channels=out_channels)
+        odd("kernel_size", kernel_size)
+        if down not in (1, 2):
+            raise ValueError(f"down: expected 1 or 2, got {down!r}")
         self.act, self.down, self.kernel_size = act, down, kernel_size
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.scale = 1 / math.sqrt(in_channels * kernel_size**2)
-        self.register_buffer("taps", setup_filter(TAPS), persistent=False)
+        self._register_constants()
+
+    def _constants(self) -> dict[str, Tensor | None]:
+        return {"taps": setup_filter(TAPS) if self.down > 1 else None}
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """`gain` is a factor on the result, which costs nothing where there is an activation."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import divisible_by_colors, odd, positive
+from fastgen.nn.constants import Constants
 from fastgen.nn.masked import MaskedConv2d
 from fastgen.nn.shifted import down_shift
 from fastgen.ops.gated_activation import gated_activation
@@ -41,7 +42,7 @@ class VerticalStackConv2d(nn.Conv2d):
         return super().forward(F.pad(x, (0, 0, self.kernel_size[0] - 1, 0)))
 
 
-class HorizontalStackConv2d(nn.Conv2d):
+class HorizontalStackConv2d(Constants, nn.Conv2d):
     """Convolution over the pixels to the left in the same row (and, with type B, the pixel itself).
 
     The weight holds the live taps alone: [out_channels, in_channels, 1, kernel_size // 2 + 1], without the last tap
@@ -93,15 +94,23 @@ class HorizontalStackConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, (1, taps), bias=bias)
         self.mask_type = mask_type
         self.color_groups = color_groups
+        self.out_parts = out_parts
         self.reach = kernel_size // 2
-        mask = None
-        if color_groups > 1:
-            pixel = masked_conv2d_mask(
-                out_channels // out_parts, in_channels, (1, 1), mask_type=mask_type, color_groups=color_groups
-            )
-            mask = torch.ones(self.weight.shape)
-            mask[..., -1:] = pixel.repeat(out_parts, 1, 1, 1)
-        self.register_buffer("mask", mask, persistent=False)
+        self._register_constants()
+
+    def _constants(self) -> dict[str, Tensor | None]:
+        if self.color_groups == 1:
+            return {"mask": None}
+        pixel = masked_conv2d_mask(
+            self.out_channels // self.out_parts,
+            self.in_channels,
+            (1, 1),
+            mask_type=self.mask_type,
+            color_groups=self.color_groups,
+        )
+        mask = torch.ones(self.weight.shape)
+        mask[..., -1:] = pixel.repeat(self.out_parts, 1, 1, 1)
+        return {"mask": mask}
 
     def forward(self, x: Tensor) -> Tensor:
         # Without the centre tap no output reads the last column: cropped (padding of -1), since it would give one

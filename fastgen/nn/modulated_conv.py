@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import odd, positive
+from fastgen.nn.constants import Constants
 from fastgen.ops.modulated_conv2d import modulated_conv2d
 from fastgen.ops.upfirdn2d import setup_filter, upfirdn2d
 
 
-class ModulatedConv2d(nn.Module):
+class ModulatedConv2d(Constants):
     """A convolution whose weight each sample's style scales, of an image that keeps its size or becomes `up` times
     larger.
 
@@ -45,8 +46,11 @@ class ModulatedConv2d(nn.Module):
         odd("kernel_size", kernel_size)
         positive(in_channels=in_channels, out_channels=out_channels, up=up)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
-        self.demodulate, self.up = demodulate, up
-        self.register_buffer("filter", setup_filter(list(taps)) if up > 1 else None, persistent=False)
+        self.demodulate, self.up, self.taps = demodulate, up, list(taps)
+        self._register_constants()
+
+    def _constants(self) -> dict[str, Tensor | None]:
+        return {"filter": setup_filter(self.taps) if self.up > 1 else None}
 
     def forward(self, x: Tensor, styles: Tensor) -> Tensor:
         kernel = self.weight.shape[-1]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgen.nn.arguments import positive
+from fastgen.nn.constants import Constants
 from fastgen.ops.upfirdn2d import setup_filter, upfirdn2d
 
 
-class Resample2d(nn.Module):
+class Resample2d(Constants):
     """Make images `up` times larger or `down` times smaller with a low-pass filter, or blur them; every order of
     gradient is a kernel.
 
@@ -29,10 +30,13 @@ class Resample2d(nn.Module):
     def __init__(self, up: int = 1, down: int = 1, taps: Sequence[float] = (1, 3, 3, 1)) -> None:
         super().__init__()
         positive(up=up, down=down)
-        self.up, self.down = up, down
-        self.register_buffer("filter", setup_filter(list(taps)), persistent=False)
+        self.up, self.down, self.taps = up, down, list(taps)
+        self._register_constants()
         total = len(taps) - down
         self.padding = ((total + 1) // 2, total // 2) * 2
+
+    def _constants(self) -> dict[str, Tensor]:
+        return {"filter": setup_filter(self.taps)}
 
     def forward(self, x: Tensor) -> Tensor:
         return upfirdn2d(x, self.filter, self.up, self.down, self.padding, gain=self.up**2)

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen.nn.constants import Constants
 
-class TimeEmbedding(nn.Module):
+
+class TimeEmbedding(Constants):
     """Cosines and sines of the time at geometric frequencies, through a small network.
 
     `[cos(t w_i), sin(t w_i)]`, `w_i = 10000^(-i / half)`, then linear, SiLU, linear.
@@ -27,11 +29,14 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         if channels < 2 or channels % 2:
             raise ValueError(f"channels: expected an even number of at least 2, got {channels}")
-        half = channels // 2
-        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000) / half))
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.channels = channels
+        self._register_constants()
         self.linear_1 = nn.Linear(channels, features)
         self.linear_2 = nn.Linear(features, features)
+
+    def _constants(self) -> dict[str, Tensor]:
+        half = self.channels // 2
+        return {"frequencies": torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000) / half))}
 
     def forward(self, time: Tensor) -> Tensor:
         angles = time.to(self.frequencies.dtype)[:, None] * self.frequencies

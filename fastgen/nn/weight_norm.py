@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
+
+from fastgen.nn.parametrized import picklable
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -16,14 +18,36 @@ def weight_norm(module: nn.Module) -> nn.Module:
     """Gives every convolution of `module` the weight `g v / |v|`, one gain `g` per output channel; returns `module`.
 
     The function that the network computes stays the same. State-dict keys become those of
-    `torch.nn.utils.parametrizations.weight_norm`.
+    `torch.nn.utils.parametrizations.weight_norm`; those of `torch.nn.utils.weight_norm` load too.
 
     Source: Salimans and Kingma, "Weight Normalization" (2016), equation 2.
     """
     for layer in module.modules():
         if isinstance(layer, _CONVOLUTIONS) and not parametrize.is_parametrized(layer, "weight"):
-            parametrizations.weight_norm(layer, dim=_output_dim(layer))
+            parametrize.register_parametrization(layer, "weight", WeightNorm(_output_dim(layer)), unsafe=True)
+            layer.register_load_state_dict_pre_hook(_accept_former_keys)
+            picklable(layer)
     return module
+
+
+class WeightNorm(nn.Module):
+    """`g v / |v|`, as a parametrisation of a weight by `g` and `v`.
+
+    That of `torch.nn.utils.parametrizations`, but for the hook that it leaves in the layer, which does not pickle.
+
+    Args:
+        dim: the axis along which each slice has a gain of its own.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, gain: Tensor, direction: Tensor) -> Tensor:
+        return torch._weight_norm(direction, gain, self.dim)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.norm_except_dim(weight, 2, self.dim), weight
 
 
 @torch.no_grad()
@@ -71,6 +95,12 @@ def data_dependent_init(module: nn.Module, *args: Any, scales: Mapping[nn.Module
 def _output_dim(layer: nn.Module) -> int:
     """The axis of output channels in the weight of `layer`."""
     return 1 if layer.transposed else 0
+
+
+def _accept_former_keys(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    for i, former in enumerate(("weight_g", "weight_v")):
+        if prefix + former in state_dict:
+            state_dict[f"{prefix}parametrizations.weight.original{i}"] = state_dict.pop(prefix + former)
 
 
 def _is_normalised(layer: nn.Module) -> bool:
