@@ -23,6 +23,7 @@ from fastgen.bench.options import AGAINST, Options
 from fastgen.bench.plot import plot
 from fastgen.bench.results import Row
 from fastgen.bench.table import table
+from fastgen.device import add_device, use_device
 from fastgen.ops._registry import BACKENDS, REGISTRY
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
@@ -44,7 +45,7 @@ class BadRequest(Exception):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise BadRequest(message)
+        raise BadRequest(f"{message} (see fastgen bench --help)")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,11 +76,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="OP", help="ops and suites; all by default (--list shows them)")
     parser.add_argument("--against", default=",".join(AGAINST), help="baselines: some of eager,compile,peers (all)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    add_device(parser)
     parser.add_argument("--dtype", default="float32", help=f"some of {','.join(DTYPES)} (float32)")
     parser.add_argument("--pass", dest="passes", help="forward, forward_backward, ...: only these")
     parser.add_argument("--backend", default="auto", help=f"a row for each of auto,{','.join(BACKENDS)} (auto)")
-    parser.add_argument("--threads", type=int, default=machine.DEFAULT_THREADS, help="CPU threads (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=machine.default_threads(), help="CPU threads (default: OMP_NUM_THREADS, or 2)"
+    )
     parser.add_argument("--case", default="", metavar="TEXT", help="only cases whose names contain this")
     parser.add_argument("--quick", action="store_true", help="one case per op, short measurements")
     parser.add_argument(
@@ -143,9 +146,12 @@ def _check_files(json: Path | None, chart: Path | None) -> None:
 
 
 def _options(asked: argparse.Namespace) -> Options:
-    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadRequest("--device cuda: there is no CUDA device here")
+    try:
+        device = use_device(asked.device).type
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+    if device not in ("cpu", "cuda"):
+        raise BadRequest(f"--device {asked.device}: measured are cpu and cuda")
     if asked.threads < 1:
         raise BadRequest(f"--threads: expected at least 1, got {asked.threads}")
     passes = sorted({name for op in REGISTRY.values() for name in op.passes})

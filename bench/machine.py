@@ -28,7 +28,11 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
 }
 
-DEFAULT_THREADS = min(2, os.cpu_count() or 1)
+
+def default_threads(environment: Mapping[str, str] = os.environ) -> int:
+    """As many as `OMP_NUM_THREADS` says, as for any program; else two, or the one there is."""
+    said = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(said) if said.isdecimal() and int(said) > 0 else min(2, os.cpu_count() or 1)
 
 
 def settings(threads: int) -> dict[str, str]:

@@ -5,13 +5,18 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import errno
 import importlib
+import os
 import sys
 import textwrap
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from fastgen import __version__
+from fastgen.device import add_device
 from fastgen.metrics_report.arguments import (
     COMPARE_HELP,
     FID_HELP,
@@ -37,7 +42,7 @@ ELSEWHERE = {
 }
 
 # Packages by the extra that brings them, where it is not `train`.
-EXTRAS = {"torchmetrics": "metrics", "lightning_utilities": "metrics"}
+EXTRAS = {"torchmetrics": "metrics", "lightning_utilities": "metrics", "timm": "features", "torchvision": "features"}
 
 EXAMPLES = """examples:
   fastgen demo                                     learn digits in two minutes, draw 64 new ones
@@ -182,6 +187,19 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As it was, but a command refuses what it does not know itself, so that its own help is pointed to."""
+        found, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], self._option_string_actions, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found, unknown
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As it was, but where nothing can be written, that is an error."""
+        print(message, end="", file=file or sys.stderr)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
@@ -189,25 +207,51 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv` (the process' own arguments by default). Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0] in FORWARDED:
-        debug, run = False, lambda: importlib.import_module(FORWARDED[argv[0]]).main(argv[1:])
-    else:
-        args = parser().parse_args(argv)
-        room = ELSEWHERE.get(args.command, "fastgen.train.commands")
-        # Imported late: `--help` answers at once, and `info` works where the training packages are missing.
-        debug, run = args.debug, lambda: importlib.import_module(room).run(args)
+    if hasattr(sys.stdout, "reconfigure"):
+        # A file's name need not be text of the terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return run() or 0
+        try:
+            return _run(argv)
+        finally:
+            _flush()
     except KeyboardInterrupt:
         print("fastgen: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        _drop_stdout()
         return 141
     except Exception as error:
-        if debug:
+        if "--debug" in argv:
             traceback.print_exc()
         print(f"fastgen: error: {describe(error)}", file=sys.stderr)
+        _drop_stdout()
         return 2
+
+
+def _run(argv: Sequence[str]) -> int:
+    """Run a command. Returns its exit status."""
+    if argv and argv[0] in FORWARDED:
+        return importlib.import_module(FORWARDED[argv[0]]).main(argv[1:]) or 0
+    args = parser().parse_args(argv)
+    room = ELSEWHERE.get(args.command, "fastgen.train.commands")
+    # Imported late: `--help` answers at once, and `info` works where the training packages are missing.
+    return importlib.import_module(room).run(args) or 0
+
+
+def _flush() -> None:
+    """Write what stdout still holds while a full disk or a closed pipe can be told of."""
+    # None where a program is started without.
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _drop_stdout() -> None:
+    """Let what stdout still holds go nowhere, where it cannot be written: Python would complain of it at its end."""
+    try:
+        _flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def describe(error: Exception) -> str:
@@ -217,7 +261,9 @@ def describe(error: Exception) -> str:
         extra = EXTRAS.get(error.name.partition(".")[0], "train")
         return f"the package {error.name} is missing: pip install 'fastgen[{extra}]'"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        # What is written to a file says which; what is printed does not.
+        where = error.filename or ("standard output" if error.errno == errno.ENOSPC else None)
+        return f"{where}: {error.strerror}" if where else error.strerror
     if isinstance(error, (ValueError, TypeError)) or type(error).__name__ == "TrainingDiverged":
         return message
     # Not one of ours: its message may fill pages.
@@ -227,6 +273,7 @@ def describe(error: Exception) -> str:
 def parser() -> Parser:
     """The parser of all commands. An option that was not given leaves no attribute, unless it says so."""
     top = Parser(prog="fastgen", description="The classic deep generative models, fast.", epilog=EXAMPLES)
+    top.add_argument("--version", action="version", version=f"fastgen {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     _add_sample(commands)
@@ -299,7 +346,7 @@ def _add_train(commands: Any) -> None:
     run.add_argument(
         "--precision", choices=("no", "fp16", "bf16"), help="mixed precision (default: as launched, or no)"
     )
-    _add_device(run)
+    add_device(run)
     run.add_argument("--quiet", action="store_true", default=False, help="a line for each epoch instead of a bar")
 
 
@@ -339,7 +386,7 @@ def _add_sample(commands: Any) -> None:
     sample.add_argument(
         "--out", default="samples.png", metavar="FILE", help="a .png, .npy or .csv (default: samples.png)"
     )
-    _add_device(sample)
+    add_device(sample)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -362,7 +409,7 @@ def _add_evaluate(commands: Any) -> None:
     samples.add_argument("--features", default=None, metavar="NAME", help="digits, pixels, inception, timm:NAME, ...")
     samples.add_argument("--weights", default=None, metavar="FILE", help="of Inception")
     samples.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
-    _add_device(evaluate)
+    add_device(evaluate)
 
 
 def _add_restore(commands: Any) -> None:
@@ -379,7 +426,7 @@ def _add_restore(commands: Any) -> None:
     restore.add_argument("--noise", type=float, default=None, metavar="S", help="of the measurement, data in [-1, 1]")
     restore.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     restore.add_argument("--out", default="restored.png", metavar="FILE", help="a .png (default: restored.png)")
-    _add_device(restore)
+    add_device(restore)
 
 
 def _add_interpolate(commands: Any) -> None:
@@ -398,13 +445,14 @@ def _add_interpolate(commands: Any) -> None:
     walk.add_argument("--label", type=int, default=None, metavar="L", help="the class of the map (default: 0)")
     walk.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     walk.add_argument("--out", default="interpolation.png", metavar="FILE", help="a .png (default: interpolation.png)")
-    _add_device(walk)
+    add_device(walk)
 
 
 def _add_demo(commands: Any) -> None:
     demo = _add_command(commands, "demo", "learn handwritten digits in two minutes and draw 64 new ones")
     demo.add_argument("--epochs", type=int, metavar="N", help="passes over the digits (default: what two minutes take)")
     demo.add_argument("--out", default="runs/demo", metavar="FOLDER", help="where to write (default: runs/demo)")
+    add_device(demo, default="cpu")
     demo.add_argument("--quiet", action="store_true", default=False, help="a line for each epoch instead of a bar")
 
 
@@ -425,6 +473,7 @@ def _add_density(commands: Any) -> None:
     density.add_argument(
         "--max-rows", type=int, default=5000, metavar="N", help="compare on so many, drawn (default: 5000)"
     )
+    add_device(density)
     density.add_argument("--picture", default=None, metavar="FILE", help="draw it: .png, .pdf or .svg")
     density.add_argument("--json", default=None, metavar="FILE", help="write all numbers")
     density.add_argument("--outliers", type=float, default=None, metavar="F", help="share of rows that are unlikely")
@@ -451,12 +500,3 @@ def _add_data(command: Parser) -> Any:
     data.add_argument("--color", choices=("grey", "rgb"), help="of pictures (default: as they are)")
     data.add_argument("--label-file", metavar="FILE", help="IDX labels for one IDX file of images")
     return data
-
-
-def _add_device(command: Any) -> None:
-    command.add_argument(
-        "--device",
-        choices=("auto", "cpu"),
-        default="auto",
-        help="auto takes an accelerator where there is one (default)",
-    )

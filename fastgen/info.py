@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     asked, unknown = parser.parse_known_args(argv)
     if unknown:
-        print(f"fastgen info: unknown argument {unknown[0]!r}", file=sys.stderr)
+        print(f"fastgen info: unknown argument {unknown[0]!r} (see fastgen info --help)", file=sys.stderr)
         return 2
     found = report()
     print(json.dumps(found, indent=2) if asked.json else text(found))

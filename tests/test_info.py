@@ -62,7 +62,7 @@ def test_an_install_without_kernels_says_how_to_get_them(monkeypatch, build):
 def test_unknown_argument_is_one_line_and_exit_2(capsys):
     assert info.main(["--everything"]) == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "fastgen info: unknown argument '--everything'\n")
+    assert (out, err) == ("", "fastgen info: unknown argument '--everything' (see fastgen info --help)\n")
 
 
 def test_runs_as_a_module():

@@ -18,18 +18,22 @@ from fastgen.density_report import table
 from fastgen.density_report.comparison import Result, Standardized, as_json, compare, fit_whole, standardize, subset
 from fastgen.density_report.methods import METHODS, Settings, choose_methods, parse_bandwidth
 from fastgen.density_report.picture import FORMATS, save_picture
+from fastgen.device import use_device
 from fastgen.whole_file import write_whole
 
 
 def run(args: Namespace) -> int:
     """`fastgen density`. Returns the exit status."""
     _check(args)
+    device = use_device(args.device)
+    if device.type == "mps":
+        raise ValueError("--device mps: it has no double precision, which densities are computed in")
     data = read_rows(args.file)
     names = choose_methods(args.method, data.vectors.shape[1])
-    everything = standardize(data)
+    everything = standardize(data, device)
     compared = subset(len(data), args.max_rows, args.seed)
     part = data if len(compared) == len(data) else data[compared]
-    standardized = standardize(part)
+    standardized = standardize(part, device)
     settings = Settings(parse_bandwidth(args.bandwidth, standardized.deviation), args.seed)
     results, failed = compare(standardized, names, settings, args.folds, strict=args.method is not None)
     print(report(args, data, len(part), results, failed))

@@ -36,7 +36,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Standardized:
-    """Rows [N, d] of mean 0 and deviation 1, so that columns of any units go together, and the way back."""
+    """Rows [N, d] of mean 0 and deviation 1, so that columns of any units go together, and the way back.
+
+    The rows are on the device to compute on, all else is on the CPU.
+    """
 
     rows: Tensor
     mean: Tensor
@@ -49,13 +52,14 @@ class Standardized:
 
     def log_density(self, model: DensityEstimator, x: Tensor) -> Tensor:
         """In nats, of points [M, d] in units of the data, by a model of `rows`."""
-        return model.score_samples((x - self.mean) / self.deviation) - self.log_volume
+        standardized = ((x - self.mean) / self.deviation).to(self.rows.device)
+        return model.score_samples(standardized).cpu() - self.log_volume
 
 
-def standardize(data: Vectors) -> Standardized:
+def standardize(data: Vectors, device: torch.device) -> Standardized:
     """Raises ValueError where a column is constant."""
     mean, deviation = data.statistics()
-    return Standardized((data.vectors - mean) / deviation, mean, deviation)
+    return Standardized(((data.vectors - mean) / deviation).to(device), mean, deviation)
 
 
 def compare(
@@ -89,7 +93,7 @@ def compare(
                     raise ValueError(f"{name}: {error}") from error
                 bar.update(before + steps[name] - bar.n)
                 continue
-            found[name] = replace(held_out, log_density=held_out.log_density - data.log_volume)
+            found[name] = replace(held_out, log_density=held_out.log_density.cpu() - data.log_volume)
     if not found:
         raise ValueError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     curves = {name: held_out.by_fold for name, held_out in found.items()}

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from fastgen.gan.dynamics import METHODS, Game, dirac_gan, play, quadratic, spectral_radius
@@ -76,11 +77,38 @@ def save_dynamics(path: Path, games: Sequence[Game], step: float, steps: int) ->
     write_whole(path, buffer.getvalue())
 
 
+def clipped(path: np.ndarray) -> np.ndarray:
+    """What of a path [n, 2] a picture shows: [m, 2], with NaN where the line breaks off.
+
+    A step that leaves the picture ends at its edge, one that enters it begins there, and one between two places
+    outside is left out: the far ends of such steps, where there are any in finite numbers, would be lines across it.
+    """
+    inside = (np.abs(path) <= REACH).all(1)
+    points = [path[0]] if inside[0] else []
+    for here, there, starts, ends in zip(path[:-1], path[1:], inside[:-1], inside[1:], strict=True):
+        if starts and not ends:
+            points += [_edge(here, there), np.full(2, np.nan)]
+        elif ends and not starts:
+            points.append(_edge(there, here))
+        if ends:
+            points.append(there)
+    return np.array(points).reshape(-1, 2)
+
+
+def _edge(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """Where the line between two points leaves the picture; the point inside where the other is no number."""
+    step = outside - inside
+    if not np.isfinite(step).all():
+        return inside
+    shares = (np.copysign(REACH, step) - inside) / np.where(step == 0, np.inf, step)
+    return inside + step * min(shares[step != 0])
+
+
 def _draw(panel, path: Tensor, color: str) -> None:
-    # A player who ran beyond all numbers has left the picture long before.
-    x, y = path.nan_to_num(nan=0, posinf=1e3, neginf=-1e3).clamp(-1e3, 1e3).T.numpy()
-    panel.plot(x, y, color=color, linewidth=0.9)
-    panel.scatter(x[:1], y[:1], color=color, s=16, zorder=3)
+    shown = clipped(path.numpy())
+    panel.plot(*shown.T, color=color, linewidth=0.9)
+    x, y = path[0].tolist()
+    panel.scatter([x], [y], color=color, s=16, zorder=3)
     panel.scatter([0], [0], color="black", marker="+", s=40, linewidths=1, zorder=3)
     panel.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), box_aspect=1)
     panel.tick_params(labelsize=7)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
+from fastgen.device import add_device
+
 _SOURCES = """A and B are, A the reference (real) and B the samples (generated):
   a folder         of pictures (its subfolders too), read a batch at a time
   an .npz file     statistics of pytorch-fid or clean-fid (mu, sigma), for fid alone; or an array named images,
@@ -124,7 +126,7 @@ def _add_corners(parser: ArgumentParser, picture: str) -> None:
     parser.add_argument("--picture", default=picture, metavar="FILE", help=f".png, .pdf or .svg (default: {picture})")
     parser.add_argument("--json", default=None, metavar="FILE", help="write all numbers")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the samples (default: 0)")
-    _add_device(parser)
+    add_device(parser)
 
 
 def _add_sources(parser: ArgumentParser) -> None:
@@ -142,13 +144,4 @@ def _add_sources(parser: ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what metrics draw (default: 0)")
     parser.add_argument("--json", action="store_true", default=False, help="print a JSON object")
-    _add_device(parser)
-
-
-def _add_device(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu"),
-        default="auto",
-        help="auto takes an accelerator where there is one (default)",
-    )
+    add_device(parser)

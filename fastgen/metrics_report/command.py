@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fastgen.device import use_device
 from fastgen.metrics import FrechetInceptionDistance, feature_extractor, write_statistics
 from fastgen.metrics.scores import FeatureSet, choose_scores, extract, score
 from fastgen.metrics.statistics_file import Statistics
@@ -97,6 +98,7 @@ def _check(args: Namespace) -> None:
             raise ValueError(f"--{option.replace('_', '-')} is {value}, expected at least 1")
     if args.levels is not None and not 2 <= args.levels <= 256:
         raise ValueError(f"--levels is {args.levels}, expected 2 to 256")
+    use_device(args.device)
     if args.seed < 0:
         raise ValueError(f"--seed is {args.seed}, expected 0 or more")
 
@@ -112,8 +114,7 @@ def _extractor(args: Namespace, sources: list[Source]) -> nn.Module:
         return feature_extractor("given")
     if len(with_images) < len([source for source in sources if not isinstance(source, Statistics)]):
         raise ValueError(f"{sources[0].name} and {sources[1].name}: one holds images and the other features")
-    device = "cuda" if args.device == "auto" and torch.cuda.is_available() else "cpu"
-    return feature_extractor(args.features, weights=args.weights, preprocessing=args.resize).to(device)
+    return feature_extractor(args.features, weights=args.weights, preprocessing=args.resize).to(use_device(args.device))
 
 
 def _is_of_features(source: Source) -> bool:

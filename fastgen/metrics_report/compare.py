@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fastgen.device import use_device
 from fastgen.metrics_report.trilemma import Corner, aligned, caption, check, headline, measure
 from fastgen.metrics_report.trilemma_picture import save_picture
 from fastgen.models import MODELS
 from fastgen.train.commands import build_trainer, finish_training
-from fastgen.train.load import device_of, load_model
+from fastgen.train.load import load_model
 from fastgen.whole_file import write_whole
 
 # Of a corner, averaged over seeds.
@@ -55,7 +56,7 @@ def run(args: Namespace) -> int:
             if (status := _train(model, seed, path, args)) != 0:
                 return status
             runs[model].append(path)
-    device = device_of(args.device)
+    device = use_device(args.device)
     loaded = {str(path): load_model(path, device=device) for paths in runs.values() for path in paths}
     corners, ideal, about = measure(loaded, args)
     of_path = dict(zip(loaded, corners, strict=True))

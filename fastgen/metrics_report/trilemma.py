@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from fastgen.data import Dataset, Examples, load
+from fastgen.device import use_device
 from fastgen.metrics_report.trilemma_picture import FORMATS, save_picture
-from fastgen.train.load import device_of, load_model
+from fastgen.train.load import load_model
 from fastgen.train.sample_scores import MOST_SAMPLES, Yardstick, draw
 from fastgen.whole_file import write_whole
 
@@ -51,7 +52,7 @@ class Corner:
 def run(args: Namespace) -> int:
     """`fastgen trilemma`. Returns the exit status."""
     check(args)
-    device = device_of(args.device)
+    device = use_device(args.device)
     loaded = [load_model(path, device=device) for path in args.runs]
     corners, ideal, about = measure(dict(zip(args.runs, loaded, strict=True)), args)
     print(f"{headline(about)}\n\n{report(corners, ideal)}")
@@ -79,7 +80,7 @@ def measure(
     Raises:
         ValueError: a model of other data than the first.
     """
-    device = device_of(args.device)
+    device = use_device(args.device)
     first, (_, config) = next(iter(loaded.items()))
     data = _data_of(config, first)
     for path, (model, other) in loaded.items():

@@ -18,6 +18,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from fastgen.data import Dataset, Examples, Vectors, load
+from fastgen.device import use_device
 from fastgen.models import MODELS
 from fastgen.train.baseline import independent_pixels_bits_per_dim
 from fastgen.train.checkpoint import LAST, find, read_config
@@ -26,7 +27,7 @@ from fastgen.train.evaluate import evaluate
 from fastgen.train.files import check_writable, settled
 from fastgen.train.interpolate import run_interpolate
 from fastgen.train.interruption import TrainingInterrupted
-from fastgen.train.load import device_of, load_model, model_entry
+from fastgen.train.load import load_model, model_entry
 from fastgen.train.presets import preset
 from fastgen.train.recipe import NUM_SAMPLES
 from fastgen.train.recipes import recipe_class, scoring_recipe
@@ -80,7 +81,7 @@ def run_demo(args: Namespace) -> int:
 
 
 def _run_demo(args: Namespace) -> int:
-    trainer = build_trainer({"model": DEMO_MODEL, "data": "digits", "device": "cpu", "overwrite": True, **vars(args)})
+    trainer = build_trainer({"model": DEMO_MODEL, "data": "digits", "overwrite": True, **vars(args)})
     if status := finish_training(trainer):
         return status
     independent = independent_pixels_bits_per_dim(trainer.dataset.train, trainer.dataset.validation)
@@ -96,6 +97,7 @@ def build_trainer(given: Mapping[str, Any]) -> Trainer:
     Raises:
         ValueError: no such model or data, an option that does not go with them, or a folder that cannot be used.
     """
+    use_device(given["device"])
     run, recorded = _run_to_resume(given.get("resume"))
     name = _model_name(given, recorded)
     data = {**recorded.get("data", {}), **_data_options(given)}
@@ -155,8 +157,9 @@ def finish_training(trainer: Trainer, resume: bool = False) -> int:
 def run_evaluate(args: Namespace) -> int:
     """`fastgen evaluate`."""
     given = vars(args)
-    device = device_of(args.device)
-    model, config = load_model(args.checkpoint, device=device)
+    use_device(args.device)
+    accelerator = Accelerator(cpu=args.device == "cpu")
+    model, config = load_model(args.checkpoint, device=accelerator.device)
     recorded = config.get("data", {})
     changed = _data_options(given)
     # Other data have nothing of the run's own but their number of levels.
@@ -165,7 +168,6 @@ def run_evaluate(args: Namespace) -> int:
         raise ValueError(f"{args.checkpoint} does not say what it was trained on: expected --data")
     dataset = load(**{"seed": config.get("settings", {}).get("seed", 0), **data})
     _check_fits(model, dataset)
-    accelerator = Accelerator(cpu=args.device == "cpu")
     examples = dataset.part(args.part)
     recipe = scoring_recipe(model)
     scores = evaluate(model, examples, recipe, batch_size=args.batch_size, accelerator=accelerator)
@@ -198,7 +200,8 @@ def score_samples(args: Namespace, model: nn.Module, examples: Examples) -> dict
     n = min(MOST_SAMPLES, max(2, len(examples))) if args.samples is None else args.samples
     if n < 1:
         raise ValueError(f"--samples is {n}, expected at least 1")
-    yardstick = Yardstick(examples, features=args.features, weights=args.weights, device=device_of(args.device))
+    device = next(model.parameters()).device
+    yardstick = Yardstick(examples, features=args.features, weights=args.weights, device=device)
     if args.metrics is None:
         names = yardstick.default_scores(n)
     else:

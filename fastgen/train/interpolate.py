@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fastgen.data import Images, load
+from fastgen.device import use_device
 from fastgen.models.latent import LatentSpace
 from fastgen.train.files import check_writable
 from fastgen.train.latent_panels import (
@@ -22,7 +23,7 @@ from fastgen.train.latent_panels import (
     save_panels,
     walks,
 )
-from fastgen.train.load import device_of, load_model
+from fastgen.train.load import load_model
 from fastgen.train.recipe import num_classes
 
 KINDS = ("walk", "arithmetic", "map")
@@ -38,7 +39,7 @@ def run_interpolate(args: Namespace) -> int:
     if out.suffix != ".png":
         raise ValueError(f"--out is {out}, expected a name ending in .png")
     check_writable(out.parent)
-    model, config = load_model(args.checkpoint, device=device_of(args.device))
+    model, config = load_model(args.checkpoint, device=use_device(args.device))
     if not isinstance(model, LatentSpace) or model.levels is None:
         kind = type(model).__name__
         raise ValueError(f"{args.checkpoint} holds a {kind}, expected a model that decodes latents to images")

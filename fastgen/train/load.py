@@ -47,8 +47,3 @@ def model_entry(config: dict[str, Any], folder: Path) -> tuple[str, dict[str, An
     if not (isinstance(entry, dict) and isinstance(entry.get("config"), dict) and entry.get("name") in MODELS):
         raise ValueError(f"{folder / 'config.json'} names no known model, expected one of: {', '.join(MODELS)}")
     return entry["name"], entry["config"]
-
-
-def device_of(choice: str) -> torch.device:
-    """The device that `--device` means: `"cpu"`, or with `"auto"` a GPU where there is one."""
-    return torch.device("cuda" if choice == "auto" and torch.cuda.is_available() else "cpu")

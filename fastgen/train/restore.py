@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fastgen.data import load
+from fastgen.device import use_device
 from fastgen.inverse import (
     Colourisation,
     Deblurring,
@@ -26,7 +27,7 @@ from fastgen.inverse import (
 )
 from fastgen.models.diffusion import Diffusion
 from fastgen.train.files import check_writable
-from fastgen.train.load import device_of, load_model
+from fastgen.train.load import load_model
 from fastgen.train.pictures import save_grid
 
 TASKS = ("super-resolution", "denoise", "inpaint", "uncrop", "deblur", "colourise", "hdr")
@@ -40,7 +41,7 @@ def run_restore(args: Namespace) -> int:
     if out.suffix != ".png":
         raise ValueError(f"--out is {out}, expected a name ending in .png")
     check_writable(out.parent)
-    model, config = load_model(args.checkpoint, device=device_of(args.device))
+    model, config = load_model(args.checkpoint, device=use_device(args.device))
     if not isinstance(model, Diffusion) or model.levels is None:
         raise ValueError(f"{args.checkpoint} holds a {type(model).__name__}, expected a diffusion model of images")
     truth = read_image(args.image, model, config)

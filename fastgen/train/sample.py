@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.data import Vectors, load
+from fastgen.device import use_device
 from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.flow import Flow
 from fastgen.train.comparison import compare_sampling
 from fastgen.train.figures import save_figure
 from fastgen.train.files import check_writable
-from fastgen.train.load import device_of, load_model
+from fastgen.train.load import load_model
 from fastgen.train.pictures import save_grid
 from fastgen.train.recipe import NUM_SAMPLES, num_classes
 from fastgen.whole_file import write_whole
@@ -38,7 +39,7 @@ def run_sample(args: Namespace) -> int:
     if out.suffix not in (".png", ".npy", ".csv"):
         raise ValueError(f"--out is {out}, expected a name ending in .png, .npy or .csv")
     check_writable(out.parent)
-    model, config = load_model(args.checkpoint, device=device_of(args.device))
+    model, config = load_model(args.checkpoint, device=use_device(args.device))
     _check_options(model, args)
     n = args.n or (NUM_VECTORS if _is_of_vectors(model) else NUM_SAMPLES)
     labels = _labels(model, args.labels, n)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from fastgen.bench import machine
 from fastgen.bench.suites import SUITES
 from fastgen.ops._registry import REGISTRY
 
@@ -68,6 +69,22 @@ def test_a_request_that_makes_no_sense_is_one_line_and_exit_2(bench, argv, words
     status, out, err = bench(*argv)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("fastgen bench: ") and words in err
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("3", 3), ("4,2", 4)])
+def test_threads_are_those_of_the_environment(said, threads):
+    assert machine.default_threads({"OMP_NUM_THREADS": said}) == threads
+
+
+@pytest.mark.parametrize("environment", [{}, {"OMP_NUM_THREADS": ""}, {"OMP_NUM_THREADS": "many"}])
+def test_threads_where_the_environment_says_none(environment):
+    assert machine.default_threads(environment) == min(2, os.cpu_count() or 1)
+
+
+def test_a_run_takes_the_threads_of_the_environment(bench, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(machine, "is_set", lambda threads: True)
+    assert ", 1 threads, " in bench("gated_activation", "--quick", "--pass", "forward", "--against", "eager")[1]
 
 
 def test_threads_below_one(capsys):

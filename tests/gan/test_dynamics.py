@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from fastgen.cli import main
 from fastgen.gan.dynamics import METHODS, dirac_gan, play, quadratic, spectral_radius, update_matrix
+from fastgen.gan.dynamics_picture import REACH, clipped
 
 STEPS = (0.01, 0.1, 0.35)
 
@@ -114,3 +116,32 @@ def test_command_refuses(tmp_path, monkeypatch, capsys, options, message):
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and message in errors
     assert not list(tmp_path.iterdir())
+
+
+class TestClipped:
+    def test_a_path_within_stays_as_it_is(self):
+        path = play(quadratic(1.0), "alternating", (0.7, 0.7), 0.1, 50).numpy()
+        assert np.array_equal(clipped(path), path)
+
+    def test_a_step_out_of_the_picture_ends_at_its_edge(self):
+        path = np.array([[0.5, 0.5], [0.5, 6.5], [-9.0, 100.0], [-1e300, 1e308], [np.inf, np.nan]])
+        assert np.allclose(clipped(path), [[0.5, 0.5], [0.5, REACH], [np.nan, np.nan]], equal_nan=True)
+
+    def test_one_that_comes_back_is_drawn_again(self):
+        path = np.array([[0.0, 0.0], [8.0, 4.0], [4.0, -4.0], [1.0, -1.0]])
+        expected = [[0, 0], [REACH, REACH / 2], [np.nan, np.nan], [REACH, -REACH], [1, -1]]
+        assert np.allclose(clipped(path), expected, equal_nan=True)
+
+    def test_beyond_all_numbers(self):
+        assert np.allclose(clipped(np.array([[0.1, 0.2], [np.inf, 0.0]]))[0], [0.1, 0.2])
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("step", [0.5, 10.0, 1e3, 1e200])
+    def test_nothing_beyond_the_edges_and_no_line_to_the_origin(self, method, step):
+        for game in (quadratic(10.0), quadratic(10.0, 1.0, 1.0), dirac_gan(), dirac_gan(1.0)):
+            path = play(game, method, (0.7, 0.7), step, 60).numpy()
+            shown = clipped(path)
+            assert np.nanmax(np.abs(shown)) <= REACH + 1e-9
+            # Every point drawn is of the path, or lies on an edge.
+            for point in shown[np.isfinite(shown).all(1)]:
+                assert (path == point).all(1).any() or np.isclose(np.abs(point).max(), REACH)
