@@ -36,7 +36,7 @@ def best_capability() -> str:
 def running_on(variant: str) -> Iterator[None]:
     """Force a backend, `cpp/AVX2` with its instruction set."""
     backend, _, capability = variant.partition("/")
-    if backend != "library" and UNUSABLE[backend]:
+    if UNUSABLE.get(backend):
         raise RuntimeError(f"{backend}: {UNUSABLE[backend]}")
     with use_cpu_capability(capability) if capability else contextlib.nullcontext(), fastgen.use_backend(backend):
         yield

@@ -86,7 +86,8 @@ def checked_settings(
         dim %= x.dim()
     activation = ACTIVATIONS[act]
     for name, value in (("alpha", alpha), ("gain", gain)):
-        if value is not None and not math.isfinite(value):
+        # As comparisons, which torch.compile takes also of a number that is not a constant.
+        if value is not None and not -math.inf < value < math.inf:
             raise ValueError(f"{name}: expected a finite number, got {value}")
     if clamp is not None and not clamp >= 0:
         raise ValueError(f"clamp: expected at least 0, got {clamp}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from fastgen.ops._registry import differentiates_again
+from fastgen.ops._registry import differentiates_again, reference_gradient
 
 
 def distances_to(queries: Tensor, points: Tensor, indices: Tensor) -> Tensor:
@@ -34,10 +36,8 @@ class Distances(torch.autograd.Function):
     def backward(ctx, grad):
         queries, points, indices, distances = ctx.saved_tensors
         if differentiates_again():
-            found = torch.autograd.grad(
-                distances_to(queries, points, indices), (queries, points), grad, create_graph=True
-            )
-            return *found, None, None
+            reference = partial(distances_to, indices=indices)
+            return *reference_gradient(reference, (queries, points), ctx.needs_input_grad[:2], grad), None, None
         of_queries, of_points = torch.zeros_like(queries), torch.zeros_like(points)
         pull = torch.where(distances == 0, 0.0, grad / distances)
         d = queries.shape[-1]

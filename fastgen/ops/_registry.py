@@ -219,8 +219,13 @@ def _general_refusal(backend: str, dtypes: tuple[torch.dtype, ...], tensors: tup
         # to be right.
         if tensor is not None and type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
             return f"{type(tensor).__name__} is a tensor subclass"
-    if not torch.compiler.is_compiling() and (_functorch_level() is not None or _forward_ad._current_level >= 0):
+    if torch.compiler.is_compiling():
+        return ""
+    if _functorch_level() is not None or _forward_ad._current_level >= 0:
         return "inside torch.func or forward-mode differentiation"
+    # TorchScript tells overloads apart by their arguments alone, and those of our backends are the same.
+    if torch._C._is_tracing():
+        return "inside torch.jit.trace"
     return ""
 
 
@@ -272,6 +277,8 @@ def reference_gradient(
     """Gradients of `reference(*inputs)` in the inputs that need one, themselves differentiable to any order; `grad` is
     the output's, or one for each output, None where that output was not used.
     """
+    # Of variables of their own: one input may have been made of another, and what comes through that is not asked for.
+    inputs = [fresh(t) if need else t for t, need in zip(inputs, needed, strict=True)]
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     outputs = reference(*inputs)
     if isinstance(outputs, Tensor):
@@ -284,6 +291,11 @@ def reference_gradient(
     )
     found = iter(gradients)
     return tuple(next(found) if need else None for need in needed)
+
+
+def fresh(t: Tensor) -> Tensor:
+    """A variable of its own with the numbers of `t`, which hands what comes to it on to all that `t` was made of."""
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
 
 
 def _checked_backends(names: Sequence[str]) -> tuple[str, ...]:

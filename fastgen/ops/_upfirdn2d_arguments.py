@@ -66,7 +66,8 @@ def checked_resampling(
             raise TypeError(f"f: expected a floating dtype on {x.device}, got {f.dtype} on {f.device}")
         if f.dim() not in (1, 2) or f.numel() == 0:
             raise ValueError(f"f: expected [taps] or [taps_y, taps_x], got {tuple(f.shape)}")
-    if not math.isfinite(gain):
+    # As comparisons, which torch.compile takes also of a number that is not a constant.
+    if not -math.inf < gain < math.inf:
         raise ValueError(f"gain: expected a finite number, got {gain}")
     pads = _integers("padding", padding, (1, 2, 4))
     if len(pads) < 4:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from fastgen.ops._registry import Cost, Op, Sample, Tolerance, differentiates_again, needs_gradient
+from fastgen.ops._registry import Cost, Op, Sample, Tolerance, differentiates_again, fresh, needs_gradient
 
 SCALE_MAPS = ("exp", "tanh", "sigmoid")
 # exp of the bound is a normal number with room to spare.
@@ -134,6 +134,7 @@ def _gradient_reference(
     `x` is that of `y = scale * x + shift` in both directions. Neither gradient depends on the shift.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
+    log_scale = fresh(log_scale)
     logarithm = _log_of_scale(log_scale.to(dtype), *scale_map)
     grad_input = grad * torch.exp(-logarithm if inverse else logarithm)
     each = grad_logabsdet.reshape(-1, *(1,) * (x.dim() - 1))

@@ -14,6 +14,7 @@ from fastgen.ops._registry import (
     Op,
     Tolerance,
     differentiates_again,
+    fresh,
     needs_gradient,
     reference_gradient,
 )
@@ -211,9 +212,7 @@ def _curvature(
 
 def _slope_reference(grad: Tensor, x: Tensor, b: Tensor | None, *, settings: Settings) -> tuple[Tensor, Tensor | None]:
     with torch.enable_grad():
-        inputs = [x if x.requires_grad else x.detach().requires_grad_()]
-        if b is not None:
-            inputs.append(b if b.requires_grad else b.detach().requires_grad_())
+        inputs = [fresh(t) for t in (x, b) if t is not None]
         y = bias_act_reference(*inputs, *(() if b is not None else (None,)), *settings.of_reference)
         found = torch.autograd.grad(y, inputs, grad, create_graph=True)
     return found[0], found[1] if b is not None else found[0].new_zeros(0)

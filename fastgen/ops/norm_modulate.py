@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgen.ops._norm_modulate_arguments import check_norm_modulate, check_running
 from fastgen.ops._norm_modulate_cases import norm_modulate_cases, norm_modulate_cost, norm_modulate_samples
 from fastgen.ops._norm_modulate_fakes import fake_gradient, fake_norm_modulate, fake_second
-from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
+from fastgen.ops._registry import Op, Tolerance, differentiates_again, fresh, needs_gradient, reference_gradient
 
 
 def norm_modulate(
@@ -242,13 +242,11 @@ def _gradient_reference(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """`_gradient` in PyTorch: leaky ReLU is a factor, whose side the result tells."""
     with torch.enable_grad():
-        x = x if x.requires_grad else x.detach().requires_grad_()
+        x, scale = fresh(x), None if scale is None else fresh(scale)
         shift = grad.new_zeros(x.shape if per_pixel else x.shape[:2], dtype=_compute_type(x)).requires_grad_()
-        if scale is not None and not scale.requires_grad:
-            scale = scale.detach().requires_grad_()
         result = _reference(x, scale, shift, settings._replace(negative_slope=1.0))[0]
         if y is not None:
-            result = result * torch.where(y > 0, 1.0, settings.negative_slope).to(result.dtype)
+            result = torch.where(y > 0, result, result * settings.negative_slope)
         inputs = [x, *([scale] if wanted[0] else []), *([shift] if wanted[1] else [])]
         return torch.autograd.grad(result, inputs, grad, create_graph=True)
 

@@ -254,7 +254,7 @@ def _check(inputs: Tensor, tails: str | None, tail_bound: float, **parameters: T
             )
     if tails not in ("linear", None):
         raise ValueError(f"tails: expected 'linear' or None, got {tails!r}")
-    if not tail_bound > 0 or math.isinf(tail_bound):
+    if not 0 < tail_bound < math.inf:
         raise ValueError(f"tail_bound: expected a positive number, got {tail_bound}")
 
 
