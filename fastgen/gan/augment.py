@@ -7,15 +7,18 @@ gradient passes through, so that it is not taught to draw what is changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from fastgen.nn.running_average import RunningAverages
 
 # How far images are moved, and how much of their side is cut out; Zhao et al. (2020), section 3.2.
 _MOVED, _CUT = 1 / 8, 1 / 2
 
 
-class Augment(nn.Module):
+class Augment(RunningAverages):
     """Changes each image by each of `policies` with a probability, which may adapt itself to overfitting.
 
     Args:
@@ -33,6 +36,8 @@ class Augment(nn.Module):
     Source: Zhao et al., "Differentiable Augmentation for Data-Efficient GAN Training" (2020), for the policies; Karras
     et al., "Training Generative Adversarial Networks with Limited Data" (2020), section 3, for the probability.
     """
+
+    averages: ClassVar[tuple[str, ...]] = ("probability",)
 
     def __init__(
         self,

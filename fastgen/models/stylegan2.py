@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,6 +17,7 @@ from fastgen.models.constructor_config import constructor_config
 from fastgen.nn.arguments import pair, positive
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 from fastgen.nn.resample import Resample2d
+from fastgen.nn.running_average import RunningAverages
 from fastgen.nn.styled import StyledConv2d, ToImage
 from fastgen.ops import minibatch_stddev, pixel_norm
 
@@ -28,7 +30,7 @@ _MAPPING_LR = 0.01
 OUTPUTS = ("linear", "tanh")
 
 
-class StyleGAN2(AdversarialModel):
+class StyleGAN2(RunningAverages, AdversarialModel):
     """A network that maps noise to styles, a generator that styles modulate layer by layer, a residual discriminator.
 
     Args:
@@ -61,6 +63,8 @@ class StyleGAN2(AdversarialModel):
     appendix B; "A Style-Based Generator Architecture for Generative Adversarial Networks" (2019), sections 2 and 3.1
     and appendix B, for the mapping, mixing and truncation.
     """
+
+    averages: ClassVar[tuple[str, ...]] = ("path_mean",)
 
     def __init__(
         self,
@@ -139,7 +143,7 @@ class StyleGAN2(AdversarialModel):
             styles = self.generator.styles(self.latents(n), labels)
             lengths = path_lengths(styles, self.generator.synthesize(styles))
         if self.training:
-            self.path_mean.lerp_(lengths.detach().mean(), 1 - _PATH_DECAY)
+            self.path_mean.lerp_(lengths.detach().mean().to(self.path_mean.dtype), 1 - _PATH_DECAY)
         return (lengths - self.path_mean).square().mean(), lengths
 
     def draw(self, n: int, labels: Tensor | None, truncation: float | None, generator: Generator | None) -> Tensor:
@@ -149,11 +153,13 @@ class StyleGAN2(AdversarialModel):
         return self.generator.synthesize(self.generator.styles(z, labels, truncation))
 
 
-class MappingNetwork(nn.Module):
+class MappingNetwork(RunningAverages):
     """Noise [batch, latent_size] to styles [batch, style_size], with the running mean of the styles.
 
     Source: Karras et al. (2019), section 2 and appendix B and C.
     """
+
+    averages: ClassVar[tuple[str, ...]] = ("mean",)
 
     def __init__(self, latent_size: int, style_size: int, layers: int, num_classes: int | None = None) -> None:
         super().__init__()
@@ -171,7 +177,7 @@ class MappingNetwork(nn.Module):
         for layer in self.layers:
             w = layer(w)
         if self.training:
-            self.mean.lerp_(w.detach().mean(0).to(self.mean.dtype), 1 - _STYLE_DECAY)
+            self.mean.lerp_(w.detach().to(self.mean.dtype).mean(0), 1 - _STYLE_DECAY)
         return w if truncation is None else torch.lerp(self.mean.to(w.dtype), w, truncation)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from fastgen.nn.arguments import floating, positive
+from fastgen.nn.running_average import RunningAverages
 from fastgen.ops.vector_quantize import code_perplexity, vector_quantize
 
 
@@ -29,11 +30,11 @@ class Quantized(NamedTuple):
     perplexity: Tensor
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(RunningAverages):
     """Replaces every vector of features by the nearest code; training moves codes to the mean of their vectors.
 
     In training every call is one step of the moving averages of counts and sums, `N_k <- g N_k + (1 - g) n_k` and
-    `m_k <- g m_k + (1 - g) sum x`, and the codes become `m_k / N_k`. The first batch, and later every code whose
+    `m_k <- g m_k + (1 - g) sum x`, and the codes that the batch uses become `m_k / N_k`, the others stay. The first batch, and later every code whose
     average count falls below `restart_below` of its fair share, starts again from a vector of the batch: no code stays
     dead. In distributed training counts and sums are those of all processes.
 
@@ -56,6 +57,8 @@ class VectorQuantizer(nn.Module):
     Source: van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning" (2017), section 3.2 and
     appendix A.1; restarts: Dhariwal et al., "Jukebox" (2020), section 3.1.
     """
+
+    averages: ClassVar[tuple[str, ...]] = ("average_counts", "average_sums")
 
     def __init__(
         self,
@@ -114,13 +117,13 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _move(self, rows: Tensor, counts: Tensor, sums: Tensor) -> None:
         """One step of the moving averages, without the host waiting for a number."""
-        counts, sums = counts.to(self.codebook.dtype), sums.to(self.codebook.dtype)
-        fresh = self._rows_of_the_batch(rows)
+        counts, sums = counts.to(self.average_counts.dtype), sums.to(self.average_sums.dtype)
+        fresh = self._rows_of_the_batch(rows).to(sums.dtype)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
             dist.broadcast(fresh, 0)
-        share = counts.mean()
+        share, moved = counts.mean(), (counts > 0).unsqueeze(1)
         self.average_counts.lerp_(counts, 1 - self.decay)
         self.average_sums.lerp_(sums, 1 - self.decay)
         if self.restart_below > 0:
@@ -130,9 +133,10 @@ class VectorQuantizer(nn.Module):
             # A fair share of weight: as long until it counts as dead again as one that is used has.
             self.average_counts.copy_(torch.where(dead.squeeze(1), share, self.average_counts))
             self.average_sums.copy_(torch.where(dead, fresh * share, self.average_sums))
+            moved = moved | dead
         self.started.copy_(self.started | (share > 0))
-        tiny = torch.finfo(self.codebook.dtype).tiny
-        self.codebook.copy_(self.average_sums / self.average_counts.clamp(min=tiny).unsqueeze(1))
+        # Averages of a code that goes unused fall to nothing, both alike: their ratio stays, and is not to be rounded.
+        self.codebook.copy_(torch.where(moved, self.average_sums / self.average_counts.unsqueeze(1), self.codebook))
 
     def _rows_of_the_batch(self, rows: Tensor) -> Tensor:
         """`num_codes` of them at random, each as seldom twice as can be."""
