@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fastgen.nn.arguments import plain_numbers
 from fastgen.nn.running_average import RunningAverages
 
 # How far images are moved, and how much of their side is cut out; Zhao et al. (2020), section 3.2.
@@ -39,6 +40,7 @@ class Augment(RunningAverages):
 
     averages: ClassVar[tuple[str, ...]] = ("probability",)
 
+    @plain_numbers
     def __init__(
         self,
         policies: str | Sequence[str],

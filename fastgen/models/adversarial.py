@@ -16,7 +16,7 @@ from fastgen.models.evaluating import evaluating
 from fastgen.models.labels import check_classes
 from fastgen.models.likelihood import normalize_levels, quantize_levels
 from fastgen.models.vectors import standardization
-from fastgen.nn.arguments import pair, positive
+from fastgen.nn.arguments import is_int, is_number, pair, positive
 
 PLAYERS = ("discriminator", "generator")
 
@@ -56,7 +56,7 @@ class AdversarialModel(nn.Module):
         self.regularize_every: int = config["regularize_every"]
         adversarial_loss(self.loss_name)
         for name in ("r1", "r2", "gradient_penalty"):
-            if not (isinstance(config[name], int | float) and 0 <= config[name] < math.inf):
+            if not (is_number(config[name]) and 0 <= config[name] < math.inf):
                 raise ValueError(f"{name}: expected a number of at least 0, got {config[name]!r}")
         positive(discriminator_steps=self.discriminator_steps, regularize_every=self.regularize_every)
         self.augment: Augment | None = None
@@ -178,7 +178,7 @@ class AdversarialModel(nn.Module):
         """Noise [n, latent_size], normal, within `[-truncation, truncation]` where that is given."""
         if truncation is None:
             return drawn(torch.randn, (n, self.latent_size), self, generator)
-        if not (isinstance(truncation, int | float) and 0 < truncation < math.inf):
+        if not (is_number(truncation) and 0 < truncation < math.inf):
             raise ValueError(f"truncation: expected a positive number or None, got {truncation!r}")
         inside = math.erf(truncation / math.sqrt(2))
         uniform = 2 * drawn(torch.rand, (n, self.latent_size), self, generator) - 1
@@ -231,7 +231,7 @@ class AdversarialModel(nn.Module):
         Source: Brock, Donahue and Simonyan, "Large Scale GAN Training" (2019), section 3.1, for truncation.
         """
         positive(n=n)
-        if isinstance(labels, int):
+        if is_int(labels):
             labels = torch.full((n,), labels, device=self.device)
         self.check_labels(labels, n)
         with evaluating(self):

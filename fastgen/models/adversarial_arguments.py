@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgen.nn.arguments import pair, positive
+from fastgen.nn.arguments import levels_of, pair, positive
 
 
 def check_image_arguments(image_size: Any, image_channels: int, levels: int | None) -> None:
     """Raises unless these describe images."""
     pair("image_size", image_size)
     positive(image_channels=image_channels)
-    if not isinstance(levels, int) or not 2 <= levels <= 256:
-        raise ValueError(f"levels: expected an int from 2 to 256, got {levels!r}")
+    levels_of(levels)
 
 
 def halvings(image_size: Any, at_least: int = 4) -> int:

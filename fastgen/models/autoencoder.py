@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.evaluating import evaluating
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import plain_numbers, positive
 
 # Enough to fit a mixture to.
 MOST_FITTED = 10_000
@@ -48,6 +48,7 @@ class Autoencoder(EncoderDecoder):
     draws.
     """
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from fastgen.models.evaluating import evaluating
 from fastgen.models.likelihood import Likelihood, normalize_levels
 from fastgen.models.partial import known_pixels
-from fastgen.nn.arguments import pair, positive, probability
+from fastgen.nn.arguments import is_int, levels_of, pair, plain_numbers, positive, probability
 from fastgen.sampling import CachedSampler, naive_sample, uniform_noise
 
 _POSITIVE = ("channels", "layers", "resnets", "scales", "head_channels", "num_mixtures", "num_classes")
@@ -36,6 +36,7 @@ class AutoregressiveModel(nn.Module):
             positive int, or `dropout` outside [0, 1).
     """
 
+    @plain_numbers
     def __init__(self, *, config: dict[str, Any], likelihood: Callable[[int, int], Likelihood]) -> None:
         super().__init__()
         self.image_size = pair("image_size", config["image_size"])
@@ -44,8 +45,7 @@ class AutoregressiveModel(nn.Module):
         self.num_classes: int | None = config.get("num_classes")
         if self.image_channels not in (1, 3):
             raise ValueError(f"image_channels: expected 1 or 3, got {self.image_channels!r}")
-        if not isinstance(self.levels, int) or not 2 <= self.levels <= 256:
-            raise ValueError(f"levels: expected an int from 2 to 256, got {self.levels!r}")
+        levels_of(self.levels)
         positive(**{name: config[name] for name in _POSITIVE if config.get(name) is not None})
         probability(dropout=config["dropout"])
         self.config = config | {"image_size": _as_json(config["image_size"])}
@@ -122,7 +122,7 @@ class AutoregressiveModel(nn.Module):
         positive(n=n)
         if method not in ("cached", "naive"):
             raise ValueError(f"method: expected 'cached' or 'naive', got {method!r}")
-        if isinstance(labels, int):
+        if is_int(labels):
             labels = torch.full((n,), labels, device=self.device)
         self.check_labels(labels, n)
         if generator is not None and generator.device.type != "cpu":

@@ -13,7 +13,7 @@ from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.adversarial_arguments import check_image_arguments, halvings
 from fastgen.models.constructor_config import constructor_config
 from fastgen.nn import BatchNormLeakyReLU, ConditionalBatchNorm, ProjectionHead
-from fastgen.nn.arguments import pair, positive
+from fastgen.nn.arguments import is_int, pair, plain_numbers, positive
 from fastgen.ops import bias_act
 
 # Standard deviation of the initial weights, and slope of the discriminator's rectifiers; Radford et al., section 4.
@@ -46,6 +46,7 @@ class DCGAN(AdversarialModel):
     (2018), for the classes.
     """
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int] = 64,
@@ -83,6 +84,7 @@ class WGANGP(AdversarialModel):
     Source: Gulrajani et al., "Improved Training of Wasserstein GANs" (2017), algorithm 1 and section 4.
     """
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int] = 64,
@@ -122,7 +124,7 @@ def convolutional_players(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]
         raise ValueError(f"discriminator_norm: expected 'batch' or None, got {config['discriminator_norm']!r}")
     stages, most = config["stages"], halvings(image_size, at_least=1)
     stages = halvings(image_size) if stages is None else stages
-    if not isinstance(stages, int) or not 1 <= stages <= most:
+    if not is_int(stages) or not 1 <= stages <= most:
         raise ValueError(f"stages: expected 1 to {most}, as often as an image of {image_size} halves, got {stages!r}")
     height, width = (side >> stages for side in pair("image_size", image_size))
     widths = [config["channels"] * min(2**stage, _WIDEST) for stage in range(stages)]

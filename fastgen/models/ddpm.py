@@ -13,6 +13,7 @@ from fastgen.models.diffusion import Diffusion
 from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
 from fastgen.models.variational_bound import BoundedByVariation
+from fastgen.nn.arguments import plain_numbers
 from fastgen.ops import diffusion_loss_weight, q_sample
 from fastgen.schedulers import (
     DDIMScheduler,
@@ -66,6 +67,7 @@ class DDPM(BoundedByVariation, Diffusion):
 
     samplers: ClassVar[tuple[str, ...]] = ("ddim", "ddpm", "dpm++", "euler", "heun")
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.models.likelihood import normalize_levels
+from fastgen.nn.arguments import is_number
 from fastgen.nn.constants import Constants
 from fastgen.ops.reconstruction import bernoulli_log_prob, discretized_logistic_log_prob, gaussian_log_prob
 
@@ -92,7 +93,7 @@ class GaussianLikelihood(Constants, DecoderLikelihood):
 
     def __init__(self, levels: int | None, sigma: float | None = None) -> None:
         super().__init__(levels)
-        if sigma is not None and not (isinstance(sigma, int | float) and 0 < sigma < math.inf):
+        if sigma is not None and not (is_number(sigma) and 0 < sigma < math.inf):
             raise ValueError(f"sigma: expected a positive number or None, got {sigma!r}")
         self.sigma = sigma
         if sigma is None:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.evaluating import evaluating
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import is_number, plain_numbers, positive, probability
 
 CORRUPTIONS = ("gaussian", "masking", "salt-and-pepper")
 # Of a walk back that goes on and on, however likely that is.
@@ -42,6 +42,7 @@ class DenoisingAutoencoder(EncoderDecoder):
     algorithms 1 and 2; Vincent et al., "Extracting and Composing Robust Features with Denoising Autoencoders" (2008).
     """
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],
@@ -65,7 +66,7 @@ class DenoisingAutoencoder(EncoderDecoder):
         super().__init__(config, encoder=encoder, decoder=decoder)
         if corruption not in CORRUPTIONS:
             raise ValueError(f"corruption: expected one of {', '.join(CORRUPTIONS)}, got {corruption!r}")
-        if not (isinstance(noise, int | float) and 0 < noise < math.inf) or (corruption != "gaussian" and noise > 1):
+        if not (is_number(noise) and 0 < noise < math.inf) or (corruption != "gaussian" and noise > 1):
             wanted = "a positive number" if corruption == "gaussian" else "a share of pixels in (0, 1]"
             raise ValueError(f"noise: expected {wanted}, got {noise!r}")
         probability(walkback=walkback)

@@ -16,7 +16,7 @@ from fastgen.models.guidance import classifier_gradient
 from fastgen.models.image_model import ImageModel
 from fastgen.models.loop import Draw, Loop
 from fastgen.models.unet import UNet
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import is_int, is_number, plain_numbers, positive, probability
 
 # What the network says of `x = alpha x0 + sigma noise`.
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")
@@ -42,6 +42,7 @@ class Diffusion(ImageModel):
     samplers: ClassVar[tuple[str, ...]] = ()
     default_steps: ClassVar[int] = 50
 
+    @plain_numbers
     def __init__(
         self, *, config: dict[str, Any], network: nn.Module | None, prediction_type: str, out_channels: int = 1
     ) -> None:
@@ -249,7 +250,7 @@ class Diffusion(ImageModel):
         classifier_scale: float = 1.0,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """`output` with labels and guidance put in: takes `(x, time)`. Arguments and errors as in `sample`."""
-        if isinstance(labels, int):
+        if is_int(labels):
             labels = torch.full((n,), labels, device=self.device)
         if labels is None and (guidance is not None or classifier is not None):
             raise ValueError("guidance: expected labels to guide towards, got None")
@@ -333,7 +334,7 @@ def drawn(how: Callable[..., Tensor], shape: Sequence[int], like: Any, generator
 
 
 def _check_guidance(guidance: float, model: Diffusion) -> None:
-    if not (isinstance(guidance, int | float) and math.isfinite(guidance)):
+    if not (is_number(guidance) and math.isfinite(guidance)):
         raise ValueError(f"guidance: expected a number, got {guidance!r}")
     if model.num_classes is None:
         raise ValueError("guidance: this model is unconditional (num_classes is None), expected None")

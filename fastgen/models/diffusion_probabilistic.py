@@ -15,6 +15,7 @@ from fastgen.models.ddpm import DDPM
 from fastgen.models.diffusion import drawn
 from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
+from fastgen.nn.arguments import plain_numbers
 
 
 class DiffusionProbabilisticModel(DDPM):
@@ -37,6 +38,7 @@ class DiffusionProbabilisticModel(DDPM):
 
     samplers: ClassVar[tuple[str, ...]] = ("ancestral",)
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],

@@ -14,6 +14,7 @@ from fastgen.models.diffusion import Diffusion, along, drawn
 from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
 from fastgen.models.probability_flow import RatioFlow
+from fastgen.nn.arguments import plain_numbers
 from fastgen.schedulers.spacing import karras_sigmas
 
 
@@ -43,6 +44,7 @@ class EDM(RatioFlow, Diffusion):
     samplers: ClassVar[tuple[str, ...]] = ("heun", "euler", "ode")
     default_steps: ClassVar[int] = 18
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],

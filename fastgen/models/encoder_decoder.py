@@ -15,7 +15,7 @@ from fastgen.models.decoder_likelihood import make_likelihood
 from fastgen.models.evaluating import evaluating
 from fastgen.models.image_model import ImageModel
 from fastgen.models.latent import LatentManipulation
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import at_least, positive, probability
 
 
 class EncoderDecoder(LatentManipulation, ImageModel):
@@ -46,8 +46,7 @@ class EncoderDecoder(LatentManipulation, ImageModel):
         if network not in NETWORKS:
             raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {network!r}")
         positive(latent_size=latent_size, channels=config["channels"])
-        if not isinstance(layers, int) or layers < 0:
-            raise ValueError(f"layers: expected an int of at least 0, got {layers!r}")
+        at_least(0, layers=layers)
         probability(dropout=config["dropout"])
         self.latent_size = latent_size
         self.latent_shape = latent_shape(network, self.shape, latent_size, layers)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from fastgen.models.dequantization import dequantize
 from fastgen.models.evaluating import evaluating
 from fastgen.models.latent import LatentManipulation
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import is_int, is_number, plain_numbers, positive
 from fastgen.nn.fused_flow import FusedFlow
 
 
@@ -43,6 +43,7 @@ class Flow(LatentManipulation, nn.Module):
     note on the evaluation of generative models" (2016), section 3.1, for the bound.
     """
 
+    @plain_numbers
     def __init__(
         self,
         transform: nn.Module,
@@ -193,7 +194,7 @@ class Flow(LatentManipulation, nn.Module):
         """
         positive(n=n)
         # Written so that it refuses NaN too.
-        if not (isinstance(temperature, int | float) and 0 <= temperature < math.inf):
+        if not (is_number(temperature) and 0 <= temperature < math.inf):
             raise ValueError(f"temperature: expected a number of at least 0, got {temperature!r}")
         for_each, context = self._sampling_context(n, context, labels)
         z = self.draw_latents(n if context is None else len(context), generator) * temperature
@@ -294,7 +295,7 @@ class Flow(LatentManipulation, nn.Module):
             return context is not None, None if context is None else context.repeat_interleave(n, 0)
         if context is not None or self.num_classes is None:
             raise ValueError("labels: expected None with a context or without num_classes")
-        if isinstance(labels, int):
+        if is_int(labels):
             labels = torch.full((n,), labels, device=self.device)
         return False, self._context(labels, n, "labels")
 

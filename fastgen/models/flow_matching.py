@@ -15,6 +15,7 @@ from fastgen.models.diffusion import Diffusion, drawn
 from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
 from fastgen.models.probability_flow import ProbabilityFlow
+from fastgen.nn.arguments import plain_numbers
 from fastgen.schedulers import FlowMatchEulerScheduler
 
 TIMES = ("uniform", "logit_normal")
@@ -36,6 +37,7 @@ class FlowMatching(ProbabilityFlow, Diffusion):
 
     samplers: ClassVar[tuple[str, ...]] = ("euler", "heun", "midpoint", "ode")
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],

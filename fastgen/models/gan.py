@@ -15,7 +15,7 @@ from fastgen.models.adversarial_arguments import check_image_arguments
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.vectors import as_json
 from fastgen.nn import Maxout, ProjectionHead
-from fastgen.nn.arguments import pair, positive, probability
+from fastgen.nn.arguments import pair, plain_numbers, positive, probability
 
 
 class GAN(AdversarialModel):
@@ -47,6 +47,7 @@ class GAN(AdversarialModel):
     algorithm 1); Miyato and Koyama (2018) for the projection.
     """
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int] | None = None,

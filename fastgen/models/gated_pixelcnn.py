@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.models.likelihood import CategoricalLikelihood
 from fastgen.nn import GatedPixelCNNLayer, MaskedConv2d
+from fastgen.nn.arguments import plain_numbers
 
 
 class GatedPixelCNN(AutoregressiveModel):
@@ -35,6 +36,7 @@ class GatedPixelCNN(AutoregressiveModel):
     Source: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders" (2016).
     """
 
+    @plain_numbers
     def __init__(
         self,
         *,

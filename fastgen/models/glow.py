@@ -21,7 +21,7 @@ from fastgen.nn import (
     RationalQuadraticCoupling,
     Squeeze,
 )
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import plain_numbers, positive, probability
 
 
 class Glow(Flow):
@@ -58,6 +58,7 @@ class Glow(Flow):
     splines.
     """
 
+    @plain_numbers
     def __init__(
         self,
         *,

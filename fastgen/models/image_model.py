@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastgen.models.labels import check_classes
 from fastgen.models.likelihood import normalize_levels, quantize_levels
-from fastgen.nn.arguments import pair, positive
+from fastgen.nn.arguments import levels_of, pair, positive
 
 
 class ImageModel(nn.Module):
@@ -31,8 +31,7 @@ class ImageModel(nn.Module):
         self.image_channels, self.levels = config["image_channels"], config["levels"]
         self.num_classes: int | None = config.get("num_classes")
         positive(image_channels=self.image_channels)
-        if self.levels is not None and (not isinstance(self.levels, int) or not 2 <= self.levels <= 256):
-            raise ValueError(f"levels: expected an int from 2 to 256, or None, got {self.levels!r}")
+        levels_of(self.levels, or_none=True)
         if self.num_classes is not None:
             positive(num_classes=self.num_classes)
         self.config = config | {"image_size": size if isinstance(size, int) else list(size)}

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from fastgen.models.dequantization import quantize
+from fastgen.nn.arguments import is_int
 
 INTERPOLATIONS = ("linear", "spherical")
 
@@ -180,7 +181,7 @@ def latent_map(codes: Tensor, resolution: int) -> Tensor:
 
     Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), figure 4.
     """
-    if not isinstance(resolution, int) or resolution < 1:
+    if not is_int(resolution) or resolution < 1:
         raise ValueError(f"resolution: expected a positive int, got {resolution!r}")
     mean, axes = latent_plane(codes)
     quantiles = (torch.arange(resolution, dtype=torch.float64) + 0.5) / resolution
@@ -205,7 +206,7 @@ def latent_plane(codes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_path(steps: int, how: str) -> None:
-    if not isinstance(steps, int) or steps < 2:
+    if not is_int(steps) or steps < 2:
         raise ValueError(f"steps: expected an int of at least 2, got {steps!r}")
     if how not in INTERPOLATIONS:
         raise ValueError(f"how: expected 'linear' or 'spherical', got {how!r}")

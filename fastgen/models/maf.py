@@ -12,7 +12,7 @@ from torch import nn
 from fastgen.models.flow import Flow, check_context
 from fastgen.models.vectors import as_json, check_vectors, standardization, start_at_zero
 from fastgen.nn import Compose, Inverse, MaskedAutoregressive, ReversePermutation
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import plain_numbers, positive, probability
 
 
 class MAF(Flow):
@@ -41,6 +41,7 @@ class MAF(Flow):
     Source: Papamakarios et al., "Masked Autoregressive Flow for Density Estimation" (2017), section 3.
     """
 
+    @plain_numbers
     def __init__(
         self,
         features: int,

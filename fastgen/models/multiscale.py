@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn import Split
-from fastgen.nn.arguments import pair, positive
+from fastgen.nn.arguments import levels_of, pair, positive
 
 
 class Multiscale(nn.Module):
@@ -70,8 +70,7 @@ def image_shape(
     """
     size = pair("image_size", image_size)
     positive(image_channels=image_channels)
-    if not isinstance(levels, int) or not 2 <= levels <= 256:
-        raise ValueError(f"levels: expected an int from 2 to 256, got {levels!r}")
+    levels_of(levels)
     if any(side % 2**halvings for side in size):
         raise ValueError(
             f"image_size: expected multiples of {2**halvings}, to be halved {halvings} times, got {image_size}"

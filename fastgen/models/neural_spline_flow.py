@@ -10,7 +10,7 @@ from torch import nn
 from fastgen.models.flow import Flow, check_context
 from fastgen.models.vectors import alternating_mask, as_json, check_vectors, mixing, standardization
 from fastgen.nn import Compose, MaskedAutoregressive, RationalQuadraticCoupling, ResidualNet, ReversePermutation
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import plain_numbers, positive, probability
 
 
 class NeuralSplineFlow(Flow):
@@ -44,6 +44,7 @@ class NeuralSplineFlow(Flow):
     Source: Durkan et al., "Neural Spline Flows" (2019), section 4 and appendix B.
     """
 
+    @plain_numbers
     def __init__(
         self,
         features: int,

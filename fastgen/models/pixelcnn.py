@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.models.likelihood import CategoricalLikelihood
 from fastgen.nn import MaskedConv2d
+from fastgen.nn.arguments import plain_numbers
 
 
 class PixelCNN(AutoregressiveModel):
@@ -37,6 +38,7 @@ class PixelCNN(AutoregressiveModel):
     Source: van den Oord et al., "Pixel Recurrent Neural Networks" (2016), section 3.4, table 1 and figure 5.
     """
 
+    @plain_numbers
     def __init__(
         self,
         *,

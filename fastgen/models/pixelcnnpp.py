@@ -24,6 +24,7 @@ from fastgen.nn import (
 from fastgen.nn import (
     weight_norm as normalize_weights,
 )
+from fastgen.nn.arguments import plain_numbers
 
 
 class PixelCNNPP(AutoregressiveModel):
@@ -55,6 +56,7 @@ class PixelCNNPP(AutoregressiveModel):
     Modifications" (2017), figure 2 and its published code.
     """
 
+    @plain_numbers
     def __init__(
         self,
         *,

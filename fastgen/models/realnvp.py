@@ -22,7 +22,7 @@ from fastgen.nn import (
     checkerboard_mask,
     weight_norm,
 )
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import plain_numbers, positive, probability
 
 
 class RealNVP(Flow):
@@ -62,6 +62,7 @@ class RealNVP(Flow):
     Source: Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP" (2017), sections 3 and 4.1.
     """
 
+    @plain_numbers
     def __init__(
         self,
         features: int | None = None,

@@ -14,6 +14,7 @@ from fastgen.models.divergence import Guard
 from fastgen.models.loop import Loop, Output
 from fastgen.models.probability_flow import RatioFlow
 from fastgen.models.sde import SDES
+from fastgen.nn.arguments import plain_numbers
 
 PREDICTORS = ("reverse_diffusion", "ancestral", "none")
 CORRECTORS = ("langevin", "none")
@@ -46,6 +47,7 @@ class ScoreSDE(RatioFlow, Diffusion):
     samplers: ClassVar[tuple[str, ...]] = ("pc", "em", "ode")
     default_steps: ClassVar[int] = 200
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],

@@ -14,7 +14,7 @@ from fastgen.gan import path_lengths
 from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.adversarial_arguments import check_image_arguments, halvings
 from fastgen.models.constructor_config import constructor_config
-from fastgen.nn.arguments import pair, positive
+from fastgen.nn.arguments import is_number, pair, plain_numbers, positive
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 from fastgen.nn.resample import Resample2d
 from fastgen.nn.running_average import RunningAverages
@@ -66,6 +66,7 @@ class StyleGAN2(RunningAverages, AdversarialModel):
 
     averages: ClassVar[tuple[str, ...]] = ("path_mean",)
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int] = 64,
@@ -147,7 +148,7 @@ class StyleGAN2(RunningAverages, AdversarialModel):
         return (lengths - self.path_mean).square().mean(), lengths
 
     def draw(self, n: int, labels: Tensor | None, truncation: float | None, generator: Generator | None) -> Tensor:
-        if truncation is not None and not (isinstance(truncation, int | float) and math.isfinite(truncation)):
+        if truncation is not None and not (is_number(truncation) and math.isfinite(truncation)):
             raise ValueError(f"truncation: expected a finite number or None, got {truncation!r}")
         z = self.latents(n, generator)
         return self.generator.synthesize(self.generator.styles(z, labels, truncation))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import is_int, plain_numbers, positive, probability
 from fastgen.nn.group_norm_silu import GroupNormSiLU
 from fastgen.nn.spatial_attention import SpatialAttention
 from fastgen.nn.time_embedding import TimeEmbedding
@@ -45,6 +45,7 @@ class UNet(nn.Module):
     section 3.
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,
@@ -209,7 +210,7 @@ class ResidualBlock(nn.Module):
 
 
 def _check_levels(widths: Sequence[int], attention_levels: Sequence[int], groups: int) -> None:
-    if not widths or any(not isinstance(width, int) or width < 1 for width in widths):
+    if not widths or any(not is_int(width) or width < 1 for width in widths):
         raise ValueError(f"channel_multipliers: expected positive ints, at least one, got widths {list(widths)}")
     if any(not 0 <= level < len(widths) for level in attention_levels):
         raise ValueError(f"attention_levels: expected 0 to {len(widths) - 1}, got {list(attention_levels)}")

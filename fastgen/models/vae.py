@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.evaluating import evaluating
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import is_int, is_number, plain_numbers, positive
 from fastgen.ops.importance_weighted_bound import importance_weighted_bound
 from fastgen.ops.reparameterize import MAX_LOGVAR, gaussian_reparameterize_kl
 
@@ -40,6 +40,7 @@ class VAE(EncoderDecoder):
     Autoencoders" (2016), equation 8.
     """
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],
@@ -61,7 +62,7 @@ class VAE(EncoderDecoder):
     ) -> None:
         config = constructor_config(locals(), "encoder", "decoder")
         super().__init__(config, numbers_per_latent=2, encoder=encoder, decoder=decoder)
-        if not (isinstance(beta, int | float) and 0 <= beta < math.inf):
+        if not (is_number(beta) and 0 <= beta < math.inf):
             raise ValueError(f"beta: expected a number of at least 0, got {beta!r}")
         positive(importance_samples=importance_samples)
         if importance_samples > 1 and beta != 1:
@@ -165,9 +166,9 @@ class VAE(EncoderDecoder):
                 number of at least 0.
         """
         positive(n=n)
-        if not (isinstance(temperature, int | float) and 0 <= temperature < math.inf):
+        if not (is_number(temperature) and 0 <= temperature < math.inf):
             raise ValueError(f"temperature: expected a number of at least 0, got {temperature!r}")
-        if isinstance(labels, int):
+        if is_int(labels):
             labels = torch.full((n,), labels, device=self.device)
         z = temperature * self.draw_latents(n, generator)
         with evaluating(self):
@@ -206,6 +207,7 @@ class ConditionalVAE(VAE):
     (2015), section 3; Kingma et al., "Semi-supervised Learning with Deep Generative Models" (2014), model M2.
     """
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],

@@ -15,7 +15,7 @@ from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.evaluating import evaluating
 from fastgen.models.pixelcnn import PixelCNN
 from fastgen.nn import MaskedConv2d, VectorQuantizer
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import is_int, plain_numbers, positive
 from fastgen.nn.constants import Constants
 from fastgen.nn.vector_quantizer import Quantized
 
@@ -45,6 +45,7 @@ class VQVAE(EncoderDecoder):
     sections 3.1 to 3.3.
     """
 
+    @plain_numbers
     def __init__(
         self,
         image_size: int | Sequence[int],
@@ -70,7 +71,7 @@ class VQVAE(EncoderDecoder):
         config = constructor_config(locals(), "encoder", "decoder")
         super().__init__({**config, "network": "spatial"}, encoder=encoder, decoder=decoder)
         del self.config["network"]
-        if not isinstance(num_codes, int) or not 2 <= num_codes <= 256:
+        if not is_int(num_codes) or not 2 <= num_codes <= 256:
             raise ValueError(f"num_codes: expected an int from 2 to 256, got {num_codes!r}")
         self.quantizer = VectorQuantizer(
             num_codes, latent_size, decay=decay, commitment=commitment, restart_below=restart_below

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import features_of, positive
+from fastgen.nn.arguments import features_of, plain_numbers, positive
 from fastgen.ops.actnorm import actnorm
 
 
@@ -39,6 +39,7 @@ class ActNorm(nn.Module):
     Source: Kingma and Dhariwal, "Glow" (2018), section 3.1.
     """
 
+    @plain_numbers
     def __init__(self, features: int) -> None:
         super().__init__()
         positive(features=features)

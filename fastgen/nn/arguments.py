@@ -2,36 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+import numbers
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 from torch import Tensor
+
+
+def plain_numbers(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that takes NumPy's numbers, alone or in tuples and lists, as Python's: what a module keeps is what
+    JSON, pickles and compiled graphs know.
+
+    Raises:
+        ValueError: a bool for what is annotated as a number.
+    """
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    numeric = {p.name for p in parameters if re.search(r"\b(int|float)\b(?!.*\bbool\b)", str(p.annotation))}
+
+    @functools.wraps(init)
+    def with_plain_numbers(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name, value in (*zip((p.name for p in parameters), args, strict=False), *kwargs.items()):
+            if name in numeric and isinstance(value, bool | np.bool_):
+                raise ValueError(f"{name}: expected a number, got {value!r}")
+        init(self, *map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+
+    return with_plain_numbers
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple) and any(isinstance(part, np.generic) for part in value):
+        return type(value)(map(_plain, value))
+    return value
+
+
+def is_int(value: Any) -> bool:
+    """Whether `value` is a whole number, Python's or NumPy's, and no bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real number, Python's or NumPy's, and no bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def pair(name: str, value: int | Sequence[int], *, at_least: int = 1) -> tuple[int, int]:
     """`value` for rows and for columns: an int stands for both."""
-    values = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    if len(values) != 2 or not all(isinstance(v, int) and v >= at_least for v in values):
+    values = (value, value) if is_int(value) else tuple(value) if isinstance(value, Sequence) else ()
+    if len(values) != 2 or not all(is_int(v) and v >= at_least for v in values):
         raise ValueError(f"{name}: expected an int or a pair of ints, each at least {at_least}, got {value!r}")
-    return values
+    return int(values[0]), int(values[1])
 
 
 def positive(**values: int) -> None:
     """Raises unless every value is an int of at least 1."""
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_int(value) or value < 1:
             raise ValueError(f"{name}: expected a positive int, got {value!r}")
+
+
+def at_least(low: int, **values: int) -> None:
+    """Raises unless every value is an int of at least `low`."""
+    for name, value in values.items():
+        if not is_int(value) or value < low:
+            raise ValueError(f"{name}: expected an int of at least {low}, got {value!r}")
+
+
+def levels_of(levels: int | None, *, or_none: bool = False) -> None:
+    """Raises unless `levels` is how many values a colour of an image has: an int from 2 to 256."""
+    if levels is None and or_none:
+        return
+    if not is_int(levels) or not 2 <= levels <= 256:
+        raise ValueError(f"levels: expected an int from 2 to 256{', or None' if or_none else ''}, got {levels!r}")
 
 
 def probability(**values: float) -> None:
     """Raises unless every value is the probability of a dropout that leaves something: in [0, 1)."""
     for name, value in values.items():
-        if not isinstance(value, int | float) or not 0 <= value < 1:
+        if not is_number(value) or not 0 <= value < 1:
             raise ValueError(f"{name}: expected a probability in [0, 1), got {value!r}")
 
 
 def odd(name: str, value: int) -> None:
     """Raises unless `value` is an odd positive int, so that a kernel of that size has a centre."""
-    if not isinstance(value, int) or value < 1 or value % 2 == 0:
+    if not is_int(value) or value < 1 or value % 2 == 0:
         raise ValueError(f"{name}: expected a positive odd int, so that the kernel has a centre, got {value!r}")
 
 

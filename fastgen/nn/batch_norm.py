@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
 from fastgen.nn.norm_modulate import NormModulate
 
 
@@ -22,6 +23,7 @@ class BatchNormLeakyReLU(NormModulate):
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithm 1.
     """
 
+    @plain_numbers
     def __init__(self, channels: int, negative_slope: float = 0.0, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(channels, "batch", negative_slope=negative_slope, eps=eps, momentum=momentum)
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import plain_numbers, positive
 from fastgen.ops.bias_act import bias_act
 
 
@@ -26,6 +26,7 @@ class BiasAct(nn.Module):
         ValueError, TypeError: what `fastgen.ops.bias_act` raises, at the first call.
     """
 
+    @plain_numbers
     def __init__(
         self,
         num_channels: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import plain_numbers, positive
 from fastgen.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 
 
@@ -24,6 +24,7 @@ class CausalConv1d(nn.Conv1d):
     (2016) for the steps.
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,

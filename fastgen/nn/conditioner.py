@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import context_of, features_of, odd, positive, probability
+from fastgen.nn.arguments import at_least, context_of, features_of, odd, plain_numbers, positive, probability
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -35,6 +35,7 @@ class MLP(nn.Module):
             that is missing, of another shape, or not expected.
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_features: int,
@@ -129,6 +130,7 @@ class ResidualNet(nn.Module):
     Source: Durkan et al., "Neural Spline Flows" (2019).
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_features: int,
@@ -144,8 +146,7 @@ class ResidualNet(nn.Module):
         positive(in_features=in_features, out_features=out_features, hidden_features=hidden_features)
         if context_features is not None:
             positive(context_features=context_features)
-        if not isinstance(num_blocks, int) or num_blocks < 0:
-            raise ValueError(f"num_blocks: expected an int of at least 0, got {num_blocks!r}")
+        at_least(0, num_blocks=num_blocks)
         probability(dropout_probability=dropout_probability)
         self.in_features = in_features
         self.out_features = out_features
@@ -190,6 +191,7 @@ class ConvNet(nn.Module):
     Source: Kingma and Dhariwal, "Glow" (2018), section 3.3.
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,

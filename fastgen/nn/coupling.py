@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import features_of, positive, rows_of
+from fastgen.nn.arguments import features_of, plain_numbers, positive, rows_of
 from fastgen.ops._spline_arguments import DERIVATIVES, check_settings
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling
 from fastgen.ops.spline import rational_quadratic_coupling
@@ -164,6 +164,7 @@ class AffineCoupling(FeatureCoupling):
     Source: Dinh et al., "Density estimation using Real NVP" (2017), equations 7 and 8.
     """
 
+    @plain_numbers
     def __init__(
         self,
         mask: Mask,
@@ -243,6 +244,7 @@ class RationalQuadraticCoupling(FeatureCoupling):
     Spheres" (2020), section 2.1.2, for the circle.
     """
 
+    @plain_numbers
     def __init__(
         self,
         mask: Mask,

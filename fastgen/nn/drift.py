@@ -37,8 +37,8 @@ class Drift:
             raise ValueError(f"max_drift: expected a positive number, got {limit!r}")
         if checkpoint_every is not None:
             positive(checkpoint_every=checkpoint_every)
-        self.limit = limit
-        self.checkpoint_every = checkpoint_every
+        self.limit = float(limit)
+        self.checkpoint_every = None if checkpoint_every is None else int(checkpoint_every)
         self._measured: list[tuple[Tensor, Tensor, Tensor]] = []
         self._largest: Tensor | None = None
         self._is_new = False

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import odd, positive
+from fastgen.nn.arguments import odd, plain_numbers, positive
 from fastgen.nn.constants import Constants
 from fastgen.ops import bias_act, setup_filter, upfirdn2d
 
@@ -30,6 +30,7 @@ class EqualizedLinear(nn.Module):
     Source: Karras et al., "Progressive Growing of GANs" (2018), section 4.1.
     """
 
+    @plain_numbers
     def __init__(
         self, in_features: int, out_features: int, act: str = "linear", *, bias: float = 0.0, lr_multiplier: float = 1.0
     ) -> None:
@@ -64,6 +65,7 @@ class EqualizedConv2d(Constants):
     for the filter.
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,

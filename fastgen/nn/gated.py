@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import divisible_by_colors, odd, positive
+from fastgen.nn.arguments import divisible_by_colors, odd, plain_numbers, positive
 from fastgen.nn.constants import Constants
 from fastgen.nn.masked import MaskedConv2d
 from fastgen.nn.shifted import down_shift
@@ -31,6 +31,7 @@ class VerticalStackConv2d(nn.Conv2d):
     Source: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders" (2016), section 2.2.
     """
 
+    @plain_numbers
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True) -> None:
         odd("kernel_size", kernel_size)
         positive(in_channels=in_channels, out_channels=out_channels)
@@ -66,6 +67,7 @@ class HorizontalStackConv2d(Constants, nn.Conv2d):
     Source: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders" (2016), section 2.2.
     """
 
+    @plain_numbers
     def __init__(
         self,
         mask_type: str,
@@ -160,6 +162,7 @@ class GatedPixelCNNLayer(nn.Module):
     Source: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders" (2016), figure 2 and equation 4.
     """
 
+    @plain_numbers
     def __init__(
         self,
         mask_type: str,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
 from fastgen.ops.group_norm_silu import group_norm_silu
 
 
@@ -26,6 +28,18 @@ class GroupNormSiLU(nn.GroupNorm):
 
     Source: Wu and He, "Group Normalization" (2018); Perez et al., "FiLM" (2018).
     """
+
+    @plain_numbers
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype)
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         if x.dim() < 2 or x.shape[1] != self.num_channels:

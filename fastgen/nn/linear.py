@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import features_of, positive
+from fastgen.nn.arguments import features_of, plain_numbers, positive
 from fastgen.nn.logabsdet import constant_logabsdet
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
@@ -102,6 +102,7 @@ class LULinear(InvertibleMatrix):
     Source: Oliva et al., "Transformation Autoregressive Networks" (2018); Durkan et al., "Neural Spline Flows" (2019).
     """
 
+    @plain_numbers
     def __init__(self, features: int, using_cache: bool = True, identity_init: bool = True, eps: float = 1e-3) -> None:
         super().__init__(features, using_cache)
         self.eps = eps
@@ -193,6 +194,7 @@ class InvertibleConv1x1(InvertibleMatrix):
     Source: Kingma and Dhariwal, "Glow" (2018), section 3.2 and equation 10.
     """
 
+    @plain_numbers
     def __init__(self, channels: int, weight: Tensor | None = None, using_cache: bool = True) -> None:
         super().__init__(channels, using_cache)
         if weight is None:

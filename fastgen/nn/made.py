@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import context_of, features_of, positive
+from fastgen.nn.arguments import context_of, features_of, plain_numbers, positive
 
 
 class MaskedLinear(nn.Linear):
@@ -125,6 +125,7 @@ class MADE(nn.Module):
     Source: Germain et al., "MADE: Masked Autoencoder for Distribution Estimation" (2015), section 4.
     """
 
+    @plain_numbers
     def __init__(
         self,
         features: int,
@@ -235,6 +236,7 @@ class MaskedMLP(nn.Module):
     residual = False
     one_pass = True
 
+    @plain_numbers
     def __init__(
         self,
         features: int,

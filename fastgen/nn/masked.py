@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import divisible_by_colors, odd, pair, positive
+from fastgen.nn.arguments import divisible_by_colors, odd, pair, plain_numbers, positive
 from fastgen.ops.masked_conv2d import masked_conv2d, masked_conv2d_live_weight, masked_conv2d_mask
 
 
@@ -43,6 +43,7 @@ class MaskedConv2d(nn.Conv2d):
     Source: van den Oord et al., "Pixel Recurrent Neural Networks" (2016), section 3.4 and figure 2.
     """
 
+    @plain_numbers
     def __init__(
         self,
         mask_type: str,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import context_of, features_of
+from fastgen.nn.arguments import context_of, features_of, plain_numbers
 from fastgen.nn.made import MADE, MaskedMLP
 from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
 from fastgen.ops._masked_autoregressive_elements import Affine, RationalQuadratic
@@ -65,6 +65,7 @@ class MaskedAutoregressive(nn.Module):
     al., "Neural Spline Flows" (2019), section 3.1.
     """
 
+    @plain_numbers
     def __init__(
         self,
         features: int,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import floating, positive
+from fastgen.nn.arguments import floating, plain_numbers, positive
 from fastgen.nn.coupling import Coupling, check_scale_map, transformed_where
 from fastgen.ops.affine_coupling import affine_coupling
 
@@ -59,6 +59,7 @@ class MaskedAffineCoupling(Coupling):
     Source: Dinh et al., "Density estimation using Real NVP" (2017), equation 9.
     """
 
+    @plain_numbers
     def __init__(
         self,
         mask: Tensor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import plain_numbers, positive
 
 
 class Maxout(nn.Module):
@@ -20,6 +20,7 @@ class Maxout(nn.Module):
     Source: Goodfellow et al., "Maxout Networks" (2013), section 3.
     """
 
+    @plain_numbers
     def __init__(self, in_features: int, out_features: int, pieces: int = 5) -> None:
         super().__init__()
         positive(in_features=in_features, out_features=out_features, pieces=pieces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
 from fastgen.ops.minibatch_stddev import minibatch_stddev
 
 
@@ -19,6 +20,7 @@ class MinibatchStdDev(nn.Module):
     Source: Karras et al., "Progressive Growing of GANs" (2018), section 3.
     """
 
+    @plain_numbers
     def __init__(self, group_size: int | None = 4, num_channels: int = 1) -> None:
         super().__init__()
         self.group_size, self.num_channels = group_size, num_channels

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import odd, positive
+from fastgen.nn.arguments import odd, plain_numbers, positive
 from fastgen.nn.constants import Constants
 from fastgen.ops.modulated_conv2d import modulated_conv2d
 from fastgen.ops.upfirdn2d import setup_filter, upfirdn2d
@@ -32,6 +32,7 @@ class ModulatedConv2d(Constants):
     Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), section 2.2.
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import plain_numbers, positive
 from fastgen.ops.norm_modulate import norm_modulate
 
 
@@ -29,6 +29,7 @@ class NormModulate(nn.Module):
         ValueError, TypeError: what `fastgen.ops.norm_modulate` raises.
     """
 
+    @plain_numbers
     def __init__(
         self,
         num_channels: int,
@@ -82,6 +83,7 @@ class AdaptiveInstanceNorm(NormModulate):
     equation 1.
     """
 
+    @plain_numbers
     def __init__(
         self, num_channels: int, style_features: int, *, negative_slope: float = 1.0, eps: float = 1e-5
     ) -> None:
@@ -111,6 +113,7 @@ class ConditionalBatchNorm(NormModulate):
     with Projection Discriminator" (2018), section 4.
     """
 
+    @plain_numbers
     def __init__(
         self,
         num_channels: int,
@@ -154,6 +157,7 @@ class SPADE(NormModulate):
     equations 1 to 3.
     """
 
+    @plain_numbers
     def __init__(
         self,
         num_channels: int,

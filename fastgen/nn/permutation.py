@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import floating, positive
+from fastgen.nn.arguments import floating, plain_numbers, positive
 from fastgen.nn.logabsdet import zero_logabsdet
 
 
@@ -28,6 +28,7 @@ class Permutation(nn.Module):
         ValueError: not a permutation; in `forward` and `inverse`, another number of features.
     """
 
+    @plain_numbers
     def __init__(self, permutation: Tensor | Sequence[int], dim: int = 1) -> None:
         super().__init__()
         positive(dim=dim)
@@ -68,6 +69,7 @@ class Permutation(nn.Module):
 class ReversePermutation(Permutation):
     """Put the features in reverse order."""
 
+    @plain_numbers
     def __init__(self, features: int, dim: int = 1) -> None:
         positive(features=features)
         super().__init__(torch.arange(features - 1, -1, -1), dim)
@@ -76,6 +78,7 @@ class ReversePermutation(Permutation):
 class RandomPermutation(Permutation):
     """Put the features in an order drawn once, at construction, from PyTorch's default generator."""
 
+    @plain_numbers
     def __init__(self, features: int, dim: int = 1) -> None:
         positive(features=features)
         super().__init__(torch.randperm(features), dim)

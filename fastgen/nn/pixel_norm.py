@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
 from fastgen.ops.pixel_norm import pixel_norm
 
 
@@ -15,6 +16,7 @@ class PixelNorm(nn.Module):
     Source: Karras et al., "Progressive Growing of GANs" (2018), section 4.2.
     """
 
+    @plain_numbers
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         super().__init__()
         self.dim, self.eps = dim, eps

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import context_of, features_of, positive
+from fastgen.nn.arguments import context_of, features_of, plain_numbers, positive
 
 
 class PlanarFlow(nn.Module):
@@ -40,6 +40,7 @@ class PlanarFlow(nn.Module):
     appendix A.1.
     """
 
+    @plain_numbers
     def __init__(self, features: int, context_features: int | None = None) -> None:
         super().__init__()
         positive(features=features)
@@ -109,6 +110,7 @@ class RadialFlow(nn.Module):
     Source: Rezende and Mohamed, "Variational Inference with Normalizing Flows" (2015), equation 14 and appendix A.2.
     """
 
+    @plain_numbers
     def __init__(self, features: int, context_features: int | None = None) -> None:
         super().__init__()
         positive(features=features)

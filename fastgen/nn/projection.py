@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
+
 
 class ProjectionHead(nn.Module):
     """`v = w . h + b`, and with classes `v = w . h + b + e_y . h`, of features h.
@@ -17,6 +19,7 @@ class ProjectionHead(nn.Module):
     Source: Miyato and Koyama, "cGANs with Projection Discriminator" (2018), equation 5.
     """
 
+    @plain_numbers
     def __init__(self, features: int, num_classes: int | None = None) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import plain_numbers, positive
 from fastgen.nn.constants import Constants
 from fastgen.ops.upfirdn2d import setup_filter, upfirdn2d
 
@@ -27,6 +27,7 @@ class Resample2d(Constants):
     Source: Karras et al., "A Style-Based Generator Architecture" (2019), appendix C.
     """
 
+    @plain_numbers
     def __init__(self, up: int = 1, down: int = 1, taps: Sequence[float] = (1, 3, 3, 1)) -> None:
         super().__init__()
         positive(up=up, down=down)

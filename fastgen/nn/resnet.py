@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
+
 
 def concat_elu(x: Tensor) -> Tensor:
     """`elu([x, -x])` along the channels: twice as many, [batch, channels, ...] to [batch, 2 * channels, ...].
@@ -42,6 +44,7 @@ class GatedResnet(nn.Module):
     Source: Salimans et al., "PixelCNN++" (2017), section 2.5 and its published code (`gated_resnet`).
     """
 
+    @plain_numbers
     def __init__(
         self,
         conv: Callable[[int, int], nn.Module],

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import odd, pair
+from fastgen.nn.arguments import odd, pair, plain_numbers
 
 
 def down_shift(x: Tensor) -> Tensor:
@@ -39,6 +39,7 @@ class DownShiftedConv2d(nn.Conv2d):
     Shape: [batch, in_channels, height, width] to [batch, out_channels, ceil(height / stride), ceil(width / stride)].
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,
@@ -68,6 +69,7 @@ class DownRightShiftedConv2d(nn.Conv2d):
     Shape: [batch, in_channels, height, width] to [batch, out_channels, ceil(height / stride), ceil(width / stride)].
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,
@@ -95,6 +97,7 @@ class DownShiftedConvTranspose2d(nn.ConvTranspose2d):
     Shape: [batch, in_channels, height, width] to [batch, out_channels, height * stride, width * stride].
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,
@@ -130,6 +133,7 @@ class DownRightShiftedConvTranspose2d(nn.ConvTranspose2d):
     Shape: [batch, in_channels, height, width] to [batch, out_channels, height * stride, width * stride].
     """
 
+    @plain_numbers
     def __init__(
         self,
         in_channels: int,

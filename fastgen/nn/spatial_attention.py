@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
+
 
 class SpatialAttention(nn.Module):
     """`x + linear(attention(group_norm(x)))`, every position looking at every other.
@@ -20,6 +22,7 @@ class SpatialAttention(nn.Module):
     Source: Ho et al., "Denoising Diffusion Probabilistic Models" (2020), appendix B.
     """
 
+    @plain_numbers
     def __init__(self, channels: int, head_channels: int | None = None, groups: int = 32, eps: float = 1e-5) -> None:
         super().__init__()
         head_channels = channels if head_channels is None else head_channels

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import floating
+from fastgen.nn.arguments import at_least, floating, plain_numbers
 from fastgen.nn.logabsdet import zero_logabsdet
 
 
@@ -26,10 +26,10 @@ class Squeeze(nn.Module):
     Source: Dinh et al., "Density estimation using Real NVP" (2017), section 3.6.
     """
 
+    @plain_numbers
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
-        if not isinstance(factor, int) or factor < 2:
-            raise ValueError(f"factor: expected an int of at least 2, got {factor!r}")
+        at_least(2, factor=factor)
         self.factor = factor
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

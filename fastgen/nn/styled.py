@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
 from fastgen.nn.equalized import TAPS, EqualizedLinear
 from fastgen.nn.modulated_conv import ModulatedConv2d
 from fastgen.ops import bias_act
@@ -30,6 +31,7 @@ class StyledConv2d(nn.Module):
     Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 2 and section 2.2.
     """
 
+    @plain_numbers
     def __init__(
         self, in_channels: int, out_channels: int, style_size: int, image_size: tuple[int, int], *, up: int = 1
     ) -> None:
@@ -58,6 +60,7 @@ class ToImage(nn.Module):
     Source: Karras et al. (2020), section 4.1 and appendix B.
     """
 
+    @plain_numbers
     def __init__(self, in_channels: int, image_channels: int, style_size: int) -> None:
         super().__init__()
         self.scale = 1 / math.sqrt(in_channels)

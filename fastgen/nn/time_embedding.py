@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen.nn.arguments import plain_numbers
 from fastgen.nn.constants import Constants
 
 
@@ -25,6 +26,7 @@ class TimeEmbedding(Constants):
     Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5; Ho et al. (2020), appendix B.
     """
 
+    @plain_numbers
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
         if channels < 2 or channels % 2:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from fastgen.nn.arguments import floating, positive
+from fastgen.nn.arguments import floating, plain_numbers, positive
 from fastgen.nn.running_average import RunningAverages
 from fastgen.ops.vector_quantize import code_perplexity, vector_quantize
 
@@ -34,9 +34,9 @@ class VectorQuantizer(RunningAverages):
     """Replaces every vector of features by the nearest code; training moves codes to the mean of their vectors.
 
     In training every call is one step of the moving averages of counts and sums, `N_k <- g N_k + (1 - g) n_k` and
-    `m_k <- g m_k + (1 - g) sum x`, and the codes that the batch uses become `m_k / N_k`, the others stay. The first batch, and later every code whose
-    average count falls below `restart_below` of its fair share, starts again from a vector of the batch: no code stays
-    dead. In distributed training counts and sums are those of all processes.
+    `m_k <- g m_k + (1 - g) sum x`, and the codes that the batch uses become `m_k / N_k`; the others stay. The first
+    batch, and later every code whose average count falls below `restart_below` of its fair share, starts again from a
+    vector of the batch: no code stays dead. In distributed training counts and sums are those of all processes.
 
     Args:
         num_codes: in the codebook.
@@ -60,6 +60,7 @@ class VectorQuantizer(RunningAverages):
 
     averages: ClassVar[tuple[str, ...]] = ("average_counts", "average_sums")
 
+    @plain_numbers
     def __init__(
         self,
         num_codes: int,
@@ -170,6 +171,7 @@ class ResidualVectorQuantizer(nn.Module):
     Source: Zeghidour et al., "SoundStream: An End-to-End Neural Audio Codec" (2021), section III.C.
     """
 
+    @plain_numbers
     def __init__(self, num_quantizers: int, num_codes: int, code_dim: int, **options) -> None:
         super().__init__()
         positive(num_quantizers=num_quantizers)

@@ -13,8 +13,8 @@ class ExponentialMovingAverage:
     """A copy of `model` whose weights trail it: `ema = d_t ema + (1 - d_t) weight`.
 
     The decay warms up, `d_t = min(decay, (1 + t) / (10 + t))` at update `t`, so that a short run is not dominated by
-    its initial weights. Buffers, and weights that are whole numbers, are copied. `model` is the averaged copy: always in
-    eval mode, without gradients, in at least float32, since half precision rounds away what a step adds.
+    its initial weights. Buffers, and weights that are whole numbers, are copied. `model` is the averaged copy: always
+    in eval mode, without gradients, in at least float32, since half precision rounds away what a step adds.
 
     Source: B. Polyak, A. Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992; the warm-up is
     TensorFlow's `ExponentialMovingAverage(num_updates=...)`.
