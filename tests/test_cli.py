@@ -1,7 +1,9 @@
 """The command line as a person meets it: what it prints, what it writes, how it fails."""
 
+import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -420,6 +422,66 @@ class TestOtherCommands:
         assert fails(run("demo"), "the package tqdm is missing: pip install 'fastgen[train]'")
 
 
+class TestFullDisk:
+    COMMAND = ["train", "pixelcnn", "--epochs", 2, "--batch-size", 30, "--save-every", 1, "--out", "x", *SMALL]
+
+    @pytest.mark.parametrize("at", [1, 8, 15, 22, 37])
+    def test_training_says_what_is_safe_and_goes_on_from_there(self, run, data, trained, monkeypatch, at):
+        """Each file that is written is one call of `fsync`, and a checkpoint seven."""
+        calls = []
+
+        def full(descriptor):
+            calls.append(descriptor)
+            if len(calls) >= at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            status, output, errors = run(*self.COMMAND, "--data", data)
+        assert (status, output) == (2, "") and "Traceback" not in errors
+        said = errors.splitlines()[-1]
+        assert said.startswith("fastgen: error: x/") and "No space left on device" in said
+        assert not [path for path in Path("x").rglob("*") if path.name.startswith(".")], "nothing half-written"
+        if at <= 7:
+            assert "nothing was saved yet: make room and start again" in said and not list(Path("x").iterdir())
+            return
+        assert "in x/last is whole: make room and go on with: fastgen train --resume x" in said
+        step = json.loads(Path("x/last/state.json").read_text())["step"]
+        assert f"the checkpoint of step {step} " in said
+        assert run("train", "--resume", "x", "--quiet")[0] == 0
+        resumed = json.loads(Path("x/metrics.json").read_text())
+        assert run(*self.COMMAND, "--data", data, "--overwrite")[0] == 0
+        unbroken = json.loads(Path("x/metrics.json").read_text())
+        assert (resumed["history"], resumed["final"]) == (unbroken["history"], unbroken["final"])
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["sample", "FLOW", "--out", "x.png"],
+            ["sample", "FLOW", "--out", "x.npy"],
+            ["sample", "FLOW", "--out", "x.csv"],
+            ["sample", "TRAINED", "--out", "x.png"],
+            ["fid", "digits", "--features", "pixels", "--save", "x.npz"],
+            ["dynamics", "--steps", 3, "--out", "x.png"],
+        ],
+    )
+    def test_every_file_is_written_in_whole_or_not_at_all(self, run, trained, flow, command):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            result = run(*({"FLOW": flow, "TRAINED": trained}.get(word, word) for word in command))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert fails(result, f"{command[-1]}: File too large") and not list(Path().iterdir())
+
+    def test_a_folder_in_the_place_of_a_file(self, run, trained, flow):
+        for name in ("x.png", "x.npz"):
+            Path(name).mkdir()
+        for command in (["sample", trained], ["sample", flow], ["dynamics"]):
+            assert fails(run(*command, "--out", "x.png"), "x.png is a folder, expected the name of a file")
+        assert fails(run("fid", "digits", "--features", "pixels", "--save", "x.npz"), "x.npz is a folder")
+
+
 class TestProcesses:
     """What needs a process of its own."""
 
@@ -460,6 +522,24 @@ class TestProcesses:
         assert running.returncode == 0, errors
         unbroken, broken = (json.loads((path / "metrics.json").read_text()) for path in (tmp_path / "unbroken", out))
         assert (unbroken["history"], unbroken["final"]) == (broken["history"], broken["final"])
+
+    def test_a_second_run_in_one_folder_is_refused_until_the_first_is_gone(self, run, data, tmp_path):
+        out = tmp_path / "shared"
+        command = ["train", "pixelcnn", "--data", data, "--epochs", 1000, "--batch-size", 4, "--out", out, *SMALL]
+        first = self.started(out, *command)
+        refusal = f"another run is training in {out}: wait for it, or go elsewhere (--out)"
+        try:
+            for more in ([], ["--overwrite"], ["--resume"]):
+                assert fails(run(*command, *more), refusal)
+            assert fails(run("train", "--resume", out), refusal)
+            # To look at what it has is no harm.
+            assert run("sample", out, "-n", 1)[0] == 0
+        finally:
+            first.kill()
+            _, errors = first.communicate(timeout=60)
+        assert "Traceback" not in errors and "rror" not in errors
+        assert run("train", "--resume", out, "--epochs", 1, "--quiet")[0] == 0
+        assert sorted(path.name for path in out.iterdir()) == ["best", "last", "metrics.json", "samples.png"]
 
     def test_help_imports_no_training_packages(self):
         code = "import sys, fastgen.cli as c; c.parser(); print([m in sys.modules for m in ('accelerate', 'sklearn')])"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from fastgen.density_report.comparison import Result, Standardized, as_json, com
 from fastgen.density_report.methods import METHODS, Settings, choose_methods, parse_bandwidth
 from fastgen.density_report.picture import FORMATS, save_picture
 from fastgen.device import use_device
-from fastgen.whole_file import write_whole
+from fastgen.whole_file import check_output, write_whole
 
 
 def run(args: Namespace) -> int:
@@ -91,8 +90,8 @@ def _check(args: Namespace) -> None:
     if args.max_rows < 1:
         raise ValueError(f"--max-rows {args.max_rows}: expected at least 1")
     for path in (args.picture, args.json, args.output):
-        if path and not (Path(path).parent.is_dir() and os.access(Path(path).parent, os.W_OK)):
-            raise ValueError(f"{path}: {Path(path).parent} is not a folder to write to")
+        if path:
+            check_output(path)
 
 
 def _log_densities(

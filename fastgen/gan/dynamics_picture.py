@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from fastgen.gan.dynamics import METHODS, Game, dirac_gan, play, quadratic, spectral_radius
-from fastgen.whole_file import write_whole
+from fastgen.whole_file import check_output, write_whole
 
 FORMATS = (".png", ".pdf", ".svg")
 START = (0.7, 0.7)
@@ -27,8 +26,7 @@ def run(args: Namespace) -> int:
     out = Path(args.out)
     if out.suffix not in FORMATS:
         raise ValueError(f"--out is {out}, expected a name ending in one of: {', '.join(FORMATS)}")
-    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
-        raise ValueError(f"{out}: {out.parent} is not a folder to write to")
+    check_output(out)
     if not all(map(math.isfinite, (args.a, args.p, args.q, args.step))):
         raise ValueError(f"-a, -p, -q, --step: expected finite numbers, got {args.a}, {args.p}, {args.q}, {args.step}")
     games = [quadratic(args.a), quadratic(args.a, args.p, args.q), dirac_gan(), dirac_gan(r1=1.0)]

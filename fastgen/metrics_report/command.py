@@ -17,6 +17,7 @@ from fastgen.metrics import FrechetInceptionDistance, feature_extractor, write_s
 from fastgen.metrics.scores import FeatureSet, choose_scores, extract, score
 from fastgen.metrics.statistics_file import Statistics
 from fastgen.metrics_report.sources import Array, Source, align_levels, open_source, report_bad
+from fastgen.whole_file import check_output
 
 
 def run(args: Namespace) -> int:
@@ -31,6 +32,8 @@ def run_fid(args: Namespace) -> int:
         raise ValueError(f"--save {args.save}: expected a file that ends with .npz")
     if args.save is not None and not Path(args.save).parent.is_dir():
         raise ValueError(f"--save {args.save}: {Path(args.save).parent} is no folder")
+    if args.save is not None:
+        check_output(args.save)
     if args.b is None and args.save is None:
         raise ValueError("B is missing: expected samples to compare A with, or --save to keep A's statistics")
     sources = [_open(name, args) for name in (args.a, args.b) if name is not None]

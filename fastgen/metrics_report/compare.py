@@ -6,6 +6,7 @@ import json
 import statistics
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,10 @@ def _train(model: str, seed: int, path: Path, args: Namespace) -> int:
         given["epochs"] = args.epochs
     if resume := (path / "last").exists():
         given = {"resume": str(path), "device": args.device, "quiet": args.quiet}
-    trainer = build_trainer(given)
-    print(f"{model}, seed {seed}", flush=True)
-    return finish_training(trainer, resume=resume)
+    with ExitStack() as held:
+        trainer = build_trainer(given, held)
+        print(f"{model}, seed {seed}", flush=True)
+        return finish_training(trainer, resume=resume)
 
 
 def _finished(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from fastgen.device import use_device
 from fastgen.metrics_report.trilemma_picture import FORMATS, save_picture
 from fastgen.train.load import load_model
 from fastgen.train.sample_scores import MOST_SAMPLES, Yardstick, draw
-from fastgen.whole_file import write_whole
+from fastgen.whole_file import check_output, write_whole
 
 # Of precision, recall, density and coverage with 5 neighbours.
 FEWEST = 6
@@ -154,8 +153,8 @@ def check(args: Namespace) -> None:
     if Path(args.picture).suffix not in FORMATS:
         raise ValueError(f"--picture {args.picture}: expected a file that ends with one of: {', '.join(FORMATS)}")
     for path in (args.picture, args.json):
-        if path and not (Path(path).parent.is_dir() and os.access(Path(path).parent, os.W_OK)):
-            raise ValueError(f"{path}: {Path(path).parent} is not a folder to write to")
+        if path:
+            check_output(path)
     if args.n is not None and args.n < FEWEST:
         raise ValueError(f"-n is {args.n}, expected at least {FEWEST}")
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from fastgen.train.baseline import independent_pixels_bits_per_dim
 from fastgen.train.checkpoint import LAST, find, read_config
 from fastgen.train.comparison import compare_sampling
 from fastgen.train.evaluate import evaluate
-from fastgen.train.files import check_writable, settled
+from fastgen.train.files import held_run, settled
 from fastgen.train.interpolate import run_interpolate
 from fastgen.train.interruption import TrainingInterrupted
 from fastgen.train.load import load_model, model_entry
@@ -65,8 +66,8 @@ def run(args: Namespace) -> int:
 
 def run_train(args: Namespace) -> int:
     """`fastgen train`."""
-    given = vars(args)
-    return finish_training(build_trainer(given), resume="resume" in given)
+    with ExitStack() as held:
+        return finish_training(build_trainer(vars(args), held), resume="resume" in args)
 
 
 def run_demo(args: Namespace) -> int:
@@ -81,9 +82,10 @@ def run_demo(args: Namespace) -> int:
 
 
 def _run_demo(args: Namespace) -> int:
-    trainer = build_trainer({"model": DEMO_MODEL, "data": "digits", "overwrite": True, **vars(args)})
-    if status := finish_training(trainer):
-        return status
+    with ExitStack() as held:
+        trainer = build_trainer({"model": DEMO_MODEL, "data": "digits", "overwrite": True, **vars(args)}, held)
+        if status := finish_training(trainer):
+            return status
     independent = independent_pixels_bits_per_dim(trainer.dataset.train, trainer.dataset.validation)
     print(f"{'independent pixels':24} {independent:.4f} validation bits per dimension, the best without dependence")
     model, _ = load_model(trainer.out)
@@ -91,8 +93,10 @@ def _run_demo(args: Namespace) -> int:
     return 0
 
 
-def build_trainer(given: Mapping[str, Any]) -> Trainer:
+def build_trainer(given: Mapping[str, Any], held: ExitStack) -> Trainer:
     """A trainer from the command line's options, over those of the run to go on with, or over the defaults.
+
+    The folder of the run is held, as long as `held` is open.
 
     Raises:
         ValueError: no such model or data, an option that does not go with them, or a folder that cannot be used.
@@ -104,7 +108,7 @@ def build_trainer(given: Mapping[str, Any]) -> Trainer:
     if "name_or_path" not in data:
         raise ValueError("no data: expected --data with a name, a folder or a file (fastgen train --help lists them)")
     out = run or Path(given.get("out", f"runs/{name}-{Path(data['name_or_path']).stem}"))
-    check_writable(out)
+    held.enter_context(held_run(out))
     if settled(out / LAST).exists() and not ("resume" in given or "overwrite" in given):
         raise ValueError(f"{out} already holds a run: --resume goes on, --overwrite starts over, --out goes elsewhere")
 
@@ -146,12 +150,24 @@ def finish_training(trainer: Trainer, resume: bool = False) -> int:
             command = f"fastgen train --resume {shlex.quote(str(trainer.out))}"
             print(f"fastgen: {stop}. Go on with: {command}", file=sys.stderr)
         return 128 + stop.signum
+    except OSError as error:
+        raise ValueError(f"{error.filename}: {error.strerror}; {_what_is_safe(trainer.out)}") from error
     if trainer.accelerator.is_main_process:
         for key, value in metrics["final"].items():
             print(f"{key:24} {value:.4f}" if isinstance(value, float) else f"{key:24} {value}")
         print(f"{'samples':24} {trainer.out / 'samples.png'}")
         print(f"{'checkpoint':24} {find(trainer.out)}")
     return 0
+
+
+def _what_is_safe(out: Path) -> str:
+    """Where a run whose folder cannot be written stands, and how to go on."""
+    last = settled(out / LAST)
+    if not last.exists():
+        return "nothing was saved yet: make room and start again"
+    step = json.loads((last / "state.json").read_text())["step"]
+    command = f"fastgen train --resume {shlex.quote(str(out))}"
+    return f"the checkpoint of step {step} in {last} is whole: make room and go on with: {command}"
 
 
 def run_evaluate(args: Namespace) -> int:

@@ -25,6 +25,7 @@ from fastgen.train.latent_panels import (
 )
 from fastgen.train.load import load_model
 from fastgen.train.recipe import num_classes
+from fastgen.whole_file import check_output
 
 KINDS = ("walk", "arithmetic", "map")
 
@@ -39,6 +40,7 @@ def run_interpolate(args: Namespace) -> int:
     if out.suffix != ".png":
         raise ValueError(f"--out is {out}, expected a name ending in .png")
     check_writable(out.parent)
+    check_output(out)
     model, config = load_model(args.checkpoint, device=use_device(args.device))
     if not isinstance(model, LatentSpace) or model.levels is None:
         kind = type(model).__name__

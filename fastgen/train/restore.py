@@ -29,6 +29,7 @@ from fastgen.models.diffusion import Diffusion
 from fastgen.train.files import check_writable
 from fastgen.train.load import load_model
 from fastgen.train.pictures import save_grid
+from fastgen.whole_file import check_output
 
 TASKS = ("super-resolution", "denoise", "inpaint", "uncrop", "deblur", "colourise", "hdr")
 
@@ -41,6 +42,7 @@ def run_restore(args: Namespace) -> int:
     if out.suffix != ".png":
         raise ValueError(f"--out is {out}, expected a name ending in .png")
     check_writable(out.parent)
+    check_output(out)
     model, config = load_model(args.checkpoint, device=use_device(args.device))
     if not isinstance(model, Diffusion) or model.levels is None:
         raise ValueError(f"{args.checkpoint} holds a {type(model).__name__}, expected a diffusion model of images")

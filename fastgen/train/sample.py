@@ -25,7 +25,7 @@ from fastgen.train.files import check_writable
 from fastgen.train.load import load_model
 from fastgen.train.pictures import save_grid
 from fastgen.train.recipe import NUM_SAMPLES, num_classes
-from fastgen.whole_file import write_whole
+from fastgen.whole_file import check_output, write_whole
 
 # Points show a density where they are many.
 NUM_VECTORS = 5000
@@ -39,6 +39,7 @@ def run_sample(args: Namespace) -> int:
     if out.suffix not in (".png", ".npy", ".csv"):
         raise ValueError(f"--out is {out}, expected a name ending in .png, .npy or .csv")
     check_writable(out.parent)
+    check_output(out)
     model, config = load_model(args.checkpoint, device=use_device(args.device))
     _check_options(model, args)
     n = args.n or (NUM_VECTORS if _is_of_vectors(model) else NUM_SAMPLES)

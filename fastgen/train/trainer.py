@@ -19,7 +19,7 @@ from fastgen.data import Dataset
 from fastgen.train.checkpoint import BEST, LAST, Checkpoint, load_weights, set_weights
 from fastgen.train.ema import ExponentialMovingAverage
 from fastgen.train.evaluate import evaluate
-from fastgen.train.files import check_writable, remove_folder, settled, write_json
+from fastgen.train.files import held_run, remove_folder, settled, write_json
 from fastgen.train.interruption import Interruption, TrainingInterrupted
 from fastgen.train.order import epoch_order, seed_step
 from fastgen.train.progress import Progress
@@ -103,11 +103,15 @@ class Trainer:
             resume: go on from the `last` checkpoint in `out`, where there is one.
 
         Raises:
-            ValueError: `out` cannot be written, or the checkpoint is damaged or of another run.
+            ValueError: `out` cannot be written, or another run trains in it; a checkpoint is damaged or of another run.
             TrainingDiverged: the loss, the gradient or a score is not finite; the checkpoints stay as they are.
             TrainingInterrupted: SIGINT or SIGTERM came; the run was saved first.
+            OSError: a file could not be written; the checkpoint before is whole.
         """
-        check_writable(self.out)
+        with held_run(self.out):
+            return self._fit(resume)
+
+    def _fit(self, resume: bool) -> dict[str, Any]:
         self._prepare()
         resume = resume and settled(self.out / LAST).exists()
         if resume:
