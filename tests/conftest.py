@@ -11,20 +11,7 @@ if not os.environ.get("FASTGEN_TEST_GPU"):
 
 import torch
 
-
-def round_to_bfloat16_as_hardware_does() -> None:
-    """Triton's interpreter truncates float32 to bfloat16, where every GPU rounds to nearest even; make it round."""
-    from triton.runtime import interpreter
-
-    convert = interpreter._convert_float
-
-    def rounding(data, source, target, mode):
-        if (str(source), str(target)) == ("fp32", "bf16"):
-            return torch.from_numpy(data).to(torch.bfloat16).view(torch.uint16).numpy()
-        return convert(data, source, target, mode)
-
-    interpreter._convert_float = rounding
-
+from fastgen.conformance.kernels import round_to_bfloat16_as_hardware_does
 
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     round_to_bfloat16_as_hardware_does()

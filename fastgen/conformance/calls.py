@@ -75,7 +75,8 @@ def bind(function: Callable, case: Sample, pass_: str, output_gradients: Sequenc
         outputs, differentiable, gradients = recorded(given)
         first = torch.autograd.grad(differentiable, inputs, gradients, create_graph=True, allow_unused=True)
         targets, first = [*given, *inputs], [g for g in first if g is not None and g.requires_grad]
-        found = torch.autograd.grad(first, targets, [g.detach() for g in first], allow_unused=True)
+        squares = [g.detach() for g in first]
+        found = torch.autograd.grad(first, targets, squares, allow_unused=True) if first else [None] * len(targets)
         return *outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(targets, found, strict=True))
 
     def forward_backward() -> tuple[Tensor, ...]:

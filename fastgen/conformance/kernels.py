@@ -84,3 +84,17 @@ def _taken(op: Op, variant: str, dtype: torch.dtype, device: str) -> frozenset[i
 
 def dtypes(op: Op, variant: str) -> list[torch.dtype]:
     return list(op.dtypes[variant.partition("/")[0]])
+
+
+def round_to_bfloat16_as_hardware_does() -> None:
+    """Triton's interpreter truncates float32 to bfloat16, where every GPU rounds to nearest even; make it round."""
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def rounding(data, source, target, mode):
+        if (str(source), str(target)) == ("fp32", "bf16"):
+            return torch.from_numpy(data).to(torch.bfloat16).view(torch.uint16).numpy()
+        return convert(data, source, target, mode)
+
+    interpreter._convert_float = rounding

@@ -97,6 +97,8 @@ class Op:
         grad_order: orders of gradient that kernels compute; higher ones go through the reference. 0: not
             differentiable.
         passes: what to benchmark.
+        draw: makes a call of any shape and settings out of what a `fastgen.conformance.drawing.Drawing` draws, for the
+            campaign; None where variations of the samples reach them all.
         gate_part: of a benchmark case for which the reference would take minutes, the part that the benchmark's gate
             compares with it; else the case itself.
         random: the op draws random numbers, so tests compare what is drawn and not its gradient.
@@ -119,6 +121,7 @@ class Op:
     cost: Callable[..., Cost]
     grad_order: int = 1
     passes: tuple[str, ...] = ("forward", "forward_backward")
+    draw: Callable[..., Sample] | None = None
     gate_part: Callable[[Sample], Sample] = lambda case: case
     random: bool = False
     library: Sequence[Callable] = ()
