@@ -145,9 +145,10 @@ class DDPM(BoundedByVariation, Diffusion):
         config = {name: self.config[name] for name in SCHEDULE}
         # The noisiest level is visited, where sampling starts, however few the steps are.
         also: dict[str, Any] = {"timestep_spacing": "trailing", "exact_previous": True}
-        if sampler == "dpm++" and config["clip_sample"]:
-            # Its other name for keeping x0 in bounds.
-            also |= {"thresholding": True, "sample_max_value": 1.0}
+        if config["clip_sample"]:
+            # What others call keeping x0 in bounds.
+            bounds = {"dpm++": {"thresholding": True, "sample_max_value": 1.0}, "euler": {"clip_x0": 1.0}}
+            also |= bounds.get(sampler, {})
         if sampler == "heun":
             # Halves of slopes do not carry from a sigma of 20,000, where a cosine schedule ends, to one of 6.
             sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from fastgen.schedulers.config import Config
-from fastgen.schedulers.ddpm import check_in_training, check_zero_snr
+from fastgen.schedulers.config import registers_config
+from fastgen.schedulers.ddpm import check_in_training, check_zero_snr, falling_timesteps, visited_timesteps
 from fastgen.schedulers.discrete import DiscreteScheduler, prediction_columns
-from fastgen.schedulers.scheduler import SchedulerOutput, check_prediction_type
-from fastgen.schedulers.spacing import spaced_timesteps
+from fastgen.schedulers.scheduler import Generators, SchedulerOutput, check_prediction_type
 
 
 class DDIMScheduler(DiscreteScheduler):
@@ -31,6 +30,7 @@ class DDIMScheduler(DiscreteScheduler):
     Source: Song, Meng and Ermon, "Denoising Diffusion Implicit Models" (2021), equations 12 and 16.
     """
 
+    @registers_config
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -50,7 +50,6 @@ class DDIMScheduler(DiscreteScheduler):
         rescale_betas_zero_snr: bool = False,
         exact_previous: bool = False,
     ) -> None:
-        self.config = Config({name: value for name, value in locals().items() if name != "self"})
         check_prediction_type(prediction_type)
         check_zero_snr(prediction_type, rescale_betas_zero_snr)
         self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
@@ -59,15 +58,16 @@ class DDIMScheduler(DiscreteScheduler):
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """As `DDPMScheduler.set_timesteps`."""
-        config = self.config
-        timesteps = spaced_timesteps(
-            config["timestep_spacing"], config["num_train_timesteps"], num_inference_steps, config["steps_offset"]
-        )
-        self._visit(torch.from_numpy(timesteps.round().copy()).long(), device)
+        self._visit(visited_timesteps(self.config, num_inference_steps), device)
 
-    def _visit(self, timesteps: torch.Tensor, device: Any = None) -> None:
+    def _assign(self, given: Tensor) -> None:
+        # The stride to the step before remains, as in diffusers.
+        timesteps = falling_timesteps(given, self.config["num_train_timesteps"])
+        self._visit(timesteps, given.device, self.num_inference_steps)
+
+    def _visit(self, timesteps: Tensor, device: Any = None, num_inference_steps: int | None = None) -> None:
         config = self.config
-        self.num_inference_steps = len(timesteps)
+        self.num_inference_steps = num_inference_steps or len(timesteps)
         check_in_training(timesteps, config["num_train_timesteps"])
         self._visited = timesteps
         self._set_schedule(timesteps, self._columns(0.0, False), device)
@@ -80,7 +80,7 @@ class DDIMScheduler(DiscreteScheduler):
         eta: float = 0.0,
         use_clipped_model_output: bool = False,
         *,
-        generator: Generator | None = None,
+        generator: Generators = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
@@ -112,7 +112,7 @@ class DDIMScheduler(DiscreteScheduler):
         if (eta, use_clipped_model_output) != self._made_for:
             if not 0 <= eta <= 1:
                 raise ValueError(f"eta: expected a number from 0 to 1, got {eta}")
-            self._set_rows(self._columns(eta, use_clipped_model_output), self.timesteps.device)
+            self._set_rows(self._columns(eta, use_clipped_model_output), self.table.device)
 
     def _columns(self, eta: float, use_clipped_model_output: bool) -> dict[str, Tensor]:
         config, timesteps = self.config, self._visited

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from fastgen.schedulers.config import Config
+from fastgen.schedulers.config import Config, registers_config
 from fastgen.schedulers.discrete import DiscreteScheduler, prediction_columns
 from fastgen.schedulers.scheduler import check_prediction_type
-from fastgen.schedulers.spacing import spaced_timesteps
+from fastgen.schedulers.spacing import check_one_of, custom_values, spaced_timesteps
 
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")
 
@@ -42,6 +43,7 @@ class DDPMScheduler(DiscreteScheduler):
     Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models" (2020), equations 6, 7 and 11.
     """
 
+    @registers_config
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -60,32 +62,43 @@ class DDPMScheduler(DiscreteScheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        self.config = Config({name: value for name, value in locals().items() if name != "self"})
         check_prediction_type(prediction_type)
-        if variance_type not in VARIANCES:
+        # None is what the config of a scheduler says that has no noise to choose.
+        if variance_type not in (*VARIANCES, None):
             raise ValueError(f"variance_type: expected one of {', '.join(VARIANCES)}, got {variance_type!r}")
         check_zero_snr(prediction_type, rescale_betas_zero_snr)
         self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
         self._visit(torch.arange(num_train_timesteps - 1, -1, -1))
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Visit so many of the training timesteps, the noisiest first.
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        *,
+        timesteps: Sequence[int] | torch.Tensor | None = None,
+    ) -> None:
+        """Visit so many of the training timesteps, or those that are given, the noisiest first.
 
         Raises:
-            ValueError: not a positive int, or more than `num_train_timesteps`.
+            ValueError: not a positive int, or more than `num_train_timesteps`; both arguments, or neither; timesteps
+                that are not falling integers of the schedule.
         """
-        config = self.config
-        timesteps = spaced_timesteps(
-            config["timestep_spacing"], config["num_train_timesteps"], num_inference_steps, config["steps_offset"]
-        )
-        self._visit(torch.from_numpy(timesteps.round().copy()).long(), device)
+        check_one_of(num_inference_steps=num_inference_steps, timesteps=timesteps)
+        if timesteps is None:
+            self._visit(visited_timesteps(self.config, num_inference_steps), device)
+        else:
+            self._visit(falling_timesteps(timesteps, self.config["num_train_timesteps"]), device)
+
+    def _assign(self, given: torch.Tensor) -> None:
+        # Each step goes to the next of these, as in diffusers.
+        self.set_timesteps(device=given.device, timesteps=given)
 
     def _visit(self, timesteps: torch.Tensor, device: Any = None) -> None:
         config = self.config
         self.num_inference_steps = len(timesteps)
         check_in_training(timesteps, config["num_train_timesteps"])
         cumprod = self.alphas_cumprod.cpu()
-        now, before = cumprod[timesteps], torch.cat([cumprod[timesteps[1:]], torch.ones(1)])
+        now, before = cumprod[timesteps], torch.cat([cumprod[timesteps[1:]], cumprod.new_ones(1)])
         noise, noise_before = 1 - now, 1 - before
         alpha = now / before
         beta = 1 - alpha
@@ -101,6 +114,22 @@ class DDPMScheduler(DiscreteScheduler):
             "noise": torch.where(timesteps > 0, deviation, torch.zeros_like(deviation)),
         }
         self._set_schedule(timesteps, columns, device)
+
+
+def visited_timesteps(config: Config, num_inference_steps: int) -> torch.Tensor:
+    """The training timesteps, int64, that a scheduler of this config visits."""
+    timesteps = spaced_timesteps(
+        config["timestep_spacing"], config["num_train_timesteps"], num_inference_steps, config["steps_offset"]
+    )
+    return torch.from_numpy(timesteps.round().copy()).long()
+
+
+def falling_timesteps(timesteps: Sequence[int] | torch.Tensor, num_train_timesteps: int) -> torch.Tensor:
+    """`timesteps` as int64. Raises unless they are falling integers of the training's."""
+    times = custom_values("timesteps", timesteps, 0, num_train_timesteps - 1)
+    if (times != times.round()).any() or (np.diff(times) >= 0).any():
+        raise ValueError(f"timesteps: expected falling integers, got {times.tolist()}")
+    return torch.from_numpy(times).long()
 
 
 def check_zero_snr(prediction_type: str, rescale_betas_zero_snr: bool) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.schedulers.betas import betas, rescale_zero_terminal_snr
-from fastgen.schedulers.scheduler import Scheduler, broadcast
+from fastgen.schedulers.scheduler import Scheduler, as_tensor, mixed
 
 
 class DiscreteScheduler(Scheduler):
@@ -31,18 +31,18 @@ class DiscreteScheduler(Scheduler):
         self.alphas_cumprod = torch.cumprod(self.alphas, 0)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """`x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise`.
+        """`x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise`, computed in float32 or more.
 
         Args:
             original_samples: `x0` [batch, ...].
             noise: standard normal, of the same shape.
-            timesteps: integers [batch], from 0 to `num_train_timesteps - 1`.
+            timesteps: integers [batch] or one for all, from 0 to `num_train_timesteps - 1`.
 
         Raises:
             ValueError: shapes that do not go together, a timestep out of range.
         """
         signal, sigma = self._signal_and_noise(original_samples, noise, timesteps)
-        return signal * original_samples + sigma * noise
+        return mixed(original_samples, signal, noise, sigma)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """`v = sqrt(a_t) noise - sqrt(1 - a_t) x0`, what v prediction learns; arguments as `add_noise`'s.
@@ -50,10 +50,10 @@ class DiscreteScheduler(Scheduler):
         Source: Salimans and Ho, "Progressive Distillation" (2022), appendix D.
         """
         signal, sigma = self._signal_and_noise(sample, noise, timesteps)
-        return signal * noise - sigma * sample
+        return mixed(noise, signal, sample, -sigma)
 
     def _signal_and_noise(self, samples: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        check_pair(samples, noise, timesteps)
+        timesteps = checked_times(samples, noise, timesteps)
         if timesteps.is_floating_point():
             raise ValueError(f"timesteps: expected integers, got {timesteps.dtype}")
         # What is on the host can be read without waiting.
@@ -63,16 +63,22 @@ class DiscreteScheduler(Scheduler):
                 raise ValueError(f"timesteps: expected 0 to {len(self.alphas_cumprod) - 1}, got {low} to {high}")
         if self.alphas_cumprod.device != samples.device:
             self.alphas_cumprod = self.alphas_cumprod.to(samples.device)
-        cumprod = self.alphas_cumprod.to(samples.dtype)[timesteps]
-        return broadcast(cumprod**0.5, samples), broadcast((1 - cumprod) ** 0.5, samples)
+        cumprod = self.alphas_cumprod[timesteps.to(samples.device).long()]
+        # The root is taken of what float32 holds: half precision has no number between 1 and what is left of it.
+        cumprod = cumprod.to(torch.promote_types(samples.dtype, torch.float32))
+        return cumprod**0.5, (1 - cumprod) ** 0.5
 
 
-def check_pair(samples: Tensor, noise: Tensor, timesteps: Tensor) -> None:
-    """Raises unless there is noise for every sample, and a time."""
+def checked_times(samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """`timesteps` as a tensor [batch] or [1]. Raises unless there is noise for every sample, and a time."""
     if noise.shape != samples.shape:
         raise ValueError(f"noise: expected {list(samples.shape)}, as the samples, got {list(noise.shape)}")
+    timesteps = as_tensor(timesteps)
+    if timesteps.dim() == 0:
+        timesteps = timesteps[None]
     if timesteps.dim() != 1 or len(timesteps) not in (1, len(samples)):
         raise ValueError(f"timesteps: expected [{len(samples)}], one for each sample, got {list(timesteps.shape)}")
+    return timesteps
 
 
 def prediction_columns(prediction_type: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from fastgen.ops.diffusion import diffusion_update
 from fastgen.schedulers.betas import SMALLEST_ALPHA_CUMPROD
-from fastgen.schedulers.config import Config
-from fastgen.schedulers.discrete import check_pair, prediction_columns
-from fastgen.schedulers.scheduler import Coefficients, Noise, broadcast, check_prediction_type
-from fastgen.schedulers.sigmas import SigmaScheduler, check_final_sigmas_type
-from fastgen.schedulers.spacing import check_steps, karras_sigmas, timesteps_of_sigmas
+from fastgen.schedulers.config import registers_config
+from fastgen.schedulers.ddpm import VARIANCES
+from fastgen.schedulers.discrete import prediction_columns
+from fastgen.schedulers.scheduler import Coefficients, Noise, check_prediction_type
+from fastgen.schedulers.sigmas import Custom, SigmaScheduler, as_float32, check_final_sigmas_type
+from fastgen.schedulers.spacing import SPACINGS, check_one_of, check_steps, timesteps_of_sigmas, trailing_timesteps
 
 # Schedules shorter than this end with a step of first order, which is steadier there.
 FEW_STEPS = 15
@@ -37,6 +39,18 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
     algorithm 2.
     """
 
+    fixed_options = {
+        "algorithm_type": ("dpmsolver++", "deis"),
+        "solver_order": (2,),
+        "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
+        "euler_at_final": (False,),
+        "lambda_min_clipped": (-math.inf, None),
+        "variance_type": (None, *VARIANCES),
+        **{f"use_{what}": (False, None) for what in ("exponential_sigmas", "beta_sigmas", "lu_lambdas", "flow_sigmas")},
+        "use_dynamic_shifting": (False, None),
+    }
+
+    @registers_config
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -55,13 +69,17 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        self.config = Config({name: value for name, value in locals().items() if name != "self"})
         check_prediction_type(prediction_type)
         check_final_sigmas_type(final_sigmas_type)
         self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
         if rescale_betas_zero_snr:
             self.alphas_cumprod[-1] = SMALLEST_ALPHA_CUMPROD
         self.set_timesteps(num_train_timesteps)
+
+    @property
+    def returns_output_dtype(self) -> bool:
+        # That of the predicted x0, in diffusers, which may be the output itself.
+        return self.config["prediction_type"] == "sample"
 
     @property
     def init_noise_sigma(self) -> float:
@@ -71,16 +89,15 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         """The sample itself."""
         return sample
 
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """`alpha x0 + sigma noise` at the noise level of each of `timesteps` [batch] in the schedule."""
-        check_pair(original_samples, noise, timesteps)
-        alpha, sigma = _alpha_sigma(self.sigmas.to(original_samples)[self.places(timesteps)])
-        return broadcast(alpha, original_samples) * original_samples + broadcast(sigma, original_samples) * noise
+    def _alpha_sigma(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return _alpha_sigma(sigma)
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """As `DDPMScheduler.set_timesteps`."""
-        timesteps, sigmas = self._visit(num_inference_steps)
-        self.num_inference_steps = num_inference_steps
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, *, timesteps: Custom = None
+    ) -> None:
+        """As `HeunDiscreteScheduler.set_timesteps`, with as many calls of the network as steps."""
+        timesteps, sigmas = self._visit(num_inference_steps, timesteps)
+        self.num_inference_steps = len(timesteps)
         self._set_sigmas(sigmas, device)
         alpha, sigma = _alpha_sigma(sigmas)
         x0_sample, x0_output, _, _ = prediction_columns(self.config["prediction_type"], alpha[:-1], sigma[:-1])
@@ -88,7 +105,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         # Infinite where the last step ends at zero noise: then it is of first order, and e^-h is 0.
         h = lambdas[1:] - lambdas[:-1]
         current = -alpha[1:] * (torch.exp(-h) - 1.0)
-        h_before = torch.cat([torch.zeros(1), h[:-1]])
+        h_before = torch.cat([h.new_zeros(1), h[:-1]])
         first_order = (h_before == 0) | (h == 0) | torch.isinf(h)
         if self.config["lower_order_final"] and len(timesteps) < FEW_STEPS:
             first_order[-1] = True
@@ -101,45 +118,63 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             "previous": -change,
         }
         self._set_schedule(timesteps, columns, device)
-        self._first_order = self.table.clone()
-        self._first_order[:, Coefficients._fields.index("x0")] = current.to(self.table)
-        self._first_order[:, Coefficients._fields.index("previous")] = 0
 
-    def _visit(self, num_inference_steps: int) -> tuple[Tensor, Tensor]:
+    def _visit(self, num_inference_steps: int | None, timesteps: Custom = None) -> tuple[Tensor, Tensor]:
         config, train_sigmas = self.config, self._train_sigmas()
-        training = config["num_train_timesteps"]
-        check_steps(num_inference_steps, training)
-        # One interval more than in other schedules: the last of them ends at zero noise.
-        if config["timestep_spacing"] == "linspace":
-            times = np.linspace(0, training - 1, num_inference_steps + 1).round()[:0:-1]
-        elif config["timestep_spacing"] == "leading":
-            ratio = training // (num_inference_steps + 1)
-            times = np.arange(num_inference_steps, 0, -1.0) * ratio + config["steps_offset"]
-        elif config["timestep_spacing"] == "trailing":
-            times = np.arange(training, 0, -training / num_inference_steps).round() - 1
+        check_one_of(num_inference_steps=num_inference_steps, timesteps=timesteps)
+        if timesteps is not None:
+            times = np.trunc(self._custom_timesteps(timesteps))
         else:
-            spacing = config["timestep_spacing"]
-            raise ValueError(f"timestep_spacing: expected one of linspace, leading, trailing, got {spacing!r}")
-        sigmas = np.interp(times, np.arange(training), train_sigmas)
+            times = self._spaced(check_steps(num_inference_steps, config["num_train_timesteps"]))
+        levels = np.interp(times, np.arange(len(train_sigmas)), train_sigmas)
         if config["use_karras_sigmas"]:
-            sigmas = karras_sigmas(train_sigmas[-1].item(), train_sigmas[0].item(), num_inference_steps)
-            times = timesteps_of_sigmas(sigmas, train_sigmas)
+            # Of all of training's, however many are visited.
+            levels = self._karras(train_sigmas[::-1], len(times))
+            times = timesteps_of_sigmas(levels, train_sigmas)
             if config["beta_schedule"] not in ("squaredcos_cap_v2", "cosine"):
                 times = times.round()
-        last = train_sigmas[0] if config["final_sigmas_type"] == "sigma_min" else 0.0
-        return torch.from_numpy(times.copy()).long(), torch.from_numpy(np.append(sigmas, last).astype(np.float32))
+        levels = as_float32(np.append(levels, self._last_sigma(train_sigmas)))
+        return torch.from_numpy(times.copy()).long(), levels
+
+    def _spaced(self, steps: int) -> np.ndarray:
+        spacing, training = self.config["timestep_spacing"], self.config["num_train_timesteps"]
+        # One interval more than in other schedules: the last of them ends at zero noise.
+        if spacing == "linspace":
+            return np.linspace(0, training - 1, steps + 1).round()[:0:-1]
+        if spacing == "leading":
+            return np.arange(steps, 0, -1.0) * (training // (steps + 1)) + self.config["steps_offset"]
+        if spacing == "trailing":
+            return trailing_timesteps(training, steps)
+        raise ValueError(f"timestep_spacing: expected one of {', '.join(SPACINGS)}, got {spacing!r}")
 
     def _limits(self) -> bool:
         # Every step needs the x0 of the step before, so it is never merged away.
         return True
 
-    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Noise) -> Tensor:
-        # A loop that begins in the middle of the schedule has no step before.
-        table = self._first_order if self._previous is None else self.table
-        result, self._previous = diffusion_update(
-            sample, model_output, table[index], self._previous, return_x0=True, **self._bounds()
-        )
-        return result
+    def _advance(
+        self, index: int, model_output: Tensor, sample: Tensor, noise: Noise, wants_x0: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        row, before = self.table[index], None
+        if self._rows[index].previous:
+            before = self._carried(index)
+            # A loop that begins in the middle has no step before: x0 stands in for it.
+            row = _of_first_order(row) if before is None else row
+        before = None if before is None else before.to(sample.dtype)
+        result, x0 = diffusion_update(sample, model_output, row, before, return_x0=True, **self._bounds())
+        self._previous = None
+        if index + 1 < len(self._rows):
+            # The caller may write into what he gets.
+            self._previous = x0.clone() if wants_x0 else x0
+        return result, x0
+
+
+def _of_first_order(row: Tensor) -> Tensor:
+    """The same step where the predicted x0 of the step before is this step's own."""
+    previous, x0 = (Coefficients._fields.index(name) for name in ("previous", "x0"))
+    row = row.clone()
+    row[x0] += row[previous]
+    row[previous] = 0
+    return row
 
 
 def _alpha_sigma(ratio: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fastgen.schedulers.betas import SMALLEST_ALPHA_CUMPROD
-from fastgen.schedulers.config import Config
-from fastgen.schedulers.scheduler import SchedulerOutput, check_prediction_type, randn_like
-from fastgen.schedulers.sigmas import SigmaScheduler, check_final_sigmas_type
+from fastgen.schedulers.config import registers_config
+from fastgen.schedulers.scheduler import (
+    Generators,
+    SchedulerOutput,
+    check_one_source,
+    check_prediction_type,
+    randn_like,
+)
+from fastgen.schedulers.sigmas import Custom, SigmaScheduler, check_final_sigmas_type
 
 
 class EulerDiscreteScheduler(SigmaScheduler):
@@ -23,7 +29,8 @@ class EulerDiscreteScheduler(SigmaScheduler):
         sigma_min: of those, instead.
         sigma_max: of those, instead.
         final_sigmas_type: end at `"zero"` noise or at the `"sigma_min"` of training.
-        clip_sample: keep the predicted x0 within `clip_sample_range`; not an option of diffusers.
+        clip_x0: keep the predicted x0 within this of 0; not an option of diffusers, whose `clip_sample` of other
+            schedulers' configs does nothing here.
 
     The other arguments are as in `DDPMScheduler`. With `rescale_betas_zero_snr` the last level is taken to have a
     signal of 2^-24, since its sigma would be infinite.
@@ -32,6 +39,15 @@ class EulerDiscreteScheduler(SigmaScheduler):
     2.
     """
 
+    fixed_options = {
+        "interpolation_type": ("linear",),
+        "timestep_type": ("discrete",),
+        "use_exponential_sigmas": (False, None),
+        "use_beta_sigmas": (False, None),
+    }
+    returns_output_dtype = True
+
+    @registers_config
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -47,10 +63,8 @@ class EulerDiscreteScheduler(SigmaScheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
         final_sigmas_type: str = "zero",
-        clip_sample: bool = False,
-        clip_sample_range: float = 1.0,
+        clip_x0: float | None = None,
     ) -> None:
-        self.config = Config({name: value for name, value in locals().items() if name != "self"})
         check_prediction_type(prediction_type)
         check_final_sigmas_type(final_sigmas_type)
         self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
@@ -58,15 +72,27 @@ class EulerDiscreteScheduler(SigmaScheduler):
             self.alphas_cumprod[-1] = SMALLEST_ALPHA_CUMPROD
         self.set_timesteps(num_train_timesteps)
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """As `DDPMScheduler.set_timesteps`."""
-        timesteps, sigmas = self._visit(num_inference_steps)
-        self.num_inference_steps = num_inference_steps
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        *,
+        timesteps: Custom = None,
+        sigmas: Custom = None,
+    ) -> None:
+        """Visit so many levels of noise, or those of `timesteps`, or `sigmas` and the one to end at.
+
+        Raises:
+            ValueError: not a positive int, or more than `num_train_timesteps`; not one of the three arguments;
+                timesteps that training did not have, or with Karras' sigmas; sigmas that are not positive.
+        """
+        times, sigmas = self._visit(num_inference_steps, timesteps, sigmas)
+        self.num_inference_steps = len(times)
         self._set_sigmas(sigmas, device)
         now, after = sigmas[:-1].double(), sigmas[1:].double()
         x0_sample, x0_output = self._prediction(now)
         columns = {"x0_sample": x0_sample, "x0_output": x0_output, "sample": after / now, "x0": 1 - after / now}
-        self._set_schedule(timesteps, columns, device)
+        self._set_schedule(times, columns, device)
 
     def step(
         self,
@@ -78,7 +104,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         s_tmax: float = math.inf,
         s_noise: float = 1.0,
         *,
-        generator: Generator | None = None,
+        generator: Generators = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
@@ -94,18 +120,24 @@ class EulerDiscreteScheduler(SigmaScheduler):
         sigma, after = self._sigmas[index], self._sigmas[index + 1]
         churn = min(s_churn / len(self._times), 2**0.5 - 1) if s_tmin <= sigma <= s_tmax else 0.0
         if churn <= 0:
-            return super().step(model_output, timestep, sample, return_dict=return_dict)
+            noise = {"generator": generator, "variance_noise": variance_noise}
+            return super().step(model_output, timestep, sample, **noise, return_dict=return_dict)
+        check_one_source(generator, variance_noise)
+        noise = randn_like(model_output, generator) if variance_noise is None else variance_noise
         raised = sigma * (churn + 1)
-        noise = randn_like(sample, generator) if variance_noise is None else variance_noise
-        raised_sample = sample + noise * (s_noise * (raised**2 - sigma**2) ** 0.5)
+        x = sample.to(torch.promote_types(torch.promote_types(sample.dtype, model_output.dtype), torch.float32))
+        x = x + noise * (s_noise * (raised**2 - sigma**2) ** 0.5)
         # An epsilon prediction is taken to hold at the raised level, the others as they are.
         level = raised if self.config["prediction_type"] == "epsilon" else sigma
-        p, q = (value.item() for value in self._prediction(torch.tensor(level, dtype=torch.float64)))
-        x0 = raised_sample * p + model_output * q
-        if self.config["clip_sample"]:
-            x0 = x0.clamp(-self.config["clip_sample_range"], self.config["clip_sample_range"])
-        prev_sample = raised_sample + (raised_sample - x0) * ((after - raised) / raised)
-        self._next = index + 1
-        if not return_dict:
-            return (prev_sample,)
-        return SchedulerOutput(prev_sample, self, index, model_output, raised_sample)
+        p, q = (value.item() for value in self._prediction(torch.tensor(level, dtype=torch.float64, device="cpu")))
+        x0 = x * p + model_output * q
+        if self.config["clip_x0"] is not None:
+            x0 = x0.clamp(-self.config["clip_x0"], self.config["clip_x0"])
+        prev_sample = x + (x - x0) * ((after - raised) / raised)
+        return self._stepped(index, model_output, prev_sample, x0, return_dict)
+
+    def _limits(self) -> bool:
+        return self.config["clip_x0"] is not None
+
+    def _bounds(self) -> dict[str, float]:
+        return {"clip": self.config["clip_x0"]} if self._limits() else {}

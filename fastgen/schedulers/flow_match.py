@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.schedulers.config import Config
-from fastgen.schedulers.discrete import check_pair
-from fastgen.schedulers.scheduler import broadcast
-from fastgen.schedulers.sigmas import SigmaScheduler
-from fastgen.schedulers.spacing import check_steps, karras_sigmas
+from fastgen.schedulers.config import registers_config
+from fastgen.schedulers.discrete import checked_times
+from fastgen.schedulers.sigmas import LARGEST, Custom, SigmaScheduler, as_float32
+from fastgen.schedulers.spacing import check_steps, custom_values
 
 
 class FlowMatchEulerScheduler(SigmaScheduler):
@@ -30,6 +29,16 @@ class FlowMatchEulerScheduler(SigmaScheduler):
     Flow Transformers" (2024), equation 23, for the shift.
     """
 
+    fixed_options = {
+        "use_dynamic_shifting": (False, None),
+        "invert_sigmas": (False, None),
+        "shift_terminal": (None, 0),
+        "use_exponential_sigmas": (False, None),
+        "use_beta_sigmas": (False, None),
+    }
+    returns_output_dtype = True
+
+    @registers_config
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -37,7 +46,6 @@ class FlowMatchEulerScheduler(SigmaScheduler):
         use_karras_sigmas: bool = False,
         stochastic_sampling: bool = False,
     ) -> None:
-        self.config = Config({name: value for name, value in locals().items() if name != "self"})
         if not shift > 0:
             raise ValueError(f"shift: expected a positive number, got {shift}")
         self.set_timesteps(num_train_timesteps)
@@ -50,36 +58,65 @@ class FlowMatchEulerScheduler(SigmaScheduler):
         """The sample itself."""
         return sample
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Visit so many levels of noise.
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        *,
+        timesteps: Custom = None,
+        sigmas: Custom = None,
+    ) -> None:
+        """Visit so many levels of noise, or `sigmas`, which are shifted too, or those of `timesteps`.
+
+        The network is called with the shifted sigmas, in the unit of time, or with `timesteps` as they are. As in
+        diffusers both may be given, one for each step.
 
         Raises:
-            ValueError: not a positive int, or more than `num_train_timesteps`.
+            ValueError: not a positive int, or more than `num_train_timesteps`; no argument, or some of other lengths;
+                timesteps or sigmas that are negative.
         """
-        config = self.config
-        check_steps(num_inference_steps, config["num_train_timesteps"])
-        self.num_inference_steps = num_inference_steps
-        # Between the ends of the shifted schedule of training, and then shifted again, as in the reference.
-        ends = _shifted(np.array([1, 1 / config["num_train_timesteps"]], dtype=np.float32), config["shift"])
-        sigmas = _shifted(np.linspace(float(ends[0]), float(ends[1]), num_inference_steps), config["shift"])
-        if config["use_karras_sigmas"]:
-            sigmas = karras_sigmas(sigmas[0].item(), sigmas[-1].item(), num_inference_steps)
-        sigmas = torch.from_numpy(np.append(sigmas, 0.0).astype(np.float32))
+        times, levels = self._visit(num_inference_steps, timesteps, sigmas)
+        self.num_inference_steps = len(times)
+        sigmas = torch.cat([levels, levels.new_zeros(1)])
         self._set_sigmas(sigmas, device)
         now, change = sigmas[:-1], sigmas[1:] - sigmas[:-1]
         one = torch.ones_like(now)
         columns = {"x0_sample": one, "x0_output": -now}
-        if config["stochastic_sampling"]:
+        if self.config["stochastic_sampling"]:
             columns |= {"x0": 1 - sigmas[1:], "noise": sigmas[1:]}
         else:
             columns |= {"sample": one, "output": change}
-        self._set_schedule(now * config["num_train_timesteps"], columns, device)
+        self._set_schedule(times, columns, device)
 
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """`(1 - sigma) x0 + sigma noise`, with the sigma of each of `timesteps` [batch] in the schedule."""
-        check_pair(original_samples, noise, timesteps)
-        sigma = broadcast(self.sigmas.to(original_samples)[self.places(timesteps)], original_samples)
-        return sigma * noise + (1.0 - sigma) * original_samples
+    def _visit(
+        self, num_inference_steps: int | None, timesteps: Custom = None, sigmas: Custom = None
+    ) -> tuple[Tensor, Tensor]:
+        """Timesteps and sigmas, float32, [steps] each."""
+        training, shift = self.config["num_train_timesteps"], self.config["shift"]
+        given = {"timesteps": timesteps, "sigmas": sigmas}
+        given = {name: custom_values(name, values, 0, LARGEST) for name, values in given.items() if values is not None}
+        lengths = {len(values) for values in given.values()}
+        if num_inference_steps is not None or not given:
+            lengths.add(check_steps(num_inference_steps, training))
+        if len(lengths) != 1:
+            raise ValueError(f"num_inference_steps: expected as many timesteps and sigmas, got {sorted(lengths)}")
+        if "sigmas" in given:
+            levels = given["sigmas"]
+        elif "timesteps" in given:
+            levels = given["timesteps"] / training
+        else:
+            # Between the ends of the shifted schedule of training, and then shifted again, as in the reference.
+            ends = _shifted(np.array([1, 1 / training], dtype=np.float32), shift)
+            levels = np.linspace(float(ends[0]), float(ends[1]), *lengths)
+        levels = _shifted(levels, shift)
+        levels = as_float32(self._karras(levels, len(levels)) if self.config["use_karras_sigmas"] else levels)
+        return as_float32(given["timesteps"]) if "timesteps" in given else levels * training, levels
+
+    def _alpha_sigma(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return 1.0 - sigma, sigma
+
+    def _noise_dtype(self, model_output: Tensor) -> torch.dtype:
+        return torch.promote_types(model_output.dtype, torch.float32)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
         """`add_noise`, with diffusers' name and order of arguments."""
@@ -87,7 +124,7 @@ class FlowMatchEulerScheduler(SigmaScheduler):
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """`noise - x0`, what the network learns; the same at every time."""
-        check_pair(sample, noise, timesteps)
+        checked_times(sample, noise, timesteps)
         return noise - sample
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.schedulers.config import Config
+from fastgen.schedulers.config import registers_config
 from fastgen.schedulers.scheduler import Noise, check_prediction_type
-from fastgen.schedulers.sigmas import SigmaScheduler
+from fastgen.schedulers.sigmas import Custom, SigmaScheduler
 
 
 class HeunDiscreteScheduler(SigmaScheduler):
@@ -24,6 +24,9 @@ class HeunDiscreteScheduler(SigmaScheduler):
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models" (2022), algorithm 1.
     """
 
+    fixed_options = {"use_exponential_sigmas": (False, None), "use_beta_sigmas": (False, None)}
+
+    @registers_config
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -40,20 +43,24 @@ class HeunDiscreteScheduler(SigmaScheduler):
         timestep_spacing: str = "linspace",
         steps_offset: int = 0,
     ) -> None:
-        self.config = Config({name: value for name, value in locals().items() if name != "self"})
         check_prediction_type(prediction_type)
         self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas)
         self.set_timesteps(num_train_timesteps)
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """As `DDPMScheduler.set_timesteps`; `2 num_inference_steps - 1` calls of the network."""
-        timesteps, sigmas = self._visit(num_inference_steps)
-        self.num_inference_steps = num_inference_steps
-        twice = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, *, timesteps: Custom = None
+    ) -> None:
+        """Visit so many levels of noise, or those of `timesteps`: `2 num_inference_steps - 1` calls of the network.
+
+        Errors are as in `EulerDiscreteScheduler`.
+        """
+        times, sigmas = self._visit(num_inference_steps, timesteps)
+        self.num_inference_steps = len(times)
+        twice = torch.cat([times[:1], times[1:].repeat_interleave(2)])
         self._set_sigmas(torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]]), device)
         # Prediction i goes from sigma i to i + 1; its correction, in the next row, is made at sigma i + 1.
         start, end = sigmas[:-1].repeat_interleave(2)[:-1], sigmas[1:].repeat_interleave(2)[:-1]
-        corrects = torch.arange(len(twice)) % 2 == 1
+        corrects = torch.arange(len(twice), device="cpu") % 2 == 1
         at = torch.where(corrects, end, start).double()
         x0_sample, x0_output = self._prediction(at)
         slope = (end - start) / at
@@ -72,22 +79,24 @@ class HeunDiscreteScheduler(SigmaScheduler):
     @property
     def state_in_first_order(self) -> bool:
         """Whether the next step is a prediction."""
-        return self._previous is None
+        return self._carried(self._next) is None
 
-    def _advance(self, index: int, model_output: Tensor, sample: Tensor, noise: Noise) -> Tensor:
-        row = self._rows[index]
-        if row.previous:
-            result = self._update(index, model_output, sample, self._previous)
+    def _advance(
+        self, index: int, model_output: Tensor, sample: Tensor, noise: Noise, wants_x0: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if self._rows[index].previous and (before := self._carried(index)) is not None:
+            # What was kept is in float32 or more.
+            dtype = torch.promote_types(before.dtype, sample.dtype)
+            said, x, before = (tensor.to(dtype) for tensor in (model_output, sample, before))
+            result, x0 = self._update(index, said, x, before, wants_x0=wants_x0)
             self._previous = None
-            return result
-        result = self._update(index, model_output, sample)
-        if index + 1 < len(self._rows):
-            self._previous = (sample + result) / 2
-        return result
+            return result.to(sample.dtype), None if x0 is None else x0.to(sample.dtype)
+        result, x0 = self._update(index, model_output, sample, wants_x0=wants_x0)
+        kept = torch.promote_types(sample.dtype, torch.float32)
+        self._previous = (sample.to(kept) + result) / 2 if index + 1 < len(self._rows) else None
+        return result, x0
 
     def _locate(self, timestep: float | Tensor, model_output: Tensor | None, sample: Tensor) -> int:
         index = super()._locate(timestep, model_output, sample)
-        # A number names a sigma twice, and a loop that begins in its middle begins with a prediction.
-        if self._rows[index].previous and self._previous is None and index + 1 < len(self._times):
-            return index + 1
-        return index
+        # A loop that begins at a correction begins with a prediction, which is the next and has the same time.
+        return index + 1 if self._rows[index].previous and self._carried(index) is None else index

@@ -170,14 +170,6 @@ def test_a_loop_that_begins_at_a_correction_begins_with_a_prediction():
     assert torch.equal(*results) and not scheduler.state_in_first_order
 
 
-def test_an_unknown_option_that_is_on():
-    with pytest.raises(ValueError, match="has no option sharpen"):
-        DDIMScheduler.from_config({"sharpen": True})
-    assert (
-        DDIMScheduler.from_config({"sharpen": False, "_class_name": "X"}, clip_sample=False).config.clip_sample is False
-    )
-
-
 @pytest.mark.parametrize("schedule", BETA_SCHEDULES)
 def test_schedules_go_from_data_to_noise(schedule):
     values = betas(schedule, 1000)
