@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastgen.models.flow import Flow, check_context
-from fastgen.models.vectors import as_json, check_vectors, standardization, start_at_zero
+from fastgen.models.vectors import as_json, standardization, start_at_zero
 from fastgen.nn import Compose, Inverse, MaskedAutoregressive, ReversePermutation
 from fastgen.nn.arguments import plain_numbers, positive, probability
 
@@ -22,7 +22,7 @@ class MAF(Flow):
     `"softplus"` and `"exp"` every layer starts as the identity.
 
     Args:
-        features: of a vector; at least 2.
+        features: of a vector.
         transforms: autoregressive layers.
         hidden_features: width of the masked residual networks.
         num_blocks: residual blocks of each.
@@ -35,7 +35,7 @@ class MAF(Flow):
     Shape: data [batch, features].
 
     Raises:
-        ValueError: sizes that are not positive ints, a single feature, another `scale_map`, a dropout outside
+        ValueError: sizes that are not positive ints, another `scale_map`, a dropout outside
             [0, 1), a mean without a standard deviation.
 
     Source: Papamakarios et al., "Masked Autoregressive Flow for Density Estimation" (2017), section 3.
@@ -68,7 +68,7 @@ class MAF(Flow):
             "std": as_json(std),
             "reversible": reversible,
         }
-        check_vectors(features)
+        positive(features=features)
         positive(transforms=transforms, hidden_features=hidden_features, num_blocks=num_blocks)
         check_context(context_features)
         probability(dropout=dropout)

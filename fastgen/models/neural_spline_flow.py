@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 
 from fastgen.models.flow import Flow, check_context
-from fastgen.models.vectors import alternating_mask, as_json, check_vectors, mixing, standardization
+from fastgen.models.vectors import alternating_mask, as_json, mixing, standardization
 from fastgen.nn import Compose, MaskedAutoregressive, RationalQuadraticCoupling, ResidualNet, ReversePermutation
 from fastgen.nn.arguments import plain_numbers, positive, probability
 
@@ -21,7 +21,7 @@ class NeuralSplineFlow(Flow):
     can do more, and training costs the same, but the inverse goes feature by feature.
 
     Args:
-        features: of a vector; at least 2.
+        features: of a vector.
         transforms: layers of splines.
         hidden_features: width of the residual networks.
         num_blocks: residual blocks of each.
@@ -38,7 +38,7 @@ class NeuralSplineFlow(Flow):
     Shape: data [batch, features].
 
     Raises:
-        ValueError: sizes that are not positive ints, a single feature, another `linear`, a dropout outside [0, 1), a
+        ValueError: sizes that are not positive ints, another `linear`, a dropout outside [0, 1), a
             mean without a standard deviation.
 
     Source: Durkan et al., "Neural Spline Flows" (2019), section 4 and appendix B.
@@ -77,7 +77,7 @@ class NeuralSplineFlow(Flow):
             "std": as_json(std),
             "reversible": reversible,
         }
-        check_vectors(features)
+        positive(features=features)
         positive(transforms=transforms, hidden_features=hidden_features, num_blocks=num_blocks, num_bins=num_bins)
         check_context(context_features)
         probability(dropout=dropout)

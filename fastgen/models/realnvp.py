@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastgen.models.flow import Flow, check_context
 from fastgen.models.multiscale import Multiscale, channel_mask, image_shape
 from fastgen.models.preprocessing import Logit
-from fastgen.models.vectors import alternating_mask, as_json, check_vectors, standardization, start_at_zero
+from fastgen.models.vectors import alternating_mask, as_json, standardization, start_at_zero
 from fastgen.nn import (
     ActNorm,
     AffineCoupling,
@@ -35,7 +35,7 @@ class RealNVP(Flow):
     numbers in training and out of it; `initialize`, or the first batch of training, sets it.
 
     Args:
-        features: of a vector; at least 2.
+        features: of a vector.
         transforms: couplings.
         hidden_features: width of the residual networks.
         mean, std: of the data, which are standardised with them; as they are where None.
@@ -55,7 +55,7 @@ class RealNVP(Flow):
     Shape: data [batch, features], or images of integer levels [batch, image_channels, height, width].
 
     Raises:
-        ValueError: neither or both of `features` and `image_size`, sizes that are not positive ints, a single feature,
+        ValueError: neither or both of `features` and `image_size`, sizes that are not positive ints,
             an image size that cannot be halved that often, a mean without a standard deviation, another `scale_map`, a
             dropout outside [0, 1).
 
@@ -112,7 +112,7 @@ class RealNVP(Flow):
         network = {"num_blocks": num_blocks, "context_features": check_context(context_features, num_classes)}
         network["dropout_probability"] = dropout
         if features is not None:
-            check_vectors(features)
+            positive(features=features)
             positive(transforms=transforms, hidden_features=hidden_features)
             shape: tuple[int, ...] = (features,)
             preprocess: nn.Module | None = standardization(features, mean, std)

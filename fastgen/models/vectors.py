@@ -9,12 +9,13 @@ from torch import nn
 
 from fastgen.models.preprocessing import Standardize
 from fastgen.nn import LULinear, RandomPermutation
-from fastgen.nn.arguments import positive
 
 
 def alternating_mask(features: int, layer: int) -> list[int]:
-    """1 at the features that coupling number `layer` transforms: every other one, the first of them in even layers."""
-    return [(feature + layer + 1) % 2 for feature in range(features)]
+    """1 at the features that coupling number `layer` transforms: every other one, the first of them in even layers; a
+    single feature in all.
+    """
+    return [1] if features == 1 else [(feature + layer + 1) % 2 for feature in range(features)]
 
 
 def mixing(linear: str | None, features: int) -> list[nn.Module]:
@@ -57,10 +58,3 @@ def start_at_zero(last: nn.Linear) -> None:
 def as_json(values: Any) -> Any:
     """Sequences, tensors and arrays as lists of numbers, for a configuration."""
     return None if values is None else [float(value) for value in values]
-
-
-def check_vectors(features: int) -> None:
-    """Raises unless there are features to transform, and others for them to depend on."""
-    positive(features=features)
-    if features < 2:
-        raise ValueError(f"features: expected at least 2, one depends on another, got {features}")

@@ -9,6 +9,7 @@ from fastgen.nn.causal import CausalConv1d
 from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import MLP, ConvNet, ResidualNet
 from fastgen.nn.coupling import AdditiveCoupling, AffineCoupling, RationalQuadraticCoupling
+from fastgen.nn.elementwise_spline import RationalQuadraticCDF
 from fastgen.nn.equalized import EqualizedConv2d, EqualizedLinear
 from fastgen.nn.gated import GatedPixelCNNLayer, HorizontalStackConv2d, VerticalStackConv2d
 from fastgen.nn.group_norm_silu import GroupNormSiLU
@@ -82,6 +83,7 @@ __all__ = [
     "ProjectionHead",
     "RadialFlow",
     "RandomPermutation",
+    "RationalQuadraticCDF",
     "RationalQuadraticCoupling",
     "Resample2d",
     "ResidualNet",

@@ -18,16 +18,20 @@ def plain_numbers(init: Callable[..., None]) -> Callable[..., None]:
     JSON, pickles and compiled graphs know.
 
     Raises:
-        ValueError: a bool for what is annotated as a number.
+        ValueError: a bool for what is annotated as a number, or the reverse (but for 0 and 1): arguments in another
+            order than they are taken.
     """
     parameters = list(inspect.signature(init).parameters.values())[1:]
     numeric = {p.name for p in parameters if re.search(r"\b(int|float)\b(?!.*\bbool\b)", str(p.annotation))}
+    truths = {p.name for p in parameters if p.annotation == "bool"}
 
     @functools.wraps(init)
     def with_plain_numbers(self: Any, *args: Any, **kwargs: Any) -> None:
         for name, value in (*zip((p.name for p in parameters), args, strict=False), *kwargs.items()):
             if name in numeric and isinstance(value, bool | np.bool_):
                 raise ValueError(f"{name}: expected a number, got {value!r}")
+            if name in truths and not (isinstance(value, int | np.integer | np.bool_) and value in (0, 1)):
+                raise ValueError(f"{name}: expected True or False, got {value!r}")
         init(self, *map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
 
     return with_plain_numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -31,8 +32,8 @@ class MLP(nn.Module):
     Shape: `x` [batch, in_features], `context` [batch, context_features], `y` [batch, out_features].
 
     Raises:
-        ValueError: sizes that are not positive ints, no hidden layer; in `forward`, another shape of `x`, a context
-            that is missing, of another shape, or not expected.
+        ValueError: sizes that are not positive ints (0 inputs or outputs will do), no hidden layer; in `forward`,
+            another shape of `x`, a context that is missing, of another shape, or not expected.
     """
 
     @plain_numbers
@@ -47,7 +48,7 @@ class MLP(nn.Module):
         super().__init__()
         if not isinstance(hidden_features, Sequence) or not hidden_features:
             raise ValueError(f"hidden_features: expected at least one width, got {hidden_features!r}")
-        positive(in_features=in_features, out_features=out_features)
+        at_least(0, in_features=in_features, out_features=out_features)
         for width in hidden_features:
             positive(hidden_features=width)
         if context_features is not None:
@@ -58,7 +59,7 @@ class MLP(nn.Module):
         self.context_features = context_features
         self.activation = activation
         widths = (in_features + (context_features or 0), *hidden_features, out_features)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(_linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = _with_context(x, context, self)
@@ -124,8 +125,8 @@ class ResidualNet(nn.Module):
     Shape: `x` [batch, in_features], `context` [batch, context_features], result [batch, out_features].
 
     Raises:
-        ValueError: sizes that are not positive ints, a probability outside [0, 1); in `forward`, another shape of `x`,
-            a context that is missing, of another shape, or not expected.
+        ValueError: sizes that are not positive ints (0 inputs or outputs will do), a probability outside [0, 1); in
+            `forward`, another shape of `x`, a context that is missing, of another shape, or not expected.
 
     Source: Durkan et al., "Neural Spline Flows" (2019).
     """
@@ -143,7 +144,8 @@ class ResidualNet(nn.Module):
         use_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        positive(in_features=in_features, out_features=out_features, hidden_features=hidden_features)
+        at_least(0, in_features=in_features, out_features=out_features)
+        positive(hidden_features=hidden_features)
         if context_features is not None:
             positive(context_features=context_features)
         at_least(0, num_blocks=num_blocks)
@@ -152,12 +154,12 @@ class ResidualNet(nn.Module):
         self.out_features = out_features
         self.hidden_features = hidden_features
         self.context_features = context_features
-        self.initial_layer = nn.Linear(in_features + (context_features or 0), hidden_features)
+        self.initial_layer = _linear(in_features + (context_features or 0), hidden_features)
         self.blocks = nn.ModuleList(
             ResidualBlock(hidden_features, context_features, activation, dropout_probability, use_batch_norm)
             for _ in range(num_blocks)
         )
-        self.final_layer = nn.Linear(hidden_features, out_features)
+        self.final_layer = _linear(hidden_features, out_features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.initial_layer(_with_context(x, context, self))
@@ -236,6 +238,13 @@ class ConvNet(nn.Module):
             h = h + self.context_layer(context)[:, :, None, None]
         h = self.activation(self.hidden_layer(self.activation(h)))
         return self.final_layer(self.dropout(h))
+
+
+def _linear(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer; one of a coupling that reads nothing, or transforms nothing, has an empty weight."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
+        return nn.Linear(in_features, out_features)
 
 
 def _with_context(x: Tensor, context: Tensor | None, net: MLP | ResidualNet) -> Tensor:

@@ -9,16 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import features_of, plain_numbers, positive, rows_of
+from fastgen.nn.elementwise_spline import RationalQuadraticCDF
+from fastgen.nn.spline_box import Box
 from fastgen.ops._spline_arguments import DERIVATIVES, check_settings
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling
 from fastgen.ops.spline import rational_quadratic_coupling
 
 Mask = Tensor | Sequence[float]
 MakeConditioner = Callable[[int, int], nn.Module]
+MakeUnconditional = Callable[..., nn.Module]
 
 
 class Coupling(nn.Module):
-    """The frame of a coupling layer, `y_I = x_I`, `y_T = f(x_T; net(x_I, context))`.
+    """The frame of a coupling layer, `y_I = g(x_I)`, `y_T = f(x_T; net(x_I, context))`; `g` is the identity, unless
+    there is an unconditional transform.
 
     `I` (identity) and `T` (transformed) are two parts of an example. The inverse costs what the forward pass does,
     since `net` sees the same `x_I`, and the Jacobian is triangular: its log-determinant is that of `f`. A subclass says
@@ -26,9 +30,15 @@ class Coupling(nn.Module):
 
     Attributes:
         transform_net: the conditioner, called as `net(x_I, context)`, and as `net(x_I)` where there is no context.
+        unconditional_transform: `g`; None for the identity.
     """
 
     transform_net: nn.Module
+    unconditional_transform: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unconditional_transform = None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._run(x, context, inverse=False)
@@ -40,9 +50,17 @@ class Coupling(nn.Module):
         self._check_shape(x)
         rows_of(context, x.shape[0])
         identity, transformed = self._split(x)
-        params = self._condition(identity, context)
-        transformed, logabsdet = self._transform(transformed, params, inverse)
-        return self._merge(identity, transformed), logabsdet
+        unconditional = self.unconditional_transform
+        if unconditional is None:
+            transformed, logabsdet = self._transform(transformed, self._condition(identity, context), inverse)
+            return self._merge(identity, transformed), logabsdet
+        if inverse:
+            seen, more = unconditional.inverse(identity, context)
+            identity = seen
+        else:
+            seen, (identity, more) = identity, unconditional(identity, context)
+        transformed, logabsdet = self._transform(transformed, self._condition(seen, context), inverse)
+        return self._merge(identity, transformed), logabsdet + more
 
     def _condition(self, identity: Tensor, context: Tensor | None) -> Tensor:
         """The conditioner's output, [batch, parameters, ...]."""
@@ -78,7 +96,10 @@ class FeatureCoupling(Coupling):
 
     Args:
         mask: one number for each feature, more than 0 where the feature is transformed.
-        transform_net_create_fn: makes the conditioner; called as `(identity features, parameters)`.
+        transform_net_create_fn: makes the conditioner; called as `(identity features, parameters)`. Where the mask
+            leaves nothing to read the first is 0, where it leaves nothing to transform the second is.
+        unconditional_transform: makes a transform of the identity features; called as `(features=...)`. None leaves
+            them.
 
     Attributes:
         identity_features, transform_features: indices, as buffers (nflows' state-dict keys).
@@ -88,28 +109,36 @@ class FeatureCoupling(Coupling):
 
     Raises:
         TypeError: in `forward` and `inverse`, a dtype that is not floating.
-        ValueError: a mask that is not a vector, or leaves nothing to read or nothing to transform; in `forward` and
-            `inverse`, another number of features, a context of another batch, a conditioner that gives another number
-            of parameters than it was asked for.
+        ValueError: a mask that is not a vector, or empty; in `forward` and `inverse`, another number of features, a
+            context of another batch, a conditioner that gives another number of parameters than it was asked for.
 
     Source: Dinh et al., "Density estimation using Real NVP" (2017), section 3.2.
     """
 
-    def __init__(self, mask: Mask, transform_net_create_fn: MakeConditioner, *, params_per_feature: int) -> None:
+    def __init__(
+        self,
+        mask: Mask,
+        transform_net_create_fn: MakeConditioner,
+        unconditional_transform: MakeUnconditional | None = None,
+        *,
+        params_per_feature: int,
+    ) -> None:
         super().__init__()
         mask = torch.as_tensor(mask, device="cpu")
-        if mask.dim() != 1:
+        if mask.dim() != 1 or not len(mask):
             raise ValueError(f"mask: expected a vector, one number for each feature, got shape {tuple(mask.shape)}")
-        marks = transformed_where(mask).tolist()
+        marks = (mask > 0).tolist()
         identity = [i for i, transformed in enumerate(marks) if not transformed]
         transformed = [i for i, transformed in enumerate(marks) if transformed]
         self.features = len(marks)
         self.params_per_feature = params_per_feature
-        self.register_buffer("identity_features", torch.tensor(identity))
-        self.register_buffer("transform_features", torch.tensor(transformed))
+        self.register_buffer("identity_features", torch.tensor(identity, dtype=torch.int64))
+        self.register_buffer("transform_features", torch.tensor(transformed, dtype=torch.int64))
         self.register_buffer("_order", None, persistent=False)
         self._find_runs(identity, transformed)
         self.transform_net = transform_net_create_fn(len(identity), len(transformed) * params_per_feature)
+        if unconditional_transform is not None:
+            self.unconditional_transform = unconditional_transform(features=len(identity))
 
     def _check_shape(self, x: Tensor) -> None:
         features_of(x, self.features)
@@ -128,7 +157,7 @@ class FeatureCoupling(Coupling):
             identity = identity.to(transformed.dtype)
         if self._order is not None:
             return torch.cat((identity, transformed), dim=1).index_select(1, self._order)
-        parts = (identity, transformed) if self._identity_run[0] == 0 else (transformed, identity)
+        parts = (transformed, identity) if self._identity_run[0] else (identity, transformed)
         return torch.cat(parts, dim=1)
 
     def _find_runs(self, identity: list[int], transformed: list[int]) -> None:
@@ -152,7 +181,7 @@ class AffineCoupling(FeatureCoupling):
     Drop-in for nflows' `AffineCouplingTransform` by its defaults: `scale = sigmoid(raw + 2) + 1e-3`.
 
     Args:
-        mask, transform_net_create_fn: as in `FeatureCoupling`.
+        mask, transform_net_create_fn, unconditional_transform: as in `FeatureCoupling`.
         scale_map: how the scale is made of the raw one: `"sigmoid"` as above, `"tanh"`: `exp(bound tanh(raw / bound))`,
             `"exp"`: `exp(raw)`.
         bound: largest logarithm of a scale, for `"tanh"`.
@@ -169,13 +198,14 @@ class AffineCoupling(FeatureCoupling):
         self,
         mask: Mask,
         transform_net_create_fn: MakeConditioner,
+        unconditional_transform: MakeUnconditional | None = None,
         *,
         scale_map: str = "sigmoid",
         bound: float = 2.0,
         min_scale: float = 1e-3,
     ) -> None:
         check_scale_map(scale_map, bound, min_scale)
-        super().__init__(mask, transform_net_create_fn, params_per_feature=2)
+        super().__init__(mask, transform_net_create_fn, unconditional_transform, params_per_feature=2)
         self.scale_map = scale_map
         self.bound = bound
         self.min_scale = min_scale
@@ -202,13 +232,18 @@ class AdditiveCoupling(FeatureCoupling):
     Drop-in for nflows' `AdditiveCouplingTransform`.
 
     Args:
-        mask, transform_net_create_fn: as in `FeatureCoupling`.
+        mask, transform_net_create_fn, unconditional_transform: as in `FeatureCoupling`.
 
     Source: Dinh et al., "NICE" (2015), section 3.2.
     """
 
-    def __init__(self, mask: Mask, transform_net_create_fn: MakeConditioner) -> None:
-        super().__init__(mask, transform_net_create_fn, params_per_feature=1)
+    def __init__(
+        self,
+        mask: Mask,
+        transform_net_create_fn: MakeConditioner,
+        unconditional_transform: MakeUnconditional | None = None,
+    ) -> None:
+        super().__init__(mask, transform_net_create_fn, unconditional_transform, params_per_feature=1)
 
     def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         return additive_coupling(transformed, params, inverse=inverse)
@@ -220,25 +255,28 @@ class AdditiveCoupling(FeatureCoupling):
 class RationalQuadraticCoupling(FeatureCoupling):
     """Coupling by a monotone rational-quadratic spline for each transformed feature.
 
-    Drop-in for nflows' `PiecewiseRationalQuadraticCouplingTransform` with linear tails: the same layout of parameters
-    (for each feature `num_bins` widths, heights, then derivatives), and widths and heights divided by the square root
-    of the conditioner's `hidden_features` (or `hidden_channels`), where it has one. Its arguments
-    `apply_unconditional_transform` and `img_shape` are not here.
+    Drop-in for nflows' `PiecewiseRationalQuadraticCouplingTransform`: arguments in the same order, state-dict keys, the
+    same layout of parameters (for each feature `num_bins` widths, heights, then derivatives), and widths and heights
+    divided by the square root of the conditioner's `hidden_features` (or `hidden_channels`), where it has one. Of the
+    defaults one differs: tails are linear here.
 
     Args:
         mask, transform_net_create_fn: as in `FeatureCoupling`.
         num_bins: K.
         tails: `"linear"`: the identity outside of [-tail_bound, tail_bound] (3K - 1 parameters a feature);
-            `"circular"`: a spline of the circle, whose derivatives at both ends are the same (3K); None: the box alone
-            (3K + 1), as in nflows, whose box [0, 1] is `tail_bound=0.5` around 0.5.
-        tail_bound: half the side of the box.
+            `"circular"`: a spline of the circle, whose derivatives at both ends are the same (3K); None: of [0, 1]
+            alone (3K + 1).
+        tail_bound: half the side of the box around 0; of a spline with tails.
+        apply_unconditional_transform: the identity features go through splines with parameters of their own, a
+            `RationalQuadraticCDF`.
+        img_shape: height and width of images, which these splines have to know.
         min_bin_width, min_bin_height: smallest share of the box, as fractions of it.
         min_derivative: smallest slope at a knot.
 
     Raises:
-        ValueError: no bins, other tails, a `tail_bound` that is not positive, minima that fill the box, a
-            `min_derivative` that is negative or (linear tails) steeper than the tails; what `FeatureCoupling` and
-            `rational_quadratic_coupling` raise.
+        ValueError: no bins, other tails, a `tail_bound` that is not positive, or without tails, minima that fill the
+            box, a `min_derivative` that is negative or (linear tails) steeper than the tails; what `FeatureCoupling`
+            and `rational_quadratic_coupling` raise.
 
     Source: Durkan et al., "Neural Spline Flows" (2019), section 3; Rezende et al., "Normalizing Flows on Tori and
     Spheres" (2020), section 2.1.2, for the circle.
@@ -252,15 +290,28 @@ class RationalQuadraticCoupling(FeatureCoupling):
         num_bins: int = 10,
         tails: str | None = "linear",
         tail_bound: float = 1.0,
+        apply_unconditional_transform: bool = False,
+        img_shape: Sequence[int] | None = None,
         min_bin_width: float = 1e-3,
         min_bin_height: float = 1e-3,
         min_derivative: float = 1e-3,
     ) -> None:
         positive(num_bins=num_bins)
-        if tails not in DERIVATIVES:
-            raise ValueError(f"tails: expected 'linear', 'circular' or None, got {tails!r}")
-        check_settings(num_bins, tails, tail_bound, min_bin_width, min_bin_height, min_derivative, "nflows")
-        super().__init__(mask, transform_net_create_fn, params_per_feature=3 * num_bins + DERIVATIVES[tails])
+        box = Box(tails, tail_bound)
+        minima = (min_bin_width, min_bin_height, min_derivative)
+        check_settings(num_bins, tails, tail_bound, *minima, "nflows")
+
+        def unconditional(features: int) -> RationalQuadraticCDF:
+            shape = (features, *(img_shape or ()))
+            return RationalQuadraticCDF(shape, num_bins, tails, tail_bound, False, *minima)
+
+        super().__init__(
+            mask,
+            transform_net_create_fn,
+            unconditional if apply_unconditional_transform else None,
+            params_per_feature=3 * num_bins + DERIVATIVES[tails],
+        )
+        self.box = box
         self.num_bins = num_bins
         self.tails = tails
         self.tail_bound = tail_bound
@@ -278,18 +329,19 @@ class RationalQuadraticCoupling(FeatureCoupling):
         return 1.0
 
     def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        return rational_quadratic_coupling(
-            transformed,
+        y, logabsdet = rational_quadratic_coupling(
+            self.box.centred(transformed),
             params,
             inverse=inverse,
             num_bins=self.num_bins,
             tails=self.tails,
-            tail_bound=self.tail_bound,
+            tail_bound=self.box.half,
             min_bin_width=self.min_bin_width,
             min_bin_height=self.min_bin_height,
             min_derivative=self.min_derivative,
             softmax_scale=self.softmax_scale,
         )
+        return self.box.placed(y), logabsdet
 
     def extra_repr(self) -> str:
         return f"features={self.features}, num_bins={self.num_bins}, tails={self.tails!r}, tail_bound={self.tail_bound}"
@@ -318,7 +370,7 @@ def transformed_where(mask: Tensor) -> Tensor:
 
 def _run_of(indices: list[int]) -> tuple[int, int] | None:
     """Start and length where the indices are consecutive."""
-    first, count = indices[0], len(indices)
+    first, count = (indices or [0])[0], len(indices)
     return (first, count) if indices == list(range(first, first + count)) else None
 
 

@@ -99,6 +99,10 @@ def _layer_refusal(layer: nn.Module) -> str:
         return "" if layer.dim == 1 else f"a permutation of dimension {layer.dim}"
     if kind not in _COUPLINGS:
         return f"{kind.__name__} is not a layer that can be packed"
+    if layer.unconditional_transform is not None:
+        return "a coupling with an unconditional transform"
+    if not len(layer.identity_features) or not len(layer.transform_features):
+        return "a coupling that reads or transforms nothing"
     if kind is RationalQuadraticCoupling:
         if layer.tails is None:
             return "splines without tails, which check their inputs"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fastgen.nn.arguments import context_of, features_of, plain_numbers
 from fastgen.nn.made import MADE, MaskedMLP
+from fastgen.nn.spline_box import Box
 from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
 from fastgen.ops._masked_autoregressive_elements import Affine, RationalQuadratic
 from fastgen.ops._masked_autoregressive_order import DegreeOrder, degree_order
@@ -26,6 +28,7 @@ _BY_FUNCTION = {
     F.tanh: "tanh",
     F.sigmoid: "sigmoid",
 }
+_ELEMENTS = {"affine": Affine, "rational_quadratic": RationalQuadratic}
 _BY_MODULE = {repr(module()): name for name, module in zip(ACTIVATIONS, _MODULES, strict=True)}
 
 
@@ -50,16 +53,17 @@ class MaskedAutoregressive(nn.Module):
         num_blocks: of `MADE`, as are the five arguments after it except the activation.
         transform: "affine", or "rational_quadratic" for splines.
         order: of `MaskedMLP`: the place of each feature.
-        scale_map: of "affine": "softplus" (nflows), "exp", "tanh", "sigmoid" or "softclip" (zuko); `fastgen.ops`
-            tells what they are, and what `bound` and `min_scale` are to them.
-        num_bins: of "rational_quadratic", as are the six arguments after it; see `rational_quadratic_spline`.
+        options: of the transform. Of "affine": `scale_map`, "softplus" (nflows), "exp", "tanh", "sigmoid" or "softclip"
+            (zuko), `bound` and `min_scale`, as `fastgen.ops` tells. Of "rational_quadratic": `num_bins`, `tails`,
+            `tail_bound`, `min_bin_width`, `min_bin_height`, `min_derivative` and `parameterization`, see
+            `rational_quadratic_spline`; without tails the spline is of [0, 1], as nflows'.
 
     Shape: [batch, features] and context [batch, context_features] to [batch, features] and [batch], the
     log-determinant of the direction run in nats.
 
     Raises:
-        ValueError: arguments out of range or of the other network, an input of another shape, or a context that is
-            missing, unexpected or of another shape.
+        ValueError: arguments out of range, of the other network or the other transform, an input of another shape, or
+            a context that is missing, unexpected or of another shape.
 
     Source: Papamakarios et al., "Masked Autoregressive Flow for Density Estimation" (2017), equations 3 to 5; Durkan et
     al., "Neural Spline Flows" (2019), section 3.1.
@@ -80,25 +84,10 @@ class MaskedAutoregressive(nn.Module):
         *,
         transform: str = "affine",
         order: Sequence[int] | Tensor | None = None,
-        scale_map: str = "softplus",
-        bound: float = 2.0,
-        min_scale: float = 1e-3,
-        num_bins: int = 10,
-        tails: str | None = "linear",
-        tail_bound: float = 1.0,
-        min_bin_width: float = 1e-3,
-        min_bin_height: float = 1e-3,
-        min_derivative: float = 1e-3,
-        parameterization: str = "nflows",
+        **options: Any,
     ) -> None:
         super().__init__()
-        if transform == "affine":
-            self.element: Affine | RationalQuadratic = Affine(scale_map, bound, min_scale)
-        elif transform == "rational_quadratic":
-            minima = (min_bin_width, min_bin_height, min_derivative)
-            self.element = RationalQuadratic(num_bins, tails, tail_bound, *minima, parameterization)
-        else:
-            raise ValueError(f"transform: expected 'affine' or 'rational_quadratic', got {transform!r}")
+        self.box, self.element = element_of(transform, options)
         outputs = self.element.num_parameters
         if isinstance(hidden_features, int):
             if order is not None:
@@ -136,9 +125,10 @@ class MaskedAutoregressive(nn.Module):
             return self._inverse_by_passes(y, context)
         weights, order = self._packed_weights(), self._degree_order()
         terms = None if context is None else net.context_terms(context).index_select(1, order.context_order)
-        return masked_autoregressive_inverse(
-            y, weights, terms, order, element=self.element, activation=self._activation
+        x, logabsdet = masked_autoregressive_inverse(
+            self.box.centred(y), weights, terms, order, element=self.element, activation=self._activation
         )
+        return self.box.placed(x), logabsdet
 
     def train(self, mode: bool = True) -> Self:
         self._packed = None
@@ -156,10 +146,11 @@ class MaskedAutoregressive(nn.Module):
         if isinstance(element, RationalQuadratic):
             tails, bound, *minima = element.settings
             names = ("min_bin_width", "min_bin_height", "min_derivative")
-            return rational_quadratic_coupling(
-                x, parameters, inverse=inverse, num_bins=element.num_bins, tails=tails, tail_bound=bound,
-                parameterization=element.parameterization, **dict(zip(names, minima, strict=True)),
+            y, logabsdet = rational_quadratic_coupling(
+                self.box.centred(x), parameters, inverse=inverse, num_bins=element.num_bins, tails=tails,
+                tail_bound=bound, parameterization=element.parameterization, **dict(zip(names, minima, strict=True)),
             )  # fmt: skip
+            return self.box.placed(y), logabsdet
         raw, shift = parameters.view(x.shape[0], self.features, 2).unbind(2)
         if element.scale_map in ("softplus", "softclip"):
             log_scale = element.log_scale(raw.float() if raw.itemsize < 4 else raw)
@@ -194,7 +185,12 @@ class MaskedAutoregressive(nn.Module):
 
     def _pack(self, layers: list[nn.Module]) -> Tensor:
         weights = [layers[0].weight[:, : self.features], *(layer.weight for layer in layers[1:])]
-        return self._degree_order().pack(weights, [layer.bias for layer in layers])
+        biases = [layer.bias for layer in layers]
+        if self.box.middle:
+            # The op's features are centred, the network's are not.
+            mask = layers[0].mask[:, : self.features]
+            biases[0] = biases[0] + self.box.middle * (weights[0] * mask).sum(1)
+        return self._degree_order().pack(weights, biases)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._packed = None
@@ -203,6 +199,31 @@ class MaskedAutoregressive(nn.Module):
             device = self.autoregressive_net.masked_linears()[0].weight.device
             self._order = None if device.type == "meta" else self._order.to(device)
         return self
+
+
+def element_of(transform: str, options: Mapping[str, Any]) -> tuple[Box, Affine | RationalQuadratic]:
+    """What acts on each feature, and where.
+
+    Raises:
+        TypeError: an option that no transform has.
+        ValueError: another transform, an option of the other one, what the transform refuses.
+    """
+    if transform not in _ELEMENTS:
+        raise ValueError(f"transform: expected 'affine' or 'rational_quadratic', got {transform!r}")
+    names = {kind: {field.name for field in fields(element)} for kind, element in _ELEMENTS.items()}
+    for name, value in options.items():
+        if isinstance(value, bool):
+            raise ValueError(f"{name}: expected a number, got {value!r}")
+        if name not in names[transform]:
+            owners = [kind for kind in names if name in names[kind]]
+            if not owners:
+                raise TypeError(f"{name}: expected options of {transform!r}, {', '.join(sorted(names[transform]))}")
+            raise ValueError(f"{name}: an option of transform={owners[0]!r}, and this is {transform!r}")
+    if transform == "affine":
+        return Box("linear"), Affine(**options)
+    bound = {"tail_bound": options["tail_bound"]} if "tail_bound" in options else {}
+    box = Box(options.get("tails", "linear"), **bound)
+    return box, RationalQuadratic(**{**options, "tail_bound": box.half})
 
 
 def activation_name(activation: Callable[[Tensor], Tensor]) -> str | None:

@@ -132,7 +132,9 @@ class _Step:
             transform, inverse = transform.transform, not inverse
         self.transform = transform
         self.inverse = inverse
-        self.is_conditioned = _is_conditioned(type(transform))
+        # An unconditional transform changes what the conditioner reads.
+        changes = getattr(transform, "unconditional_transform", None) is not None
+        self.is_conditioned = _is_conditioned(type(transform)) and not changes
         self.drawn_from: State | None = None
         self.dtype: torch.dtype | None = None
 

@@ -11,6 +11,7 @@ import torch
 from models import every_model
 from nn.every_layer import LAYERS, numbers
 
+import fastgen.nn
 from fastgen import models
 
 
@@ -19,6 +20,8 @@ def test_the_cases_are_all_of_them():
     bases = {models.AdversarialModel, models.AutoregressiveModel, models.Diffusion}
     named = {value for value in vars(models).values() if isinstance(value, type) and issubclass(value, torch.nn.Module)}
     assert named - bases <= made
+    layers = {value for value in vars(fastgen.nn).values() if isinstance(value, type)}
+    assert layers <= {type(case.make()) for case in LAYERS.values()}
 
 
 @pytest.mark.parametrize("name", every_model.MODELS)

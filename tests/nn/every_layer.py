@@ -128,6 +128,7 @@ LAYERS: dict[str, Layer] = {
     "ProjectionHead": Layer(layers.ProjectionHead, {"features": 4, "num_classes": 3}, (VECTORS, 3)),
     "RadialFlow": Layer(layers.RadialFlow, {"features": 4, "context_features": 3}, (VECTORS, (2, 3))),
     "RandomPermutation": Layer(layers.RandomPermutation, {"features": 4}, (VECTORS,)),
+    "RationalQuadraticCDF": Layer(layers.RationalQuadraticCDF, {"shape": (4,), "tails": "linear"}, (VECTORS,)),
     "RationalQuadraticCoupling": Layer(
         layers.RationalQuadraticCoupling,
         {"mask": MASK, "transform_net_create_fn": _NET, "num_bins": 3, "tails": "linear", "tail_bound": 3.0},
