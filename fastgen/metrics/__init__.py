@@ -11,12 +11,12 @@ from fastgen.metrics.bits_per_dimension import BitsPerDimension, bits_per_dim
 from fastgen.metrics.decoders import BernoulliDecoder, GaussianDecoder
 from fastgen.metrics.density_coverage import DensityCoverage
 from fastgen.metrics.feature_likelihood import FeatureLikelihoodDivergence
+from fastgen.metrics.feature_metric import FeatureMetric
 from fastgen.metrics.features import InceptionV3Features, feature_extractor
 from fastgen.metrics.frechet_inception_distance import FrechetInceptionDistance
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel_inception_distance import KernelInceptionDistance
 from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy
-from fastgen.metrics.metric import FeatureMetric
 from fastgen.metrics.mode_coverage import ModeCoverage
 from fastgen.metrics.moments import Moments
 from fastgen.metrics.parzen import ParzenLogLikelihood

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from fastgen.metrics.arguments import whole_number
+from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.hamiltonian import LogLikelihood, State, transition
 
 # Acceptance that step sizes are tuned to (Neal, 2011, section 5.4.4), and how fast.
@@ -69,6 +71,7 @@ def inverse_temperatures(steps: int) -> list[float]:
     return [0.0, *scaled[1:-1], 1.0]
 
 
+@full_precision
 @torch.no_grad()
 def annealed_importance_sampling(
     log_likelihood: LogLikelihood,
@@ -106,7 +109,7 @@ def annealed_importance_sampling(
     Source: Neal, "Annealed Importance Sampling" (2001), section 2; Wu et al., "On the Quantitative Analysis of
     Decoder-Based Generative Models" (2017), section 3.
     """
-    _check(x, latent_dim, chains, steps, leapfrog_steps)
+    latent_dim, chains, steps, leapfrog_steps = _checked(x, latent_dim, chains, steps, leapfrog_steps)
     generator = generator or torch.Generator().manual_seed(0)
     settings = (log_likelihood, x, latent_dim, steps, leapfrog_steps, generator, dtype)
     if step_sizes is None:
@@ -116,6 +119,7 @@ def annealed_importance_sampling(
     return _forward(*settings, chains, step_sizes, tuned=None)
 
 
+@full_precision
 @torch.no_grad()
 def bidirectional_monte_carlo(
     log_likelihood: LogLikelihood,
@@ -152,11 +156,10 @@ def bidirectional_monte_carlo(
     section 3.
     """
     generator = generator or torch.Generator().manual_seed(0)
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: expected a positive int, got {n!r}")
+    n, latent_dim = whole_number("n", n), whole_number("latent_dim", latent_dim)
     z = torch.randn(n, latent_dim, generator=generator, dtype=dtype).to(device)
     x = simulate(z, generator)
-    _check(x, latent_dim, chains, steps, leapfrog_steps)
+    latent_dim, chains, steps, leapfrog_steps = _checked(x, latent_dim, chains, steps, leapfrog_steps)
     settings = (log_likelihood, x, latent_dim, steps, leapfrog_steps, generator, dtype)
     step_sizes = find_step_sizes(*settings, chains=max(1, chains // 4))
     lower = _forward(*settings, chains, step_sizes, tuned=None).log_likelihood
@@ -247,10 +250,8 @@ def _start(z: Tensor, x: Tensor, log_likelihood: LogLikelihood) -> State:
     return state
 
 
-def _check(x: Tensor, latent_dim: int, chains: int, steps: int, leapfrog_steps: int) -> None:
+def _checked(x: Tensor, latent_dim: int, chains: int, steps: int, leapfrog_steps: int) -> list[int]:
     if not isinstance(x, Tensor) or x.dim() < 1 or len(x) == 0:
         raise ValueError(f"x: expected a batch of at least one example, got {getattr(x, 'shape', type(x).__name__)}")
     given = {"latent_dim": latent_dim, "chains": chains, "steps": steps, "leapfrog_steps": leapfrog_steps}
-    for name, value in given.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}: expected a positive int, got {value!r}")
+    return [whole_number(name, value) for name, value in given.items()]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fastgen.metrics.annealed_importance import annealed_importance_sampling
+from fastgen.metrics.arguments import seed_of, whole_number
 from fastgen.metrics.hamiltonian import LogLikelihood
-from fastgen.metrics.metric import Metric, check_seed
+from fastgen.metrics.metric import Metric
 from fastgen.metrics.row_keys import row_keys
 
 
@@ -30,7 +31,6 @@ class AnnealedLogLikelihood(Metric):
 
     is_differentiable = False
     higher_is_better = True
-    full_state_update = False
 
     def __init__(
         self,
@@ -46,24 +46,27 @@ class AnnealedLogLikelihood(Metric):
         super().__init__(**kwargs)
         if not callable(log_likelihood):
             raise TypeError(f"log_likelihood: expected a function of x and z, got {type(log_likelihood).__name__}")
-        check_seed(seed)
-        self.log_likelihood, self.latent_dim, self.seed = log_likelihood, latent_dim, seed
-        self.settings = {"chains": chains, "steps": steps, "leapfrog_steps": leapfrog_steps}
+        self.log_likelihood, self.seed = log_likelihood, seed_of(seed)
+        self.latent_dim = whole_number("latent_dim", latent_dim)
+        settings = {"chains": chains, "steps": steps, "leapfrog_steps": leapfrog_steps}
+        self.settings = {name: whole_number(name, value) for name, value in settings.items()}
         self.add_state("estimates", default=[], dist_reduce_fx="cat")
 
     def update(self, x: Tensor) -> None:
         """Take in examples [B, ...]."""
+        if isinstance(x, Tensor) and x.dim() and not len(x):
+            return
         # Unsigned, as a seed is.
         batch = int(row_keys(x).sum()) & (2**62 - 1)
         generator = torch.Generator().manual_seed(batch ^ (self.seed * 0x9E3779B97F4A7C15 & (2**62 - 1)))
         found = annealed_importance_sampling(
             self.log_likelihood, x, self.latent_dim, generator=generator, **self.settings
         )
-        self.estimates.append(found.log_likelihood)
+        self.keep("estimates", found.log_likelihood)
 
     def compute(self) -> dict[str, Tensor]:
         """`log_likelihood` and its `standard_error` over the examples."""
-        found = self.estimates if isinstance(self.estimates, Tensor) else torch.cat(self.estimates or [torch.empty(0)])
+        found = self.rows("estimates")
         if len(found) < 2:
             raise ValueError(f"AnnealedLogLikelihood: expected at least 2 examples, got {len(found)}")
         # Sorted, so that the sum does not depend on who computed what.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.metrics.arguments import whole_number
 from fastgen.metrics.metric import Metric
 
 
@@ -15,15 +16,14 @@ def bits_per_dim(log_prob: Tensor, dimensions: int) -> Tensor:
     """`-log p(x) / (D ln 2)`: nats of a whole example as bits for each of its D dimensions.
 
     Args:
-        log_prob: of integer levels, nats, any shape. Of a density of images scaled by 1 / s, `D ln s` is to be
-            subtracted first.
+        log_prob: of integer levels, nats, any shape; half precision is widened. Of a density of images scaled by
+            1 / s, `D ln s` is to be subtracted first.
         dimensions: D, the number of values of an example.
 
     Source: Theis et al., "A note on the evaluation of generative models" (2016), section 3.1.
     """
-    if not isinstance(dimensions, int) or dimensions < 1:
-        raise ValueError(f"dimensions: expected a positive int, got {dimensions!r}")
-    return -log_prob / (dimensions * math.log(2))
+    log_prob = log_prob.to(torch.promote_types(log_prob.dtype, torch.float32))
+    return -log_prob / (whole_number("dimensions", dimensions) * math.log(2))
 
 
 class BitsPerDimension(Metric):
@@ -38,12 +38,10 @@ class BitsPerDimension(Metric):
 
     is_differentiable = True
     higher_is_better = False
-    full_state_update = False
 
     def __init__(self, dimensions: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        bits_per_dim(torch.zeros(()), dimensions)
-        self.dimensions = dimensions
+        self.dimensions = whole_number("dimensions", dimensions)
         self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 

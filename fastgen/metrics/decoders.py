@@ -29,7 +29,7 @@ class GaussianDecoder:
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """`log p(x|z)` [n], nats."""
-        errors = ((x - self.decode(z)) / self.sigma).flatten(1)
+        errors = ((_widened(x) - _widened(self.decode(z))) / self.sigma).flatten(1)
         return -errors.square().sum(1) / 2 - errors.shape[1] * math.log(self.sigma * math.sqrt(2 * math.pi))
 
     def simulate(self, z: Tensor, generator: Generator) -> Tensor:
@@ -50,7 +50,7 @@ class BernoulliDecoder:
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """`log p(x|z)` [n], nats."""
-        logits = self.decode(z)
+        logits = _widened(self.decode(z))
         return -F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none").flatten(1).sum(1)
 
     def simulate(self, z: Tensor, generator: Generator) -> Tensor:
@@ -58,3 +58,8 @@ class BernoulliDecoder:
         probability = self.decode(z).sigmoid()
         uniform = torch.rand(probability.shape, generator=generator, dtype=probability.dtype).to(probability.device)
         return (uniform < probability).to(probability.dtype)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """Float32 or more: sums over the values of an example need it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

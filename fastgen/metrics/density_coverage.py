@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastgen.metrics.arguments import whole_number
 from fastgen.metrics.neighbourhoods import precision_recall_density_coverage
-from fastgen.metrics.precision_recall import checked_k
 from fastgen.metrics.two_samples import TwoSampleMetric
 
 
@@ -32,7 +32,7 @@ class DensityCoverage(TwoSampleMetric):
 
     def __init__(self, feature: str | nn.Module = "inception", *, nearest_k: int = 5, **kwargs: Any) -> None:
         super().__init__(feature, **kwargs)
-        self.nearest_k = checked_k(nearest_k)
+        self.nearest_k = whole_number("nearest_k", nearest_k)
 
     def compute(self) -> dict[str, Tensor]:
         """`density` and `coverage`, float64."""

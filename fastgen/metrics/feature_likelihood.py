@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.metric import FeatureMetric, check_seed
+from fastgen.metrics.arguments import seed_of, whole_number
+from fastgen.metrics.feature_metric import FeatureMetric, has_none
+from fastgen.metrics.full_precision import with_autograd
 from fastgen.metrics.row_keys import order_of, row_keys
 from fastgen.ops import kde_log_density
 
@@ -48,20 +50,19 @@ class FeatureLikelihoodDivergence(FeatureMetric):
         self, feature: str | nn.Module = "inception", *, max_samples: int = 10_000, seed: int = 0, **kwargs: Any
     ) -> None:
         super().__init__(feature, **kwargs)
-        if not isinstance(max_samples, int) or max_samples < 2:
-            raise ValueError(f"max_samples: expected an int of at least 2, got {max_samples!r}")
-        check_seed(seed)
-        self.max_samples, self.seed = max_samples, seed
+        self.max_samples, self.seed = whole_number("max_samples", max_samples, 2), seed_of(seed)
         for part in PARTS:
             self.add_state(f"{part}_features", default=[], dist_reduce_fx="cat")
             self.add_state(f"{part}_keys", default=[], dist_reduce_fx="cat")
 
-    def update(self, batch: Tensor, part: str) -> None:
+    def update(self, imgs: Tensor, part: str) -> None:
         """Take in a batch of the `part` "train", "test" or "generated"."""
         if part not in PARTS:
             raise ValueError(f"part: expected one of {', '.join(PARTS)}, got {part!r}")
-        getattr(self, f"{part}_features").append(self.extract(batch))
-        getattr(self, f"{part}_keys").append(row_keys(batch))
+        if has_none(imgs):
+            return
+        self.keep(f"{part}_features", self.extract(imgs))
+        self.keep(f"{part}_keys", row_keys(imgs))
 
     def compute(self) -> dict[str, Tensor]:
         """`fld` and `gap`."""
@@ -85,8 +86,7 @@ class FeatureLikelihoodDivergence(FeatureMetric):
         return {"fld": percent * (baseline - on_test), "gap": percent * (on_test - on_train)}
 
     def _part(self, part: str) -> Tensor:
-        features, keys = getattr(self, f"{part}_features"), getattr(self, f"{part}_keys")
-        features, keys = (x if isinstance(x, Tensor) else torch.cat(x or [torch.empty(0)]) for x in (features, keys))
+        features, keys = self.rows(f"{part}_features"), self.rows(f"{part}_keys")
         at_least = 4 if part == "train" else 2
         if len(features) < at_least:
             raise ValueError(
@@ -100,6 +100,7 @@ def mean_log_density(centers: Tensor, widths: Tensor, points: Tensor) -> Tensor:
     return kde_log_density(points, centers, widths, bandwidth_form="adaptive").mean()
 
 
+@with_autograd
 def fit_widths(centers: Tensor, points: Tensor) -> Tensor:
     """The deviations s_j [M] of normal densities on `centers` [M, d] under which `points` [N, d] are likeliest.
 
@@ -113,18 +114,15 @@ def fit_widths(centers: Tensor, points: Tensor) -> Tensor:
     to_mean = (_SHRUNK**2 * (points - points.mean(0)).square().sum(1))[:, None]
     wide = torch.zeros(1, dtype=points.dtype, device=points.device, requires_grad=True)
     optimizer = torch.optim.Adam([log_variance, wide], lr=_LR)
-    with torch.enable_grad():
-        for _ in range(_STEPS):
-            parts = torch.cat(
-                [_normal(squared, log_variance, d) - math.log(len(centers)), _normal(to_mean, wide, d)], 1
-            )
-            loss = -parts.logsumexp(1).mean() / d
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                # A sample that is a training example would become a spike.
-                log_variance.clamp_(-40, 20)
+    for _ in range(_STEPS):
+        parts = torch.cat([_normal(squared, log_variance, d) - math.log(len(centers)), _normal(to_mean, wide, d)], 1)
+        loss = -parts.logsumexp(1).mean() / d
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            # A sample that is a training example would become a spike.
+            log_variance.clamp_(-40, 20)
     return (log_variance.detach() / 2).exp()
 
 

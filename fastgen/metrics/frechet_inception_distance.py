@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.metric import FeatureMetric
+from fastgen.metrics.feature_metric import FeatureMetric, has_none
 from fastgen.metrics.moments import Moments
 from fastgen.metrics.statistics_file import Statistics, read_statistics, write_statistics
 from fastgen.ops import frechet_distance
@@ -55,29 +56,38 @@ class FrechetInceptionDistance(FeatureMetric):
         super().__init__(feature, **kwargs)
         if products not in (torch.float32, torch.float64):
             raise TypeError(f"products: expected torch.float32 or torch.float64, got {products}")
-        self.products, self.reset_real_features = products, reset_real_features
-        given = reference is None or isinstance(reference, Statistics)
-        self.reference = reference if given else read_statistics(reference)
+        self.products, self.reset_real_features = products, bool(reset_real_features)
+        if isinstance(reference, Statistics):
+            reference = Statistics(reference.name, reference.mu.clone(), reference.sigma.clone())
+        elif reference is not None:
+            reference = read_statistics(reference)
+        self.reference = reference
         for side in ("real", "fake"):
             # Rows that wait, and the moments of those before them.
             self.add_state(f"{side}_rows", default=[], dist_reduce_fx="cat")
             self.add_state(f"{side}_moments", default=[], dist_reduce_fx="cat")
 
-    def update(self, batch: Tensor, real: bool) -> None:
+    @property
+    def outlives_reset(self) -> Sequence[str]:
+        return () if self.reset_real_features else ("real_rows", "real_moments")
+
+    def update(self, imgs: Tensor, real: bool) -> None:
         """Take in a batch.
 
         Args:
-            batch: [B, ...], images (uint8, or floats in [0, 1]) or what else the extractor takes.
+            imgs: [B, ...], images (uint8, or floats in [0, 1]) or what else the extractor takes; B may be zero.
             real: whether it is of the real set, or of the generated one.
         """
         if real and self.reference is not None:
             raise ValueError(f"real: the real statistics are those of {self.reference.name}")
-        features = self.extract(batch)
+        if has_none(imgs):
+            return
+        features = self.extract(imgs)
         self._check_width(features)
-        rows = self.real_rows if real else self.fake_rows
-        rows.append(features)
-        if sum(map(len, rows)) >= _CHUNK:
-            self._compress("real" if real else "fake")
+        side = "real" if real else "fake"
+        self.keep(f"{side}_rows", features)
+        if sum(map(len, getattr(self, f"{side}_rows"))) >= _CHUNK:
+            self._compress(side)
 
     def compute(self) -> Tensor:
         """The distance, float64.
@@ -119,14 +129,6 @@ class FrechetInceptionDistance(FeatureMetric):
         found = self.reference if real and self.reference is not None else self.statistics(real)
         write_statistics(path, found.mu, found.sigma)
 
-    def reset(self) -> None:
-        """Forget the generated examples, and the real ones unless they are to be kept."""
-        # Copies, for torchmetrics empties the lists themselves.
-        kept = list(self.real_rows), list(self.real_moments)
-        super().reset()
-        if not self.reset_real_features:
-            self.real_rows, self.real_moments = kept
-
     def _check_width(self, features: Tensor) -> None:
         known = [rows[0].shape[1] for rows in (self.real_rows, self.fake_rows) if len(rows)]
         known += [_width(packed[0]) for packed in (self.real_moments, self.fake_moments) if len(packed)]
@@ -144,16 +146,16 @@ class FrechetInceptionDistance(FeatureMetric):
 
     def _moments(self, side: str) -> Moments | None:
         """The moments of all rows of a side, those of other processes too once they are gathered; None without any."""
-        rows, packed = (list(getattr(self, f"{side}_{state}")) for state in ("rows", "moments"))
-        # Gathered states are one tensor each, of rows.
-        rows = [r if r.dim() == 2 else r[None] for r in rows]
-        packed = [p.flatten() for p in packed]
-        if not rows and not packed:
+        rows, packed = (getattr(self, f"{side}_{state}") for state in ("rows", "moments"))
+        # Gathered rows are one tensor.
+        rows = [rows] if isinstance(rows, Tensor) else rows
+        rows = [part for part in rows if len(part)]
+        if not rows and not len(packed):
             return None
         first = rows[0] if rows else packed[0]
         width = rows[0].shape[1] if rows else _width(packed[0])
         total = Moments(width, dtype=self.products, device=first.device)
-        for one in packed:
+        for one in (moments.flatten() for moments in packed):
             count, mean, scatter = one.split([1, width, width * width])
             state = {"count": count[0].long(), "mean": mean, "scatter": scatter.view(width, width)}
             total.merge(Moments(width, dtype=self.products, device=one.device).load(state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def gather_rows(state: Tensor, group: Any = None) -> list[Tensor]:
     dist.all_gather_object(shapes, (tuple(state.shape), state.dtype), group=group)
     # What torchmetrics puts in place of no rows is a vector of no numbers.
     shape, dtype = next(((s, t) for s, t in shapes if s != (0,)), shapes[0])
+    dtype = functools.reduce(torch.promote_types, (t for s, t in shapes if s != (0,)), dtype)
     if not shape:
         parts = [torch.empty_like(state) for _ in range(world)]
         dist.all_gather(parts, state.contiguous(), group=group)

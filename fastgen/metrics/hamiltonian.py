@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from fastgen.metrics.full_precision import with_autograd
+
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -28,13 +30,8 @@ class State:
     @classmethod
     def at(cls, z: Tensor, x: Tensor, log_likelihood: LogLikelihood) -> State:
         """The state at z, with one forward and one backward pass of the decoder."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            value = log_likelihood(x, z)
-            if value.shape != (len(z),):
-                raise ValueError(f"log_likelihood: expected [{len(z)}], got {tuple(value.shape)}")
-            (gradient,) = torch.autograd.grad(value.sum(), z)
-        return cls(z.detach(), value.detach(), gradient)
+        value, gradient = _value_and_gradient(x, z, log_likelihood)
+        return cls(z.detach(), value, gradient)
 
     def log_density(self, beta: float) -> Tensor:
         """`log N(z; 0, I) + beta log p(x|z)` [n], but for a constant."""
@@ -43,6 +40,16 @@ class State:
     def force(self, beta: float) -> Tensor:
         """The gradient of `log_density` in z."""
         return beta * self.gradient - self.z
+
+
+@with_autograd
+def _value_and_gradient(x: Tensor, z: Tensor, log_likelihood: LogLikelihood) -> tuple[Tensor, Tensor]:
+    z = z.detach().requires_grad_()
+    value = log_likelihood(x, z)
+    if value.shape != (len(z),):
+        raise ValueError(f"log_likelihood: expected [{len(z)}], got {tuple(value.shape)}")
+    (gradient,) = torch.autograd.grad(value.sum(), z)
+    return value.detach(), gradient
 
 
 def transition(

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.metric import FeatureMetric, check_seed
-from fastgen.metrics.row_keys import order_of, row_keys
+from fastgen.metrics.arguments import seed_of, whole_number
+from fastgen.metrics.feature_metric import FeatureMetric, has_none, rows_of
+from fastgen.metrics.row_keys import checked_keys, order_of, row_keys
 
 
 class InceptionScore(FeatureMetric):
@@ -35,35 +36,32 @@ class InceptionScore(FeatureMetric):
         self, feature: str | nn.Module = "inception", *, splits: int = 10, seed: int = 0, **kwargs: Any
     ) -> None:
         super().__init__(feature, **kwargs)
-        if not isinstance(splits, int) or splits < 1:
-            raise ValueError(f"splits: expected an int of at least 1, got {splits!r}")
         if feature == "pixels":
             raise ValueError("feature: 'pixels' knows no classes, expected inception, digits, given or a module")
-        check_seed(seed)
-        self.splits, self.seed = splits, seed
+        self.splits, self.seed = whole_number("splits", splits), seed_of(seed)
         self.add_state("logits", default=[], dist_reduce_fx="cat")
         self.add_state("keys", default=[], dist_reduce_fx="cat")
 
-    def update(self, batch: Tensor, keys: Tensor | None = None) -> None:
+    def update(self, imgs: Tensor, keys: Tensor | None = None) -> None:
         """Take in generated images [B, ...]; `keys` as for `TwoSampleMetric.update`."""
-        self.logits.append(self.extract(batch))
-        self.keys.append(row_keys(batch) if keys is None else keys)
+        if has_none(imgs):
+            return
+        self.keep("logits", self.extract(imgs))
+        self.keep("keys", row_keys(imgs) if keys is None else checked_keys(keys, len(imgs)))
 
-    @torch.no_grad()
-    def extract(self, batch: Tensor) -> Tensor:
+    def extract(self, imgs: Tensor) -> Tensor:
         """The logits [B, classes] of a batch."""
-        return logits_of(self.extractor, batch)
+        return logits_of(self.extractor, imgs)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """The mean of the score over the parts, and its standard deviation."""
-        logits = torch.cat(self.logits) if isinstance(self.logits, list) and self.logits else self.logits
+        logits = self.rows("logits")
         if len(logits) < max(2, self.splits):
             raise ValueError(
                 f"InceptionScore: expected at least {max(2, self.splits)} images for {self.splits} splits, "
                 f"got {len(logits)}"
             )
-        keys = torch.cat(self.keys) if isinstance(self.keys, list) else self.keys
-        logits = logits[order_of(keys)]
+        logits = logits[order_of(self.rows("keys"))]
         order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(self.seed))
         parts = logits[order.to(logits.device)].double().tensor_split(self.splits)
         scores = torch.stack([score_of(part) for part in parts])
@@ -84,12 +82,11 @@ def information(log_probabilities: Tensor) -> Tensor:
     return terms.sum(1).mean()
 
 
-@torch.no_grad()
-def logits_of(extractor: nn.Module, batch: Tensor) -> Tensor:
+def logits_of(extractor: nn.Module, imgs: Tensor) -> Tensor:
     """Logits [B, classes] of a batch, float64 or float32: the extractor's `logits`, or its output where it has none."""
-    logits = getattr(extractor, "logits", extractor)(batch)
-    if logits.dim() != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
-        raise ValueError(f"logits: expected [{len(batch)}, classes], at least 2, got {tuple(logits.shape)}")
+    logits = rows_of(extractor, imgs, "logits" if hasattr(extractor, "logits") else None)
+    if logits.shape[1] < 2:
+        raise ValueError(f"logits: expected at least 2 classes, got {tuple(logits.shape)}")
     if bad := int(logits.isnan().any(1).sum()):
         raise ValueError(f"logits: {bad} of {len(logits)} rows hold NaN")
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return logits

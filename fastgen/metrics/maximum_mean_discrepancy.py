@@ -45,7 +45,7 @@ class ClipMaximumMeanDiscrepancy(TwoSampleMetric):
         super().__init__(feature, **kwargs)
         if not 0 < sigma < float("inf"):
             raise ValueError(f"sigma: expected a positive number, got {sigma!r}")
-        self.sigma, self.normalize, self.scale = float(sigma), normalize, scale
+        self.sigma, self.normalize, self.scale = float(sigma), bool(normalize), float(scale)
 
     def compute(self) -> Tensor:
         """The discrepancy, float64."""

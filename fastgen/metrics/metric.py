@@ -1,85 +1,249 @@
-"""What the metrics of features share, on top of `torchmetrics.Metric`."""
+"""What all metrics here share, on top of `torchmetrics.Metric`."""
 
 from __future__ import annotations
 
+import functools
+import uuid
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.features import feature_extractor
+from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.gathered import gather_rows
 
 try:
     import torchmetrics
+    from torchmetrics.utilities.exceptions import TorchMetricsUserError
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"fastgen.metrics needs {error.name}: pip install 'fastgen[metrics]'", name=error.name
     ) from None
 
-__all__ = ["FeatureMetric", "Metric", "check_features", "check_seed"]
+__all__ = ["Metric"]
 
 
 class Metric(torchmetrics.Metric):
-    """torchmetrics' base, whose processes may have different numbers of rows, or none."""
+    """torchmetrics' base, of which more holds:
+
+    - `update`, `forward`, `compute` and `merge_state` do all of their work, or raise and leave the metric as it was.
+    - What a metric keeps and what it gives are copies: both belong to the caller, who may change them.
+    - All is computed in float32 or more: autocast is off inside, and states do not get narrower.
+    - A network that a metric holds is the user's. It is no part of the metric and of the modules above: its mode, its
+      parameters' gradients and its dtype stay as they are. Only to another device it comes along.
+    - `forward` gives the value of the batch, with what outlives a `reset` (`outlives_reset`) as it was.
+    - Processes may have different numbers of rows, or none.
+    - In a `MetricCollection` metrics share states only where they say so (`share_states`).
+
+    List states hold tensors of rows [n, ...]; `keep` adds to them. `update` does not change tensors in place.
+    """
+
+    full_state_update = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
+        self.share_states(uuid.uuid4().bytes)
 
+    def share_states(self, *settings: Any) -> None:
+        """Lets metrics of one class of states be a compute group where these settings are equal.
 
-class FeatureMetric(Metric):
-    """A metric of what an extractor says of a batch.
+        torchmetrics takes metrics for a group whose states are close after the first batch, which those of different
+        settings may be by chance. So the settings are one of the states.
+        """
+        number = (hash(settings) & (2**64 - 1)).to_bytes(8)
+        self.add_state("compute_group", torch.tensor(list(number), device=self.device), dist_reduce_fx="max")
 
-    Args:
-        feature: as for `fastgen.metrics.features.feature_extractor`.
-        weights: file of Inception's weights.
-        preprocessing: of images for Inception.
-        kwargs: torchmetrics' own (`sync_on_compute`, `process_group`, ...).
-    """
+    @property
+    def outlives_reset(self) -> Sequence[str]:
+        """The states that `reset` and `forward` do not empty."""
+        return ()
 
-    is_differentiable = False
-    full_state_update = False
-
-    def __init__(
-        self,
-        feature: str | nn.Module = "inception",
-        *,
-        weights: str | None = None,
-        preprocessing: str = "clean-fid",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.extractor = feature_extractor(feature, weights=weights, preprocessing=preprocessing)
-
-    @torch.no_grad()
-    def extract(self, batch: Tensor) -> Tensor:
-        """The features [B, d] of a batch, without gradient, float32 or float64.
+    def keep(self, state: str, rows: Tensor) -> None:
+        """Add a copy of rows [n, ...] to a list state.
 
         Raises:
-            ValueError: the extractor gives no rows for the batch, or features that are not finite.
+            ValueError: rows of another shape than those before.
         """
-        if not isinstance(batch, Tensor):
-            raise TypeError(
-                f"batch: expected a tensor of images (or rows, with feature='given'), got {type(batch).__name__}"
-            )
-        features = self.extractor(batch)
-        if features.dim() != 2 or len(features) != len(batch):
-            raise ValueError(
-                f"features: expected [{len(batch)}, d] from {type(self.extractor).__name__}, "
-                f"got {tuple(features.shape)}"
-            )
-        features = features if features.dtype == torch.float64 else features.float()
-        check_features(features)
-        return features
+        held = getattr(self, state)
+        _check_shape(state, held, rows)
+        held.append(rows.detach().clone(memory_format=torch.contiguous_format))
+
+    def rows(self, state: str) -> Tensor:
+        """All rows of a list state, or [0] where there are none."""
+        held = getattr(self, state)
+        # Gathered states are one tensor each.
+        return held if isinstance(held, Tensor) else torch.cat(held) if held else torch.empty(0, device=self.device)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """`update`, and what `compute` says of this batch alone."""
+        if self.full_state_update:
+            return super().forward(*args, **kwargs)
+        if self._is_synced:
+            raise TorchMetricsUserError("forward: the metric is synced, call `unsync` first")
+        before, whole = self._snapshot(), self.metric_state
+        try:
+            self._empty(but=self.outlives_reset)
+            self._to_sync, self._enable_grad, self.compute_on_cpu = self.dist_sync_on_step, True, False
+            self.update(*args, **kwargs)
+            value = self.compute()
+            self._update_count = before[0]["_update_count"] + 1
+            self._add_states(whole, but=self.outlives_reset)
+        except BaseException:
+            self._restore(before)
+            raise
+        self._to_sync, self._enable_grad = self.sync_on_compute, False
+        self.compute_on_cpu = before[0]["compute_on_cpu"]
+        if self.compute_on_cpu:
+            self._move_list_states_to_cpu()
+        # Without its graph, which would live as long as the metric.
+        self._computed, self._forward_cache = None, _copy(value, torch.Tensor.detach)
+        return value
+
+    def reset(self) -> None:
+        """Forget what was taken in, but for what `outlives_reset` names."""
+        if self._is_synced:
+            self.unsync()
+        kept = {name: getattr(self, name) for name in self.outlives_reset}
+        # torchmetrics empties the lists themselves, which may be shared.
+        self._empty()
+        super().reset()
+        for name, state in kept.items():
+            setattr(self, name, state)
+
+    def merge_state(self, incoming_state: dict[str, Any] | torchmetrics.Metric) -> None:
+        """Add the states of another metric of this class, or those in a dict."""
+        count = 1
+        if isinstance(incoming_state, torchmetrics.Metric):
+            if not isinstance(incoming_state, type(self)):
+                raise ValueError(
+                    f"incoming_state: expected states or a {type(self).__name__}, got {type(incoming_state).__name__}"
+                )
+            count, incoming_state = incoming_state.update_count, incoming_state.metric_state
+        if not isinstance(incoming_state, dict):
+            raise ValueError(f"incoming_state: expected a dict or a metric, got {type(incoming_state).__name__}")
+        if missing := [name for name in self._defaults if name not in {"compute_group", *incoming_state}]:
+            raise ValueError(f"incoming_state: expected {', '.join(missing)} too, got {', '.join(incoming_state)}")
+        before = self._snapshot()
+        try:
+            self._update_count += count
+            others = {name: self._copied(name, incoming_state.get(name, self.compute_group)) for name in self._defaults}
+            self._add_states(others)
+        except BaseException:
+            self._restore(before)
+            raise
+        self._computed = None
+
+    def _empty(self, but: Sequence[str] = ()) -> None:
+        """Fresh states, except some."""
+        for name, default in self._defaults.items():
+            if name not in but:
+                setattr(self, name, [] if isinstance(default, list) else default.clone().to(self.device))
+
+    def _add_states(self, others: dict[str, Any], but: Sequence[str] = ()) -> None:
+        """Reduce other states into these, except some."""
+        stay = {name: getattr(self, name) for name in but}
+        for name, default in self._defaults.items():
+            if isinstance(default, list) and name not in but:
+                _check_shape(name, others[name], *getattr(self, name)[:1])
+        with torch.no_grad():
+            self._reduce_states(others)
+        for name, state in stay.items():
+            setattr(self, name, state)
+
+    def _copied(self, name: str, state: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        """A state that came from elsewhere, as this metric has it."""
+        if not isinstance(self._defaults[name], list):
+            return state.detach().clone().to(self.device)
+        parts = [state] if isinstance(state, Tensor) else state
+        return [part.detach().clone().to(self.device) for part in parts]
+
+    def _snapshot(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """All attributes, and the lengths of the lists among the states."""
+        lists = [name for name, default in self._defaults.items() if isinstance(default, list)]
+        return dict(vars(self)), {name: len(getattr(self, name)) for name in lists}
+
+    def _restore(self, snapshot: tuple[dict[str, Any], dict[str, int]]) -> None:
+        attributes, lengths = snapshot
+        vars(self).update(attributes)
+        for name, length in lengths.items():
+            if isinstance(getattr(self, name), list):
+                del getattr(self, name)[length:]
+
+    def _wrap_update(self, update: Callable) -> Callable:
+        run = super()._wrap_update(full_precision(update))
+
+        @functools.wraps(update)
+        def all_or_nothing(*args: Any, **kwargs: Any) -> None:
+            before = self._snapshot()
+            try:
+                run(*args, **kwargs)
+            except BaseException:
+                self._restore(before)
+                raise
+
+        return all_or_nothing
+
+    def _wrap_compute(self, compute: Callable) -> Callable:
+        run = super()._wrap_compute(full_precision(compute))
+
+        @functools.wraps(compute)
+        def copy_of_the_value(*args: Any, **kwargs: Any) -> Any:
+            synced = self._is_synced
+            try:
+                # What torchmetrics keeps for the next call is not for the caller to change.
+                return _copy(run(*args, **kwargs))
+            finally:
+                # Where an error kept torchmetrics from it.
+                if self._is_synced and not synced and self._should_unsync:
+                    self.unsync()
+
+        return copy_of_the_value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module):
+            # Held, and not registered.
+            vars(self)[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> nn.Module:
+        super()._apply(lambda tensor: _without_narrowing(fn, tensor), exclude_state)
+        for module in vars(self).values():
+            if isinstance(module, nn.Module):
+                module._apply(lambda tensor: tensor.to(_target(fn, tensor).device))
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        found = {name: state_dict[prefix + name] for name in self._defaults if prefix + name in state_dict}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for name, state in found.items():
+            setattr(self, name, self._copied(name, state))
+        if found:
+            self._computed, self._update_count = None, max(1, self._update_count)
 
 
-def check_features(features: Tensor, what: str = "features") -> None:
-    """Raises ValueError, with their number, where rows [N, d] are not finite."""
-    if bad := int((~features.isfinite()).any(1).sum()):
-        raise ValueError(f"{what}: {bad} of {len(features)} rows hold NaN or infinity")
+def _check_shape(state: str, held: Tensor | list[Tensor], *new: Tensor) -> None:
+    for rows in new:
+        if len(held) and (known := (held if isinstance(held, Tensor) else held[0]).shape[1:]) != rows.shape[1:]:
+            raise ValueError(f"{state}: expected rows of shape {list(known)} as before, got {list(rows.shape[1:])}")
 
 
-def check_seed(seed: int) -> None:
-    """Raises unless `seed` is an int that a generator takes."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed: expected an int from 0 to 2^63 - 1, got {seed!r}")
+def _copy(value: Any, of_tensor: Callable[[Tensor], Tensor] = torch.clone) -> Any:
+    if isinstance(value, dict):
+        return {name: _copy(part, of_tensor) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_copy(part, of_tensor) for part in value)
+    return of_tensor(value) if isinstance(value, Tensor) else value
+
+
+def _target(fn: Callable, tensor: Tensor) -> Tensor:
+    """Nothing, of the device and dtype that `fn` would give a tensor."""
+    return fn(torch.empty(0, dtype=tensor.dtype, device=tensor.device))
+
+
+def _without_narrowing(fn: Callable, tensor: Tensor) -> Tensor:
+    """`fn` of a state, in the state's own dtype unless the new one is a wider float."""
+    target = _target(fn, tensor)
+    wider = tensor.is_floating_point() and torch.promote_types(target.dtype, tensor.dtype) == target.dtype
+    return fn(tensor) if wider else tensor.to(target.device)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.metrics.feature_metric import FeatureMetric, has_none
 from fastgen.metrics.inception_score import information, logits_of
-from fastgen.metrics.metric import FeatureMetric
 
 
 class ModeCoverage(FeatureMetric):
@@ -38,33 +38,32 @@ class ModeCoverage(FeatureMetric):
         self.add_state("real_classes", default=[], dist_reduce_fx="cat")
         self.add_state("fake_log_probabilities", default=[], dist_reduce_fx="cat")
 
-    def update(self, batch: Tensor, real: bool, labels: Tensor | None = None) -> None:
+    def update(self, imgs: Tensor, real: bool, labels: Tensor | None = None) -> None:
         """Take in a batch.
 
         Args:
-            batch: [B, ...], as the classifier takes it.
+            imgs: [B, ...], as the classifier takes it.
             real: of the data, or generated.
             labels: int64 [B], of real examples; None lets the classifier say.
         """
         if labels is not None and not real:
             raise ValueError("labels: they are of real examples, the classifier labels generated ones")
-        if labels is not None and (labels.shape != (len(batch),) or labels.dtype != torch.int64):
-            raise ValueError(f"labels: expected int64 [{len(batch)}], got {labels.dtype} {tuple(labels.shape)}")
+        none = has_none(imgs)
+        if labels is not None and (labels.shape != (len(imgs),) or labels.dtype != torch.int64):
+            raise ValueError(f"labels: expected int64 [{len(imgs)}], got {labels.dtype} {tuple(labels.shape)}")
+        if none:
+            return
         if real:
-            self.real_classes.append(logits_of(self.extractor, batch).argmax(1) if labels is None else labels)
+            self.keep("real_classes", logits_of(self.extractor, imgs).argmax(1) if labels is None else labels)
         else:
-            self.fake_log_probabilities.append(logits_of(self.extractor, batch).double().log_softmax(1))
+            self.keep("fake_log_probabilities", logits_of(self.extractor, imgs).double().log_softmax(1))
 
     def compute(self) -> dict[str, Tensor]:
         """`modes` (of `classes` that the data have), `kl` and `information`."""
-        real = torch.cat(self.real_classes) if isinstance(self.real_classes, list) and self.real_classes else None
-        real = self.real_classes if isinstance(self.real_classes, Tensor) else real
-        fake = self.fake_log_probabilities
-        fake = fake if isinstance(fake, Tensor) else torch.cat(fake) if fake else None
+        real, fake = self.rows("real_classes"), self.rows("fake_log_probabilities")
         for found, what in ((real, "real"), (fake, "generated")):
-            if found is None or len(found) < 2:
-                got = 0 if found is None else len(found)
-                raise ValueError(f"ModeCoverage: expected at least 2 {what} examples, got {got}")
+            if len(found) < 2:
+                raise ValueError(f"ModeCoverage: expected at least 2 {what} examples, got {len(found)}")
         classes = fake.shape[1]
         if int(real.max()) >= classes or int(real.min()) < 0:
             raise ValueError(f"labels: expected 0 to {classes - 1}, the classifier's, got up to {int(real.max())}")

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastgen.metrics.arguments import whole_number
+from fastgen.metrics.full_precision import full_precision
 from fastgen.ops._moments_sums import about_mean, add_chunk_, check_finite, mean_of_rows, rows_of_chunk
 
 
@@ -39,9 +41,8 @@ class Moments:
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
-        if num_features < 1:
-            raise ValueError(f"num_features: expected at least one, got {num_features}")
-        self.num_features, self.dtype, self.device = num_features, dtype, torch.device(device)
+        self.num_features = whole_number("num_features", num_features)
+        self.dtype, self.device = dtype, torch.device(device)
         self.reset()
 
     def reset(self) -> None:
@@ -200,6 +201,7 @@ class Moments:
             _move(count, mean - self._shift.double(), self._sums, self._products)
         return self
 
+    @full_precision
     def _finish_chunk(self) -> None:
         """Add the kept rows to the totals."""
         rows = self._rows[: self._kept]
@@ -209,6 +211,7 @@ class Moments:
         add_chunk_(self._sums, self._products, rows)
         self._kept = 0
 
+    @full_precision
     def _about_shift(self, products: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """The shift, and sums and products of all rows about it, in float64: copies, with the kept rows in them."""
         rows, shift = self._rows[: self._kept], self._shift

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,12 +48,12 @@ class ParzenLogLikelihood(TwoSampleMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(feature, **kwargs)
-        bandwidths = (float(bandwidth),) if isinstance(bandwidth, int | float) else tuple(map(float, bandwidth))
+        bandwidths = tuple(float(h) for h in (bandwidth if np.ndim(bandwidth) else [bandwidth]))
         if not bandwidths or not all(0 < h < float("inf") for h in bandwidths):
             raise ValueError(f"bandwidth: expected positive numbers, got {bandwidth!r}")
         if not 0 < validation < 1:
             raise ValueError(f"validation: expected a share between 0 and 1, got {validation!r}")
-        self.bandwidths, self.validation = bandwidths, validation
+        self.bandwidths, self.validation = bandwidths, float(validation)
 
     def compute(self) -> dict[str, Tensor]:
         """`log_likelihood` in nats, its `standard_error` over the real examples, and the `bandwidth`."""

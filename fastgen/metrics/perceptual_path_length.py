@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.metrics.arguments import seed_of
 from fastgen.metrics.metric import Metric
 
 INTERPOLATIONS = ("lerp", "slerp")
@@ -59,7 +60,6 @@ class PerceptualPathLength(Metric):
 
     is_differentiable = False
     higher_is_better = False
-    full_state_update = False
 
     def __init__(
         self,
@@ -82,10 +82,11 @@ class PerceptualPathLength(Metric):
         low, high = quantiles
         if not 0 <= low < high <= 1:
             raise ValueError(f"quantiles: expected two rising numbers from 0 to 1, got {quantiles!r}")
-        self.distance, self.epsilon, self.quantiles, self.full = distance, epsilon, (low, high), full
+        self.distance, self.full, self.seed = distance, bool(full), seed_of(seed)
+        self.epsilon, self.quantiles = float(epsilon), (float(low), float(high))
         self.path = {"lerp": lerp, "slerp": slerp}[interpolation]
-        self.generator = torch.Generator().manual_seed(seed)
-        self.seed = seed
+        # The generator's state, before the next update.
+        self.random = torch.Generator().manual_seed(self.seed).get_state()
         self.add_state("distances", default=[], dist_reduce_fx="cat")
 
     @torch.no_grad()
@@ -93,7 +94,8 @@ class PerceptualPathLength(Metric):
         """Take in paths.
 
         Args:
-            generate: from latents [B, d] to images, without chance of its own.
+            generate: from latents [B, d] to images, without chance of its own. It gets float32, or float64 where the
+                ends are: latents in half precision do not tell the two ends of a small step apart.
             start, end: the ends of the paths, [B, d]; float64 keeps the digits of a small step best.
 
         Raises:
@@ -101,21 +103,27 @@ class PerceptualPathLength(Metric):
         """
         if start.dim() != 2 or start.shape != end.shape or not start.is_floating_point():
             raise ValueError(f"start, end: expected one shape [B, d], got {tuple(start.shape)} and {tuple(end.shape)}")
-        t = torch.zeros(len(start), dtype=start.dtype)
+        if not len(start):
+            return
+        generator = torch.Generator()
+        generator.set_state(self.random)
+        t = torch.zeros(len(start), dtype=torch.float64)
         if self.full:
-            t = torch.rand(len(start), generator=self.generator, dtype=torch.float64).to(start.dtype)
+            t = torch.rand(len(start), generator=generator, dtype=torch.float64)
         t = t.to(start.device)
-        images = [generate(self.path(start, end, at)) for at in (t, t + self.epsilon)]
+        dtype, ends = torch.promote_types(start.dtype, torch.float32), (start.double(), end.double())
+        images = [generate(self.path(*ends, at).to(dtype)) for at in (t, t + self.epsilon)]
         found = self.distance(*images)
         if found.shape != (len(start),):
             raise ValueError(f"distance: expected [{len(start)}], got {tuple(found.shape)}")
         if bad := int((~found.isfinite()).sum()):
             raise ValueError(f"distance: {bad} of {len(found)} are NaN or infinite")
-        self.distances.append(found.double() / self.epsilon**2)
+        self.keep("distances", found.double() / self.epsilon**2)
+        self.random = generator.get_state()
 
     def compute(self) -> Tensor:
         """The mean over the paths that are kept."""
-        found = self.distances if isinstance(self.distances, Tensor) else torch.cat(self.distances or [torch.empty(0)])
+        found = self.rows("distances")
         if len(found) < 2:
             raise ValueError(f"PerceptualPathLength: expected at least 2 paths, got {len(found)}")
         found = found.sort().values
@@ -125,4 +133,4 @@ class PerceptualPathLength(Metric):
 
     def reset(self) -> None:
         super().reset()
-        self.generator.manual_seed(self.seed)
+        self.random = torch.Generator().manual_seed(self.seed).get_state()

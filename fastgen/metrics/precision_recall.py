@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastgen.metrics.arguments import whole_number
 from fastgen.metrics.neighbourhoods import precision_recall_density_coverage
 from fastgen.metrics.two_samples import TwoSampleMetric
 
@@ -31,20 +32,9 @@ class PrecisionRecall(TwoSampleMetric):
 
     def __init__(self, feature: str | nn.Module = "inception", *, nearest_k: int = 3, **kwargs: Any) -> None:
         super().__init__(feature, **kwargs)
-        self.nearest_k = checked_k(nearest_k)
+        self.nearest_k = whole_number("nearest_k", nearest_k)
 
     def compute(self) -> dict[str, Tensor]:
         """`precision` and `recall`, float64."""
         found = precision_recall_density_coverage(*self.sets(), self.nearest_k, type(self).__name__)
         return {name: found[name] for name in ("precision", "recall")}
-
-
-def checked_k(nearest_k: int) -> int:
-    """The number of neighbours.
-
-    Raises:
-        ValueError: not an int of at least 1.
-    """
-    if not isinstance(nearest_k, int) or isinstance(nearest_k, bool) or nearest_k < 1:
-        raise ValueError(f"nearest_k: expected an int of at least 1, got {nearest_k!r}")
-    return nearest_k

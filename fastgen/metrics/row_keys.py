@@ -13,11 +13,24 @@ def row_keys(x: Tensor) -> Tensor:
     """A 64-bit number for each row of [B, ...], int64 [B], from the bits of its values: a sum of their products with
     odd random numbers, modulo 2^64. Sums of integers are the same in every order, so a row has one key everywhere.
     """
-    rows = x.detach().contiguous().flatten(1)
+    # What is widened for the extractor has the keys of what it becomes.
+    rows = x.detach().float() if x.dtype in (torch.float16, torch.bfloat16) else x.detach()
+    rows = rows.contiguous().flatten(1) if x.dim() > 1 else rows.contiguous()[:, None]
     bits = rows.view(_INTEGERS[rows.element_size()]).to(torch.int64)
     # NumPy's generator gives the same numbers everywhere; as signed integers they wrap around, modulo 2^64.
     factors = np.random.default_rng(20170818).integers(0, 2**63, bits.shape[1], dtype=np.int64) * 2 + 1
     return (bits * torch.from_numpy(factors).to(bits.device)).sum(1)
+
+
+def checked_keys(keys: Tensor, n: int) -> Tensor:
+    """Keys that were handed in.
+
+    Raises:
+        ValueError: other than int64 [n].
+    """
+    if keys.shape != (n,) or keys.dtype != torch.int64:
+        raise ValueError(f"keys: expected int64 [{n}], got {keys.dtype} {list(keys.shape)}")
+    return keys
 
 
 def order_of(keys: Tensor) -> Tensor:

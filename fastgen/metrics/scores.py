@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastgen.metrics.feature_metric import check_features, rows_of
 from fastgen.metrics.frechet_inception_distance import FrechetInceptionDistance
+from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel_inception_distance import KernelInceptionDistance
 from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy
-from fastgen.metrics.metric import check_features
 from fastgen.metrics.mode_coverage import ModeCoverage
 from fastgen.metrics.neighbourhoods import precision_recall_density_coverage
 from fastgen.metrics.parzen import ParzenLogLikelihood
@@ -39,6 +40,7 @@ class FeatureSet:
         return len(self.features)
 
 
+@full_precision
 @torch.no_grad()
 def extract(extractor: nn.Module, batches: Iterable[Tensor], device: torch.device | str = "cpu") -> FeatureSet:
     """The features of all batches [B, ...].
@@ -49,8 +51,9 @@ def extract(extractor: nn.Module, batches: Iterable[Tensor], device: torch.devic
     features, keys, logits = [], [], []
     for batch in batches:
         keys.append(row_keys(batch))
-        found = extractor(batch.to(device))
-        features.append((found if found.dtype == torch.float64 else found.float()).cpu())
+        found = rows_of(extractor, batch.to(device))
+        # A copy, for they may be the batch itself, which the loader may use again.
+        features.append(found.to("cpu", copy=True))
         if hasattr(extractor, "logits_of_features"):
             logits.append(extractor.logits_of_features(found).float().cpu())
     if not features:
@@ -166,6 +169,7 @@ def choose_scores(names: Sequence[str], *, classes: bool) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+@full_precision
 def score(real: FeatureSet, fake: FeatureSet, names: Sequence[str], seed: int = 0) -> dict[str, float]:
     """The numbers of some metrics, by name: what they draw depends on `seed` and on the examples alone.
 

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.metrics.arguments import whole_number
+from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.two_samples import TwoSampleMetric
 
 
+@full_precision
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, p: float = 2.0) -> Tensor:
     """The sliced Wasserstein distance between two sets of points, on given directions:
 
@@ -24,7 +27,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, p: float = 2.0)
         p: at least 1.
 
     Returns:
-        A number in the units of the points. Differentiable in `x` and `y`.
+        A number in the units of the points, float32 or float64. Differentiable in `x` and `y`.
 
     Source: Rabin et al., "Wasserstein Barycenter and Its Application to Texture Mixing" (2011), section 2.
     """
@@ -34,7 +37,12 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, p: float = 2.0)
         raise ValueError(f"directions: expected [L, {x.shape[1]}], got {tuple(directions.shape)}")
     if not p >= 1:
         raise ValueError(f"p: expected at least 1, got {p!r}")
-    costs = [_costs(x @ part.T, y @ part.T, p) for part in directions.to(x.dtype).split(_SLICES)]
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    x, y = x.to(dtype), y.to(dtype)
+    # The distance is that of the differences, which far from zero have few digits left in a projection.
+    centre = y.detach().mean(0)
+    x, y = x - centre, y - centre
+    costs = [_costs(x @ part.T, y @ part.T, p) for part in directions.to(dtype).split(_SLICES)]
     return torch.cat(costs).mean() ** (1 / p)
 
 
@@ -75,11 +83,9 @@ class SlicedWasserstein(TwoSampleMetric):
         self, feature: str | nn.Module = "pixels", *, num_projections: int = 1024, p: float = 2.0, **kwargs: Any
     ) -> None:
         super().__init__(feature, **kwargs)
-        if not isinstance(num_projections, int) or num_projections < 1:
-            raise ValueError(f"num_projections: expected a positive int, got {num_projections!r}")
         if not p >= 1:
             raise ValueError(f"p: expected at least 1, got {p!r}")
-        self.num_projections, self.p = num_projections, p
+        self.num_projections, self.p = whole_number("num_projections", num_projections), float(p)
 
     def compute(self) -> Tensor:
         """The distance, float64."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.metric import Metric
 
 # Wang et al. (2003), section 3.2.
@@ -17,6 +19,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _K1, _K2 = 0.01, 0.03
 
 
+@full_precision
 def structural_similarity(x: Tensor, y: Tensor, *, data_range: float = 1.0, sigma: float = 1.5) -> Tensor:
     """The structural similarity (SSIM) of each pair of images:
 
@@ -31,7 +34,7 @@ def structural_similarity(x: Tensor, y: Tensor, *, data_range: float = 1.0, sigm
         sigma: of the window, in pixels; it is 2 round(3.5 sigma) + 1 pixels wide (11 for 1.5).
 
     Returns:
-        [B], at most 1. Differentiable.
+        [B], at most 1, float32 or float64: half precision is widened. Differentiable.
 
     Raises:
         ValueError: shapes that differ, images smaller than half the window.
@@ -39,9 +42,10 @@ def structural_similarity(x: Tensor, y: Tensor, *, data_range: float = 1.0, sigm
     Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004), equation 13.
     """
     _check_pair(x, y, data_range, sigma)
-    return _similarity(x, y, data_range, sigma)[0]
+    return _similarity(*_centred(x, y), float(data_range), float(sigma))[0]
 
 
+@full_precision
 def multiscale_structural_similarity(
     x: Tensor,
     y: Tensor,
@@ -63,7 +67,7 @@ def multiscale_structural_similarity(
         weights: w_j, one for each scale.
 
     Returns:
-        [B], from 0 to 1. Differentiable.
+        [B], from 0 to 1, float32 or float64. Differentiable.
 
     Raises:
         ValueError: as `structural_similarity`; images too small for that many scales.
@@ -71,25 +75,35 @@ def multiscale_structural_similarity(
     Source: Wang et al., "Multi-Scale Structural Similarity for Image Quality Assessment" (2003), equation 7.
     """
     _check_pair(x, y, data_range, sigma)
-    weights = tuple(weights)
-    if not weights or not all(isinstance(w, float) for w in weights):
-        raise ValueError(f"weights: expected a float for each scale, got {weights!r}")
+    weights = _checked_weights(weights)
     smallest = 2 * _reach(sigma) * 2 ** (len(weights) - 1) + 1
     if min(x.shape[-2:]) < smallest:
         raise ValueError(
             f"x: {len(weights)} scales need images of at least {smallest} pixels a side, got {tuple(x.shape[-2:])}"
         )
+    x, y, centre = _centred(x, y)
     product: Tensor | float = 1.0
     for scale, weight in enumerate(weights):
-        similarity, contrast = _similarity(x, y, data_range, sigma)
+        similarity, contrast = _similarity(x, y, centre, float(data_range), float(sigma))
         factor = similarity if scale == len(weights) - 1 else contrast
         product = product * factor.relu() ** weight
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
     return product
 
 
-def _similarity(x: Tensor, y: Tensor, data_range: float, sigma: float) -> tuple[Tensor, Tensor]:
-    """SSIM [B], and the mean [B] of its second factor away from the edges."""
+def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The images in float32 or more about a centre [B, C, 1, 1], and that.
+
+    Far from zero, squares have no digits left for a variance, and means of four pixels none for their difference.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(dtype), y.to(dtype)
+    centre = ((x + y) / 2).detach().mean((2, 3), keepdim=True)
+    return x - centre, y - centre, centre
+
+
+def _similarity(x: Tensor, y: Tensor, centre: Tensor, data_range: float, sigma: float) -> tuple[Tensor, Tensor]:
+    """SSIM [B] of images less `centre`, and the mean [B] of its second factor away from the edges."""
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     height, width = x.shape[-2:]
     rows, columns = _blur(height, sigma, x.dtype, x.device), _blur(width, sigma, x.dtype, x.device)
@@ -97,10 +111,10 @@ def _similarity(x: Tensor, y: Tensor, data_range: float, sigma: float) -> tuple[
     mean_x, mean_y, square_x, square_y, cross = torch.matmul(
         rows, torch.matmul(torch.stack([x, y, x * x, y * y, x * y]), columns.T)
     )
-    product, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
     variances = (square_x - mean_x * mean_x).clamp_min(0) + (square_y - mean_y * mean_y).clamp_min(0)
-    contrast = (2 * (cross - product) + c2) / (variances + c2)
-    similarity = (2 * product + c1) / (squares + c1) * contrast
+    contrast = (2 * (cross - mean_x * mean_y) + c2) / (variances + c2)
+    squares = (centre + mean_x).square() + (centre + mean_y).square()
+    similarity = (1 - (mean_x - mean_y).square() / (squares + c1)) * contrast
     r = _reach(sigma)
     inside = contrast[..., r : height - r, r : width - r]
     return similarity.flatten(1).mean(1), inside.flatten(1).mean(1)
@@ -142,6 +156,13 @@ def _check_pair(x: Tensor, y: Tensor, data_range: float, sigma: float) -> None:
         )
 
 
+def _checked_weights(weights: Sequence[float]) -> tuple[float, ...]:
+    weights = tuple(weights)
+    if not weights or not all(isinstance(w, Real) and not isinstance(w, bool) for w in weights):
+        raise ValueError(f"weights: expected a number for each scale, got {weights!r}")
+    return tuple(float(w) for w in weights)
+
+
 class StructuralSimilarity(Metric):
     """The mean `structural_similarity` of pairs of images; the higher the better.
 
@@ -153,11 +174,10 @@ class StructuralSimilarity(Metric):
 
     is_differentiable = True
     higher_is_better = True
-    full_state_update = False
 
     def __init__(self, *, data_range: float = 1.0, sigma: float = 1.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.data_range, self.sigma = data_range, sigma
+        self.data_range, self.sigma = float(data_range), float(sigma)
         self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -188,7 +208,7 @@ class MultiscaleStructuralSimilarity(StructuralSimilarity):
 
     def __init__(self, *, weights: Sequence[float] = WEIGHTS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.weights = tuple(weights)
+        self.weights = _checked_weights(weights)
 
     def _of(self, preds: Tensor, target: Tensor) -> Tensor:
         return multiscale_structural_similarity(

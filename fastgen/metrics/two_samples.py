@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.metrics.metric import FeatureMetric, check_seed
-from fastgen.metrics.row_keys import order_of, row_keys
+from fastgen.metrics.arguments import seed_of
+from fastgen.metrics.feature_metric import FeatureMetric, has_none
+from fastgen.metrics.row_keys import checked_keys, order_of, row_keys
 
 
 class TwoSampleMetric(FeatureMetric):
@@ -27,31 +29,30 @@ class TwoSampleMetric(FeatureMetric):
 
     def __init__(self, *args: Any, seed: int = 0, reset_real_features: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_seed(seed)
-        self.seed, self.reset_real_features = seed, reset_real_features
+        self.seed, self.reset_real_features = seed_of(seed), bool(reset_real_features)
         for state in ("real_features", "fake_features", "real_keys", "fake_keys"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.share_states(TwoSampleMetric, self.features_of, self.reset_real_features)
 
-    def update(self, batch: Tensor, real: bool, keys: Tensor | None = None) -> None:
+    @property
+    def outlives_reset(self) -> Sequence[str]:
+        return () if self.reset_real_features else ("real_features", "real_keys")
+
+    def update(self, imgs: Tensor, real: bool, keys: Tensor | None = None) -> None:
         """Take in a batch: images (uint8, or floats in [0, 1]) or what else the extractor takes.
 
         Args:
-            batch: [B, ...].
+            imgs: [B, ...]; B may be zero.
             real: whether it is of the real set, or of the generated one.
-            keys: the `row_keys` [B] of the examples, where `batch` holds features of them; None takes those of `batch`.
+            keys: the `row_keys` [B] of the examples, where `imgs` holds features of them; None takes those of `imgs`.
         """
-        features = self.extract(batch)
+        if has_none(imgs):
+            return
+        features = self.extract(imgs)
         self._check_width(features, "real" if real else "generated")
-        (self.real_features if real else self.fake_features).append(features)
-        (self.real_keys if real else self.fake_keys).append(row_keys(batch) if keys is None else keys)
-
-    def reset(self) -> None:
-        """Forget the generated features, and the real ones unless they are to be kept."""
-        # Copies, for torchmetrics empties the lists themselves.
-        kept = list(self.real_features), list(self.real_keys)
-        super().reset()
-        if not self.reset_real_features:
-            self.real_features, self.real_keys = kept
+        side = "real" if real else "fake"
+        self.keep(f"{side}_features", features)
+        self.keep(f"{side}_keys", row_keys(imgs) if keys is None else checked_keys(keys, len(imgs)))
 
     def sets(self) -> tuple[Tensor, Tensor]:
         """The real and the generated features, [N, d] and [M, d], each in the order of its keys.
@@ -60,11 +61,8 @@ class TwoSampleMetric(FeatureMetric):
             ValueError: one of the sets is too small.
         """
         found = []
-        for features, keys, what in (
-            (self.real_features, self.real_keys, "real"),
-            (self.fake_features, self.fake_keys, "generated"),
-        ):
-            features, keys = _joined(features), _joined(keys)
+        for side, what in (("real", "real"), ("fake", "generated")):
+            features, keys = self.rows(f"{side}_features"), self.rows(f"{side}_keys")
             if len(features) < self.at_least:
                 raise ValueError(
                     f"{type(self).__name__}: expected at least {self.at_least} {what} examples, got {len(features)}"
@@ -88,10 +86,3 @@ class TwoSampleMetric(FeatureMetric):
                 raise ValueError(
                     f"features: expected {known.shape[1]} columns as before, got {features.shape[1]} ({what})"
                 )
-
-
-def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """A list state, or the one tensor that synchronisation has made of it."""
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat(state) if state else torch.empty(0, 0)

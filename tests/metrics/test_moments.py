@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -119,7 +120,7 @@ def test_bad_input():
         found.load(Moments(3).state() | {"scatter": torch.zeros(4, 4)})
     with pytest.raises(TypeError, match=r"dtype: expected .*, got torch\.float16"):
         Moments(3, dtype=torch.float16)
-    with pytest.raises(ValueError, match="num_features: expected at least one, got 0"):
+    with pytest.raises(ValueError, match="num_features: expected a positive int, got 0"):
         Moments(0)
 
 
@@ -158,3 +159,11 @@ def test_without_processes_it_is_a_copy():
     total = found.all_reduce()
     found.reset()
     assert_close(total, x, 5e-7)
+
+
+def test_autocast_changes_nothing():
+    rows = torch.randn(600, 5, generator=torch.Generator().manual_seed(0))
+    expected = Moments(5).update(rows).covariance
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Moments(5).update(rows).covariance, expected)
+    assert torch.equal(Moments(np.int64(5)).update(rows).covariance, expected)

@@ -53,3 +53,16 @@ def test_refuses():
         SlicedWasserstein(p=0.5)
     with pytest.raises(ValueError, match="num_projections"):
         SlicedWasserstein(num_projections=0)
+
+
+def test_precision():
+    """Half precision, autocast, and points far from zero."""
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(40, 6, generator=generator), 0.3 + torch.randn(30, 6, generator=generator)
+    directions = torch.nn.functional.normalize(torch.randn(20, 6, generator=generator), dim=1)
+    for a, b in ((x.bfloat16(), y.bfloat16()), (x + 1e5, y + 1e5), (x, y.half()), (x, y)):
+        expected = sliced_wasserstein(a.double(), b.double(), directions.double()).item()
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                found = sliced_wasserstein(a, b, directions)
+            assert found.dtype == torch.float32 and found.item() == pytest.approx(expected, rel=1e-5)

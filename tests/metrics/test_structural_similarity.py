@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 from torchmetrics.functional.image import (
@@ -94,3 +96,40 @@ def test_bad_arguments():
         multiscale_structural_similarity(x, y)
     with pytest.raises(ValueError, match="weights"):
         multiscale_structural_similarity(x, y, weights=())
+
+
+BOTH = [structural_similarity, functools.partial(multiscale_structural_similarity, weights=(0.4, 0.6))]
+
+
+@pytest.mark.parametrize("similarity", BOTH)
+class TestPrecision:
+    def bright(self):
+        x = 200 + 50 * torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return x, x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+    def test_of_bright_images(self, similarity, dtype):
+        x, y = (images.to(dtype) for images in self.bright())
+        found = similarity(x, y, data_range=255.0)
+        assert found.dtype == torch.float32
+        expected = similarity(x.double(), y.double(), data_range=255.0)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+
+    def test_autocast_changes_nothing(self, similarity):
+        x, y = (images.float() for images in self.bright())
+        expected = similarity(x, y, data_range=255.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(similarity(x, y, data_range=255.0), expected, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("offset", [1e4, -1e5])
+    def test_far_from_zero(self, similarity, offset):
+        x, y = (images.float() for images in pair(2, 1, 32, 32))
+        x, y = x + offset, y + offset
+        found, expected = similarity(x, y), similarity(x.double(), y.double())
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+    def test_compiles_in_one_graph(self, similarity):
+        torch._dynamo.reset()
+        x, y = (images.float() for images in pair(1, 1, 32, 32))
+        compiled = torch.compile(lambda a, b: similarity(a, b), fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(x, y), similarity(x, y))

@@ -337,7 +337,7 @@ class TestBadInput:
             found.compute()
 
     def test_what_is_no_batch(self, metric):
-        with pytest.raises(TypeError, match="batch: expected a tensor"):
+        with pytest.raises(TypeError, match="imgs: expected a tensor"):
             metric("given").update([[1.0]], real=True)
         with pytest.raises(ValueError, match=r"rows \[B, d\]"):
             metric("given").update(torch.randn(3), real=True)

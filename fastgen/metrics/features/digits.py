@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastgen.metrics.features.cache import cache_folder, keep
 from fastgen.metrics.features.images import unit_images
+from fastgen.metrics.full_precision import full_precision, with_autograd
 
 NUM_FEATURES = 64
 EPOCHS, BATCH, PEAK_LR = 24, 64, 4e-3
@@ -38,6 +39,8 @@ class DigitFeatures(nn.Module):
     # Share of the held-out digits that are classified right.
     accuracy: float
 
+    @full_precision
+    @with_autograd
     def __init__(self, seed: int = 0, *, cached: bool = True) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -98,16 +101,15 @@ def train(model: DigitFeatures, seed: int) -> float:
     # Sums in one order, whatever the number of cores.
     torch.set_num_threads(1)
     try:
-        with torch.enable_grad():
-            for _ in range(EPOCHS):
-                order = torch.randperm(len(learned), generator=generator)
-                for index in order.split(BATCH)[: len(learned) // BATCH]:
-                    images = _shifted(learned.images[index].float() / 16, generator)
-                    loss = F.cross_entropy(model.logits(images), learned.labels[index], label_smoothing=0.05)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    schedule.step()
+        for _ in range(EPOCHS):
+            order = torch.randperm(len(learned), generator=generator)
+            for index in order.split(BATCH)[: len(learned) // BATCH]:
+                images = _shifted(learned.images[index].float() / 16, generator)
+                loss = F.cross_entropy(model.logits(images), learned.labels[index], label_smoothing=0.05)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
         with torch.no_grad():
             found = model.logits(held_out.images.float() / 16).argmax(1)
     finally:
