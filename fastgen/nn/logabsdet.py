@@ -16,4 +16,5 @@ def constant_logabsdet(value: Tensor, x: Tensor) -> Tensor:
     float32.
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, value.dtype), torch.float32)
-    return value.to(dtype).expand(x.shape[0])
+    # Of its own, for whoever adds to it in place.
+    return value.to(dtype).repeat(x.shape[0])

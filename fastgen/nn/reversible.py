@@ -67,7 +67,11 @@ def is_reversible_here(module: nn.Module, x: Tensor, context: Any) -> bool:
         return False
     if _functorch_level() is not None or _forward_ad._current_level >= 0:
         return False
-    return any(t.requires_grad for t in (x, *_tensors(context))) or any(p.requires_grad for p in module.parameters())
+    parameters = list(module.parameters())
+    # Those of torch.func.functional_call are gone in backward, and may be made of each other.
+    if not all(isinstance(p, nn.Parameter) for p in parameters):
+        return False
+    return any(t.requires_grad for t in (x, *_tensors(context), *parameters))
 
 
 def run_reversibly(

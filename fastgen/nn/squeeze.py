@@ -77,8 +77,9 @@ class Split(nn.Module):
         floating(x)
         if x.dim() < 2 or x.shape[1] % 2:
             raise ValueError(f"x: expected [batch, channels, ...], an even number of channels, got {tuple(x.shape)}")
-        kept, out = x.chunk(2, dim=1)
-        return kept, out
+        half = x.shape[1] // 2
+        # Slices, which can be written to in place.
+        return x[:, :half], x[:, half:]
 
     def inverse(self, kept: Tensor, out: Tensor) -> Tensor:
         if kept.shape != out.shape:

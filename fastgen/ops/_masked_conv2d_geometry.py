@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -48,10 +49,15 @@ class Geometry(NamedTuple):
 
 
 def checked_pair(name: str, value: int | Sequence[int], at_least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(v, int) and v >= at_least for v in pair):
+    try:
+        pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+        # NumPy's too, and those of sizes under torch.jit.trace, which are tensors.
+        pair = tuple(v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in pair)
+    except TypeError:
+        pair = ()
+    if len(pair) != 2 or min(pair) < at_least:
         raise ValueError(f"{name}: expected an int or a pair of ints, each at least {at_least}, got {value!r}")
-    return tuple(pair)
+    return pair
 
 
 def check_mask(
@@ -84,8 +90,9 @@ def checked(
         if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
             raise TypeError(f"{name}: expected {x.dtype} on {x.device}, got {tensor.dtype} on {tensor.device}")
     # Shapes and options are checked once: the next call with the same ones finds its answer in the cache, which
-    # torch.compile, asking only while it traces, does without.
-    geometry = _geometry.__wrapped__ if torch.compiler.is_compiling() else _geometry
+    # torch.compile, asking only while it traces, does without; under torch.jit.trace sizes are tensors.
+    traced = torch.compiler.is_compiling() or torch._C._is_tracing()
+    geometry = _geometry.__wrapped__ if traced else _geometry
     options = (v if isinstance(v, (int, str)) else tuple(v) for v in (stride, padding, dilation))
     bias_shape = None if bias is None else tuple(bias.shape)
     return geometry(tuple(x.shape), tuple(weight.shape), bias_shape, mask_type, *options, color_groups)

@@ -301,6 +301,13 @@ def fresh(t: Tensor) -> Tensor:
     return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
 
 
+def no_view(t: Tensor) -> Tensor:
+    """The same memory, for what an `autograd.Function` returns: autograd lets nobody write to a view made inside it."""
+    if torch.compiler.is_compiling() or not t._is_view():
+        return t
+    return torch.ops.aten._unsafe_view(t, t.shape)
+
+
 def _checked_backends(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in BACKENDS:

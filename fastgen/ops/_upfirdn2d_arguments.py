@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -90,7 +92,12 @@ def checked_resampling(
 
 def _integers(name: str, value: int | Sequence[int], lengths: tuple[int, ...]) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, Sequence) else (value,)
-    if len(values) not in lengths or not all(isinstance(v, int) for v in values):
+    try:
+        # NumPy's too, and those of sizes under torch.jit.trace, which are tensors.
+        values = tuple(v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in values)
+    except TypeError:
+        values = ()
+    if len(values) not in lengths:
         raise ValueError(f"{name}: expected {' or '.join(map(str, lengths))} integers, got {value!r}")
     return values
 

@@ -16,6 +16,7 @@ from fastgen.ops._registry import (
     differentiates_again,
     fresh,
     needs_gradient,
+    no_view,
     reference_gradient,
 )
 
@@ -127,7 +128,7 @@ def _forward(x: Tensor, b: Tensor | None, settings: Settings, backend: str) -> T
 class _BiasAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, b: Tensor | None, settings: Settings, backend: str) -> Tensor:
-        y = _forward(x, b, settings, backend)
+        y = no_view(_forward(x, b, settings, backend))
         # Which side of zero an element was on can be read from the result, where nothing else bends it.
         ctx.save_for_backward(y if settings.slope_of_output else x, b)
         ctx.settings, ctx.backend = settings, backend

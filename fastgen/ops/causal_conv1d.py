@@ -16,6 +16,7 @@ from fastgen.ops._registry import (
     differentiates_again,
     is_forced,
     needs_gradient,
+    no_view,
     reference_gradient,
 )
 
@@ -132,7 +133,7 @@ class _CausalConv1d(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, backend: str) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
         ctx.dilation, ctx.backend = dilation, backend
-        return _forward(x, weight, bias, dilation, backend)
+        return no_view(_forward(x, weight, bias, dilation, backend))
 
     @staticmethod
     def backward(ctx, grad: Tensor):

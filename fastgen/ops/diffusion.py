@@ -71,7 +71,7 @@ def q_sample(
         )
     call = (t, alphas_cumprod.double(), seed, seed_tensor, offset, PREDICTION_TYPES.index(prediction_type), backend)
     x_t, target = _QSample.apply(x0, *call) if needs_gradient(x0) else _q_sample(x0, *call)
-    return x_t, x0 if prediction_type == "sample" else target
+    return x_t, x0.clone() if prediction_type == "sample" else target
 
 
 def q_sample_reference(
@@ -89,7 +89,7 @@ def q_sample_reference(
         noise = philox_normal(x0.shape, seed=seed, offset=offset, device=x0.device)
     signal, level = _signal_and_level(t, alphas_cumprod.double(), x0.dim(), dtype)
     clean, z = x0.to(dtype), noise.to(dtype)
-    targets = {"epsilon": z, "sample": clean, "v_prediction": signal * z - level * clean}
+    targets = {"epsilon": z, "sample": clean.clone(), "v_prediction": signal * z - level * clean}
     return (signal * clean + level * z).to(x0.dtype), targets[prediction_type].to(x0.dtype)
 
 

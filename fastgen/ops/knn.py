@@ -75,8 +75,8 @@ def check_arguments(queries: Tensor, points: Tensor, k: int, exclude_self: bool)
         raise ValueError(
             f"queries: with exclude_self they are the points, expected [..., {n}, d], got {tuple(queries.shape)}"
         )
-    if queries.shape[-2] and not 1 <= k <= n - exclude_self:
-        largest = f"N{' - 1' if exclude_self else ''} = {n - exclude_self}"
+    if queries.shape[-2] and not 1 <= k <= n - int(exclude_self):
+        largest = f"N{' - 1' if exclude_self else ''} = {n - int(exclude_self)}"
         raise ValueError(f"k: expected 1 to {largest} for points {tuple(points.shape)}, got {k}")
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}")

@@ -173,7 +173,7 @@ def _mean(a: Tensor, b: Tensor, kernel, without_own: bool) -> Tensor:
         sums = [checkpoint(one_chunk, rows, i * at_once, use_reentrant=False) for i, rows in enumerate(chunks)]
     else:
         sums = [one_chunk(rows, i * at_once) for i, rows in enumerate(chunks)]
-    return torch.stack(sums).sum(0) / (a.shape[-2] * (b.shape[-2] - without_own))
+    return torch.stack(sums).sum(0) / (a.shape[-2] * (b.shape[-2] - int(without_own)))
 
 
 def _check(x: Tensor, y: Tensor, unbiased: bool) -> torch.Size:

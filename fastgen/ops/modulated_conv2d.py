@@ -48,7 +48,8 @@ def modulated_conv2d(
     Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), equations 1 to 3.
     """
     _check(x, weight, styles, padding, up, eps)
-    if MODULATED_CONV2D.choose((x, weight, styles)) == "reference":
+    # TorchScript would keep the number of groups, which is that of the samples.
+    if MODULATED_CONV2D.choose((x, weight, styles)) == "reference" and not torch.jit.is_tracing():
         return modulated_conv2d_reference(x, weight, styles, demodulate=demodulate, padding=padding, up=up, eps=eps)
     y = _convolution(x * styles[:, :, None, None], weight, padding, up, 1)
     if demodulate:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
+from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, no_view, reference_gradient
 from fastgen.ops._upfirdn2d_arguments import Resampling, checked_resampling
 from fastgen.ops._upfirdn2d_cases import upfirdn2d_cases, upfirdn2d_cost, upfirdn2d_samples
 
@@ -149,7 +149,7 @@ class _Upfirdn2d(torch.autograd.Function):
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, f)
         ctx.how, ctx.backend, ctx.size = how, backend, x.shape[2:]
         ctx.channels_last = _is_channels_last(x)
-        return _resample(x, f, how, backend)
+        return no_view(_resample(x, f, how, backend))
 
     @staticmethod
     def backward(ctx, grad: Tensor):

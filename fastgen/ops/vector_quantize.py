@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgen.ops import _vector_quantize_cases as cases
 from fastgen.ops._pairs_arguments import check_finite, check_tensor, computing_dtype
-from fastgen.ops._registry import Op, Tolerance, needs_gradient
+from fastgen.ops._registry import Op, Tolerance, needs_gradient, no_view
 from fastgen.ops._vector_quantize_products import quantize_by_products
 
 # Differences that the reference holds at once.
@@ -115,7 +115,7 @@ def _nearest(rows: Tensor, codes: Tensor) -> Tensor:
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, quantized: Tensor) -> Tensor:
-        return quantized.view_as(quantized)
+        return no_view(quantized.view_as(quantized))
 
     @staticmethod
     def backward(ctx, grad: Tensor):

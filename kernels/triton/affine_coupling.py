@@ -123,12 +123,12 @@ def affine_coupling(
         return y, x.new_zeros(rows, dtype=torch.float32)
     rows_at_once, block, tiles = _tiling(n)
     parts = triton.cdiv(n, block * tiles)
-    sums = x.new_empty((rows, parts), dtype=torch.float32)
+    sums = x.new_empty(rows if parts == 1 else (rows, parts), dtype=torch.float32)
     affine_coupling_kernel[(triton.cdiv(rows, rows_at_once), parts)](
         x, shift, log_scale, y, sums, x.stride(0), shift.stride(0), log_scale.stride(0), rows, n, parts, bound,
         min_scale, _map(scale_map, min_scale), inverse, rows_at_once, block, tiles,
     )  # fmt: skip
-    return y, sums.view(rows) if parts == 1 else sums.sum(1)
+    return y, sums if parts == 1 else sums.sum(1)
 
 
 def affine_coupling_backward(

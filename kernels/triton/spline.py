@@ -317,9 +317,10 @@ def rational_quadratic_coupling(
     if not x.numel():
         return y, x.new_zeros(x.shape[:1], dtype=torch.float32)
     call = _coupling_call(x, params, bins, softmax_scale, settings)
-    sums = x.new_empty((x.shape[0], call.parts), dtype=torch.float32)
+    rows = x.shape[0]
+    sums = x.new_empty(rows if call.parts == 1 else (rows, call.parts), dtype=torch.float32)
     _forward(call, x, y, sums, inverse)
-    return y, sums.view(-1) if call.parts == 1 else sums.sum(1)
+    return y, sums if call.parts == 1 else sums.sum(1)
 
 
 def rational_quadratic_coupling_backward(

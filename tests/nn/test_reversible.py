@@ -490,6 +490,22 @@ def test_parameters_must_stay_until_backward():
         loss.backward()
 
 
+def test_parameters_of_a_functional_call_may_be_made_of_each_other():
+    ordinary, rebuilt = twins(vector_flow(None).double())
+    x = torch.randn(5, 4).double()
+
+    def gradient(flow):
+        shared = before = torch.tensor(0.3).double().requires_grad_()
+        given = {}
+        for name, parameter in flow.named_parameters():
+            given[name] = parameter * (1 + before)
+            before = before + 0.1 * given[name].mean()
+        value = negative_log_likelihood(*torch.func.functional_call(flow, given, (x,)))
+        return torch.autograd.grad(value, shared)[0]
+
+    torch.testing.assert_close(gradient(rebuilt), gradient(ordinary))
+
+
 def test_running_statistics_are_refused_in_training():
     flow = Compose([AffineCoupling(HALF, residual_net(use_batch_norm=True))], reversible=True)
     x = torch.randn(5, 4)

@@ -76,7 +76,8 @@ def test_targets_lead_back_to_x0():
     torch.testing.assert_close((x_t - (1 - a).sqrt() * noise) / a.sqrt(), x0)
     _, v = q_sample(x0, t, ALPHAS, seed=1, prediction_type="v_prediction")
     torch.testing.assert_close(a.sqrt() * x_t - (1 - a).sqrt() * v, x0)
-    assert q_sample(x0, t, ALPHAS, seed=1, prediction_type="sample")[1] is x0
+    target = q_sample(x0, t, ALPHAS, seed=1, prediction_type="sample")[1]
+    assert torch.equal(target, x0) and target is not x0
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
