@@ -170,6 +170,15 @@ class Metric(torchmetrics.Metric):
             if isinstance(getattr(self, name), list):
                 del getattr(self, name)[length:]
 
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        reductions = self._reductions
+        # Each process has a group of its own.
+        self._reductions = {name: reduce for name, reduce in reductions.items() if name != "compute_group"}
+        try:
+            super()._sync_dist(*args, **kwargs)
+        finally:
+            self._reductions = reductions
+
     def _wrap_update(self, update: Callable) -> Callable:
         run = super()._wrap_update(full_precision(update))
 

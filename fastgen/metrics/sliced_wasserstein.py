@@ -37,7 +37,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, p: float = 2.0)
         raise ValueError(f"directions: expected [L, {x.shape[1]}], got {tuple(directions.shape)}")
     if not p >= 1:
         raise ValueError(f"p: expected at least 1, got {p!r}")
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    p, dtype = float(p), torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(dtype), y.to(dtype)
     # The distance is that of the differences, which far from zero have few digits left in a projection.
     centre = y.detach().mean(0)

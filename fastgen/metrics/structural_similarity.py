@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -106,7 +105,7 @@ def _similarity(x: Tensor, y: Tensor, centre: Tensor, data_range: float, sigma: 
     """SSIM [B] of images less `centre`, and the mean [B] of its second factor away from the edges."""
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     height, width = x.shape[-2:]
-    rows, columns = _blur(height, sigma, x.dtype, x.device), _blur(width, sigma, x.dtype, x.device)
+    rows, columns = _blur(height, sigma, x), _blur(width, sigma, x)
     # A window is a product of two: two small matrix products with all images beat a convolution of 121 pixels.
     mean_x, mean_y, square_x, square_y, cross = torch.matmul(
         rows, torch.matmul(torch.stack([x, y, x * x, y * y, x * y]), columns.T)
@@ -125,20 +124,15 @@ def _reach(sigma: float) -> int:
     return int(3.5 * sigma + 0.5)
 
 
-@functools.lru_cache(maxsize=32)
-def _window_matrix(size: int, sigma: float) -> Tensor:
-    """The matrix [size, size] that blurs a line of pixels, mirrored at its ends without repeating them."""
+def _blur(size: int, sigma: float, x: Tensor) -> Tensor:
+    """The matrix [size, size] that blurs a line of pixels, mirrored at its ends without repeating them; as `x` is."""
     r = _reach(sigma)
-    offsets = torch.arange(-r, r + 1)
-    window = torch.exp(-((offsets / sigma) ** 2) / 2).double()
-    window = window / window.sum()
-    at = (torch.arange(size)[:, None] + offsets).abs()
+    offsets = torch.arange(-r, r + 1, device=x.device)
+    window = torch.exp(-((offsets.double() / sigma) ** 2) / 2)
+    window = (window / window.sum()).to(x.dtype)
+    at = (torch.arange(size, device=x.device)[:, None] + offsets).abs()
     at = torch.where(at >= size, 2 * (size - 1) - at, at)
-    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, at, window.expand(size, -1).contiguous())
-
-
-def _blur(size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return _window_matrix(size, sigma).to(device, dtype)
+    return x.new_zeros(size, size).scatter_add_(1, at, window.expand(size, -1).contiguous())
 
 
 def _check_pair(x: Tensor, y: Tensor, data_range: float, sigma: float) -> None:

@@ -11,6 +11,7 @@ import torch
 from metrics.metric_cases import EVERY, SMALL, fed, is_random, make, numbers, updates
 from torch import nn
 from torchmetrics import MetricCollection
+from torchmetrics.wrappers import MetricTracker, Running
 
 from fastgen.metrics import (
     ClipMaximumMeanDiscrepancy,
@@ -20,7 +21,9 @@ from fastgen.metrics import (
     MultiscaleStructuralSimilarity,
     PrecisionRecall,
     StructuralSimilarity,
+    feature_extractor,
 )
+from fastgen.metrics.scores import extract
 from fastgen.metrics.two_samples import TwoSampleMetric
 
 every = pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
@@ -181,6 +184,52 @@ class TestKeptRealFeatures:
         assert value(both["keeps"]) == plain(cls)
         with pytest.raises(ValueError, match="at least"):
             both["does_not"].compute()
+
+
+def test_moments_take_the_place_of_rows_in_forward_too(monkeypatch):
+    monkeypatch.setattr("fastgen.metrics.frechet_inception_distance._CHUNK", 10)
+    given = updates(FrechetInceptionDistance, (9, 12, 20))
+    expected = plain(FrechetInceptionDistance, given)
+    real, fakes = [one for one in given if one["real"]], [one for one in given if not one["real"]]
+    metric = fed(FrechetInceptionDistance("given", reset_real_features=False), real)
+    for fake in fakes:
+        close(numbers(metric(**fake)), plain(FrechetInceptionDistance, [*real, fake]))
+    assert len(metric.real_rows) == 0 and len(metric.fake_moments)
+    close(value(metric), expected)
+
+
+def test_the_reference_is_a_copy():
+    real, fake = updates(FrechetInceptionDistance, (20,))
+    one = FrechetInceptionDistance("given")
+    one.update(**real)
+    reference = one.statistics(real=True)
+    metric = FrechetInceptionDistance("given", reference=reference)
+    reference.mu.fill_(7), reference.sigma.fill_(7)
+    expected = plain(FrechetInceptionDistance, [real, fake])
+    close(numbers(metric(**fake)), expected)
+    close(value(metric), expected)
+
+
+def test_a_loader_may_use_its_batches_again():
+    buffer, sizes = torch.empty(8, 3), range(5)
+
+    def batches():
+        for i in sizes:
+            yield buffer.fill_(i)
+
+    found = extract(feature_extractor("given"), batches())
+    assert found.features[:, 0].tolist() == [i for i in sizes for _ in range(8)]
+    assert len(found.keys.unique()) == len(sizes)
+
+
+@pytest.mark.parametrize("wrap", [MetricTracker, lambda m: Running(m, 9), lambda m: m + 0, lambda m: m])
+def test_within_wrappers_of_torchmetrics(wrap):
+    given, metric = updates(StructuralSimilarity), wrap(StructuralSimilarity())
+    if isinstance(metric, MetricTracker):
+        metric.increment()
+    for i, one in enumerate(given):
+        metric(**one) if i % 2 else metric.update(**one)
+    close(value(metric), plain(StructuralSimilarity))
 
 
 def test_the_reported_case():

@@ -133,3 +133,15 @@ class TestPrecision:
         x, y = (images.float() for images in pair(1, 1, 32, 32))
         compiled = torch.compile(lambda a, b: similarity(a, b), fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(x, y), similarity(x, y))
+
+    def test_the_first_call_leaves_nothing_behind(self, similarity):
+        """Its window had been kept: one made in inference mode, or elsewhere, for all later calls."""
+        shape = (1, 1, 34, 35)
+        with torch.inference_mode():
+            similarity(*pair(*shape))
+        with torch.device("meta"):
+            found = similarity(*(torch.rand(shape, dtype=torch.float64, device="cpu") for _ in "xy"))
+        assert found.device.type == "cpu"
+        x, y = pair(*shape)
+        similarity(x.requires_grad_(), y).sum().backward()
+        assert x.grad.isfinite().all()
