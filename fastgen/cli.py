@@ -12,11 +12,13 @@ import os
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastgen import __version__
 from fastgen.device import add_device
+from fastgen.guess import Guess
 from fastgen.metrics_report.arguments import (
     COMPARE_HELP,
     FID_HELP,
@@ -84,7 +86,8 @@ data:
   points           two-moons, circles, s-curve, swiss-roll, checkerboard, eight-gaussians, spirals, pinwheel
   a folder         of pictures (its subfolders are classes), or with MNIST's IDX files
   a file           .npy, .npz (images, labels, levels), or IDX (train-images-idx3-ubyte[.gz])
-  a table          .csv, or .npy of floats [rows, columns]: standardised, but scored and sampled in its own units
+  a table          .csv, .tsv, .txt, .dat, or .npy of numbers [rows, columns]: standardised, but scored and sampled in
+                   its own units. Columns may have names in the first line, by which evaluate knows them again
 
 A run that was stopped, by Ctrl-C or by a kill, goes on where it was with
 
@@ -212,7 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _run(argv)
+            with warnings.catch_warnings():
+                warnings.simplefilter("default", Guess)
+                _show_in_one_line(Guess)
+                return _run(argv)
         finally:
             _flush()
     except KeyboardInterrupt:
@@ -237,6 +243,19 @@ def _run(argv: Sequence[str]) -> int:
     room = ELSEWHERE.get(args.command, "fastgen.train.commands")
     # Imported late: `--help` answers at once, and `info` works where the training packages are missing.
     return importlib.import_module(room).run(args) or 0
+
+
+def _show_in_one_line(kind: type[Warning]) -> None:
+    """Print warnings of this kind without the place in the code that they are from."""
+    show = warnings.showwarning
+
+    def show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, kind):
+            print(f"fastgen: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            show(message, category, *where, **options)
+
+    warnings.showwarning = show_warning
 
 
 def _flush() -> None:
@@ -422,7 +441,7 @@ def _add_restore(commands: Any) -> None:
         "--method", choices=("ddnm", "repaint", "dps"), default=None, help="default: ddnm, and dps for hdr"
     )
     restore.add_argument("--steps", type=int, default=None, metavar="N", help="levels of noise (default: 100)")
-    restore.add_argument("--label", type=int, default=None, metavar="L", help="the class of the image")
+    restore.add_argument("--label", default=None, metavar="L", help="the class of the image")
     restore.add_argument("--noise", type=float, default=None, metavar="S", help="of the measurement, data in [-1, 1]")
     restore.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     restore.add_argument("--out", default="restored.png", metavar="FILE", help="a .png (default: restored.png)")
@@ -442,7 +461,7 @@ def _add_interpolate(commands: Any) -> None:
     walk.add_argument(
         "--images", default=None, metavar="I,I,...", help="numbers of held-out images, in pairs (default: random)"
     )
-    walk.add_argument("--label", type=int, default=None, metavar="L", help="the class of the map (default: 0)")
+    walk.add_argument("--label", default=None, metavar="L", help="the class of the map (default: 0)")
     walk.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     walk.add_argument("--out", default="interpolation.png", metavar="FILE", help="a .png (default: interpolation.png)")
     add_device(walk)
@@ -458,7 +477,7 @@ def _add_demo(commands: Any) -> None:
 
 def _add_density(commands: Any) -> None:
     density = _add_command(commands, "density", "compare classical density estimators on a table", DENSITY_EXAMPLES)
-    density.add_argument("file", metavar="FILE", help="a .csv table, or an .npy array")
+    density.add_argument("file", metavar="FILE", help="a table (.csv, .tsv, .txt, .dat), or an .npy or .npz array")
     density.add_argument(
         "--method", nargs="+", action="extend", default=None, metavar="NAME", help="of those below (default: all)"
     )
@@ -498,5 +517,7 @@ def _add_data(command: Parser) -> Any:
     data.add_argument("--size", type=int, metavar="N", help="how many points of a named set (default: 20000)")
     data.add_argument("--image-size", type=int, metavar="N", help="scale and crop pictures to this square")
     data.add_argument("--color", choices=("grey", "rgb"), help="of pictures (default: as they are)")
+    data.add_argument("--background", metavar="COLOR", help="of transparent pictures (default: white)")
+    data.add_argument("--skip-bad", action="store_true", help="pass over pictures that cannot be read, and count them")
     data.add_argument("--label-file", metavar="FILE", help="IDX labels for one IDX file of images")
     return data

@@ -40,7 +40,14 @@ def read_idx_folder(folder: Path) -> tuple[Images, Images | None]:
     }
     if "train" not in parts:
         raise ValueError(f"{folder} has no file train-images-idx3-ubyte, plain or .gz")
-    return read_idx_images(parts["train"]), read_idx_images(parts["t10k"]) if "t10k" in parts else None
+    train = read_idx_images(parts["train"])
+    if "t10k" not in parts:
+        return train, None
+    test = read_idx_images(parts["t10k"])
+    try:
+        return train, test if train.class_names is None else test.with_classes(train.class_names)
+    except ValueError as error:
+        raise ValueError(f"{parts['t10k']}: {error}") from error
 
 
 def read_idx_images(path: Path, labels: Path | None = None) -> Images:
@@ -56,10 +63,8 @@ def read_idx_images(path: Path, labels: Path | None = None) -> Images:
         raise ValueError(f"{labels} has {len(classes)} labels, expected {len(images)}, one for each image in {path}")
     if len(images) == 0:
         raise ValueError(f"{path} holds no image")
-    return Images(
-        images=torch.from_numpy(images).unsqueeze(1),
-        labels=None if classes is None else torch.from_numpy(classes.astype(np.int64)),
-    )
+    pixels = torch.from_numpy(images).unsqueeze(1)
+    return Images(pixels) if classes is None else Images.labelled(pixels, classes)
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ class Images(Examples):
         levels: number of intensities a value can take, 2 to 256.
         labels: int64 `[N]` with values in `0 .. num_classes - 1`, or None.
         num_classes: number of classes; None means the largest label plus one.
+        classes: the names of the classes, by their labels; None where these are called as they are numbered.
 
     Raises:
         TypeError: a tensor has another dtype.
@@ -31,6 +34,7 @@ class Images(Examples):
     levels: int = 256
     labels: Tensor | None = None
     num_classes: int | None = None
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -56,6 +60,52 @@ class Images(Examples):
             raise ValueError(
                 f"labels runs from {int(labels.min())} to {int(labels.max())}, expected 0 to {self.num_classes - 1}"
             )
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise ValueError(f"classes has {len(self.classes)} names, expected {self.num_classes}")
+
+    @classmethod
+    def labelled(cls, images: Tensor, labels: np.ndarray, levels: int = 256) -> Images:
+        """Images `[N, C, H, W]` of the classes that `labels` name, and of no others.
+
+        Args:
+            images: as above.
+            labels: `[N]` or `[N, 1]`, whole numbers from 0 or text. The classes are numbered in their order.
+            levels: as above.
+
+        Raises:
+            ValueError: labels of another kind or another number, negative ones, or what images may not be.
+        """
+        labels = np.asarray(labels)
+        if labels.dtype.kind not in "biuU":
+            raise ValueError(f"labels have dtype {labels.dtype}, expected integers or text")
+        if labels.shape not in ((len(images),), (len(images), 1)):
+            raise ValueError(f"labels has shape {list(labels.shape)}, expected [{len(images)}], one for each image")
+        if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
+            raise ValueError(f"labels runs from {labels.min()} to {labels.max()}, expected 0 or more")
+        flat = labels.reshape(-1)
+        found, numbers = np.unique(flat if flat.dtype.kind == "U" else flat.astype(np.int64), return_inverse=True)
+        names = tuple(map(str, found))
+        numbered = names == tuple(map(str, range(len(names))))
+        return cls(images, levels, torch.from_numpy(numbers.astype(np.int64)), len(names), None if numbered else names)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, by their labels; None where there are none."""
+        return None if self.num_classes is None else self.classes or tuple(map(str, range(self.num_classes)))
+
+    def with_classes(self, names: Sequence[str]) -> Images:
+        """The same images, with the classes of these names numbered in their order.
+
+        Raises:
+            ValueError: an image of another class.
+        """
+        if self.labels is None or self.class_names == tuple(names):
+            return self
+        present = [self.class_names[label] for label in self.labels.unique().tolist()]
+        if unknown := [name for name in present if name not in names]:
+            raise ValueError(f"there is a class {unknown[0]}, expected some of: {', '.join(names)}")
+        numbers = torch.tensor([names.index(name) if name in names else -1 for name in self.class_names])
+        return replace(self, labels=numbers[self.labels], num_classes=len(names), classes=tuple(names))
 
     @property
     def values(self) -> Tensor:
@@ -63,7 +113,11 @@ class Images(Examples):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"shape": list(self.shape), "levels": self.levels}
+        return {
+            "shape": list(self.shape),
+            "levels": self.levels,
+            **({"classes": list(self.classes)} if self.classes else {}),
+        }
 
     def __getitem__(self, index: Tensor | slice) -> Images:
         """The images at `index` (a slice, or an int64 or bool tensor), with their labels."""

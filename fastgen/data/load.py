@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fastgen.data.array import read_array
+from fastgen.data import array, table
 from fastgen.data.dataset import Dataset
 from fastgen.data.digits import digits
 from fastgen.data.examples import Examples
@@ -12,7 +14,8 @@ from fastgen.data.folder import read_folder
 from fastgen.data.idx import is_idx, read_idx_folder, read_idx_images
 from fastgen.data.images import Images
 from fastgen.data.points import POINTS, points
-from fastgen.data.table import read_table
+from fastgen.data.rows import SUFFIXES, as_vectors, read_rows, suffix_of
+from fastgen.data.vectors import Vectors
 
 DATASETS = ("digits", *POINTS)
 COLORS = ("grey", "rgb")
@@ -23,6 +26,8 @@ def load(
     *,
     image_size: int | None = None,
     color: str | None = None,
+    background: str | None = None,
+    skip_bad: bool = False,
     levels: int | None = None,
     labels: str | Path | None = None,
     size: int | None = None,
@@ -33,10 +38,12 @@ def load(
 
     Args:
         name_or_path: `"digits"` (scikit-learn's 8x8 digits) or one of the sets of points (`fastgen.data.POINTS`); a
-            folder of pictures, whose subfolders are classes; an `.npy` or `.npz` file of images or of vectors; a `.csv`
-            table of numbers; a folder with MNIST's IDX files, or one IDX file of images.
+            folder of pictures, whose subfolders are classes; an `.npy` or `.npz` file of images or of vectors; a table
+            of numbers (`.csv`, `.tsv`, `.txt`, `.dat`); a folder with MNIST's IDX files, or one IDX file of images.
         image_size: side of the square that pictures from a folder are scaled and cropped to, in pixels.
         color: `"grey"` or `"rgb"` for pictures from a folder; None lets the pictures decide.
+        background: what shows behind transparent pictures of a folder, a colour; None means white.
+        skip_bad: pass over pictures of a folder that cannot be read, and warn of them.
         levels: quantise images to this many intensities; None keeps them all.
         labels: IDX file of labels for one IDX file of images; None takes the one beside it, where there is one.
         size: number of points to draw for a set of points; None means 20,000.
@@ -53,8 +60,9 @@ def load(
         raise ValueError(f"color is '{color}', expected one of: {', '.join(COLORS)}")
     if size is not None and name not in POINTS:
         raise ValueError(f"size is for {', '.join(POINTS)}, not for {name}")
-    _check_picture_options(name, image_size, color, labels)
-    examples, test = _read(name, image_size, color, None if labels is None else Path(labels), size, seed)
+    pictures = {"image_size": image_size, "color": color, "background": background, "skip_bad": skip_bad}
+    _check_picture_options(name, pictures, labels)
+    examples, test = _read(name, pictures, None if labels is None else Path(labels), size, seed)
     if levels is not None:
         if not isinstance(examples, Images):
             raise ValueError(f"levels is for images, {name} holds {examples.kind}")
@@ -63,9 +71,9 @@ def load(
     return Dataset(name, train, validation, test)
 
 
-def _check_picture_options(name: str, image_size: int | None, color: str | None, labels: str | Path | None) -> None:
-    if (image_size or color) and not _is_picture_folder(name):
-        raise ValueError(f"image_size and color are for folders of pictures, which {name} is not")
+def _check_picture_options(name: str, pictures: Mapping[str, Any], labels: str | Path | None) -> None:
+    if any(pictures.values()) and not _is_picture_folder(name):
+        raise ValueError(f"{', '.join(pictures)} are for folders of pictures, which {name} is not")
     if labels is not None and (Path(name).is_dir() or not is_idx(Path(name))):
         raise ValueError(f"labels is for one IDX file of images, which {name} is not")
 
@@ -76,7 +84,7 @@ def _is_picture_folder(name: str) -> bool:
 
 
 def _read(
-    name: str, image_size: int | None, color: str | None, labels: Path | None, size: int | None, seed: int
+    name: str, pictures: Mapping[str, Any], labels: Path | None, size: int | None, seed: int
 ) -> tuple[Examples, Images | None]:
     """The examples called `name`, and the test images where the data brings some."""
     path = Path(name)
@@ -85,17 +93,26 @@ def _read(
     if name in POINTS:
         return points(name, seed=seed, **({} if size is None else {"size": size})), None
     if _is_picture_folder(name):
-        return read_folder(path, image_size, color), None
+        return read_folder(path, **pictures), None
     if path.is_dir():
         return read_idx_folder(path)
     if not path.exists():
         raise ValueError(f"no data '{name}': expected a file or folder, or one of: {', '.join(DATASETS)}")
-    if path.suffix in (".npy", ".npz"):
-        return read_array(path), None
-    if path.suffix == ".csv":
-        return read_table(path), None
     if is_idx(path):
         return read_idx_images(path, labels), None
+    if suffix_of(path) in table.SUFFIXES:
+        return read_rows(path), None
+    if suffix_of(path) in array.SUFFIXES:
+        return read_array(path), None
     raise ValueError(
-        f"{path} is no known data file: expected .npy, .npz, .csv, IDX (images-idx3-ubyte[.gz]), or a folder"
+        f"{path} is no known data file: expected {', '.join(SUFFIXES)}, IDX (images-idx3-ubyte[.gz]), or a folder"
     )
+
+
+def read_array(path: Path) -> Images | Vectors:
+    """Rows of numbers as vectors, and other arrays of a NumPy file as images: see `fastgen.data.array`."""
+    arrays = array.read_arrays(path)
+    examples = array.examples_among(path, arrays)
+    if array.is_rows(examples):
+        return as_vectors(path, array.rows_of(path, examples))
+    return array.images_among(path, arrays)

@@ -1,88 +1,284 @@
-"""Vectors from `.csv` files."""
+"""Tables of numbers in text files."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import math
+import re
+import textwrap
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import torch
 
-from fastgen.data.vectors import Vectors
+from fastgen.guess import say
 
-DELIMITERS = (",", ";", "\t")
-# Fewer rows than this say nothing about a density.
-LEAST_ROWS = 10
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data")
+# Of a file, to tell its format by.
+_SAMPLE = 200
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WHOLE = re.compile(r"\d+", re.ASCII)
+# Cells that say that there is no value, which a column is not named by.
+_MISSING = frozenset(
+    {"", "na", "n/a", "#n/a", "nan", "null", "none", "inf", "-inf", "+inf", "infinity", "-infinity", "?"}
+)
+# What pandas calls a column of row numbers that it did not know to be one, and one that it made a column of.
+_UNNAMED = ("", "Unnamed: 0")
 
 
-def read_table(path: Path) -> Vectors:
-    """The rows of a `.csv` file of numbers, separated by commas, semicolons or tabs.
+@dataclass(frozen=True)
+class Format:
+    """How numbers stand in a line.
 
-    A first line without any number names the columns. Empty lines are passed over.
+    Args:
+        delimiter: between cells; a space stands for any run of spaces and tabs, None for a single cell.
+        comma: whether the decimal sign is a comma.
+    """
+
+    delimiter: str | None
+    comma: bool = False
+
+    def number(self, cell: str) -> float | None:
+        """The number in a cell, None where it is none."""
+        cell = cell.strip()
+        if self.comma:
+            cell = "" if "." in cell else cell.replace(",", ".", 1)
+        return float(cell) if _NUMBER.fullmatch(cell) else None
+
+    def cells(self, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
+        """The cells of each line that has any, and its number, counted from 1."""
+        if self.delimiter is None:
+            return [(i, [line.strip()]) for i, line in enumerate(lines, 1) if line.strip()]
+        if self.delimiter == " ":
+            lines = [" ".join(line.split()) for line in lines]
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=self.delimiter, skipinitialspace=True)
+        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+
+
+# In the order in which they are preferred where several fit.
+_FORMATS = (
+    *(Format(delimiter) for delimiter in (",", ";", "\t", "|", " ")),
+    *(Format(delimiter, comma=True) for delimiter in (";", "\t", "|", " ", None)),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers in rows.
+
+    Args:
+        values: `[N, D]`.
+        columns: the names of the `D` columns, or None.
+    """
+
+    values: np.ndarray
+    columns: tuple[str, ...] | None = None
+
+    def without_index(self, path: Path) -> Table:
+        """The table without a first column that only numbers its rows, as pandas and R write one."""
+        if self.values.shape[1] < 2:
+            return self
+        first, name = self.values[:, 0], None if self.columns is None else self.columns[0]
+        counts = any(np.array_equal(first, np.arange(start, start + len(first))) for start in (0, 1))
+        if name in _UNNAMED:
+            if len(np.unique(first)) < len(first) or (first != np.floor(first)).any():
+                raise ValueError(f"{path}: column 1 has no name")
+            say(path, "column 1 has no name and numbers the rows: it is left out")
+        elif counts and name == "index":
+            say(path, "column 1 (index) only counts the rows: it is left out")
+        else:
+            if counts and name is None and (self.values != np.floor(self.values)).any():
+                say(path, "column 1 only counts the rows: it is kept, for the columns have no names")
+            return self
+        return Table(self.values[:, 1:], self.columns and self.columns[1:])
+
+
+def read_table(path: Path, least: int = 1) -> Table:
+    """The numbers in a text file, and the names of its columns.
+
+    Cells are separated by commas, semicolons, tabs, bars or spaces, the decimal sign may be a comma. Empty lines and
+    lines that begin with `#` are passed over, as is a delimiter at the end of every line. The columns are named by the
+    first line if no cell in it is a number, or if its numbers are those of columns: whole, rising, and unlike what is
+    below them; or by the last line with a `#` before it. A column of row numbers, as pandas and R write it, is left
+    out. What is guessed of this is said in a warning.
+
+    Args:
+        path: of the file, which may be gzipped.
+        least: rows that there have to be.
 
     Raises:
+        OSError: no such file.
         ValueError: a cell that is not a finite number (the message names its line and column), lines of different
-            length, too few rows, or a file that is not text.
+            length, too few rows, a column without a name or two of one name, or a file that is not text.
     """
-    rows, lines = _read_rows(path)
-    columns = None
-    if rows and not any(map(_is_number, rows[0])):
-        columns, rows, lines = tuple(cell.strip() for cell in rows[0]), rows[1:], lines[1:]
-    width = len(columns or (rows[0] if rows else ()))
-    for row, line in zip(rows, lines, strict=True):
+    notes: list[str] = []
+    lines = _lines(path, notes)
+    comments = [line.lstrip()[1:] for line in lines if line.lstrip().startswith("#")]
+    content = ["" if line.lstrip().startswith("#") else line for line in lines]
+    try:
+        form = _format(content)
+        numbered = form.cells(content)
+        above = [row for comment in comments[-1:] for _, row in form.cells([comment])]
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a text file of comma-separated values: {error}") from error
+    names, numbered = _names(form, numbered, above, notes)
+    rows = [row for _, row in numbered]
+    while rows and len(rows[0]) > 1 and all(row[-1] == "" for row in rows) and (names is None or names[-1] == ""):
+        rows, names = [row[:-1] for row in rows], names and names[:-1]
+    width = len(names or (rows[0] if rows else ()))
+    for (line, _), row in zip(numbered, rows, strict=True):
         if len(row) != width:
             raise ValueError(f"{path}, line {line}: {len(row)} cells, expected {width} like the first line")
-    check_enough_rows(path, len(rows))
+    check_enough_rows(path, len(rows), least)
+    if names and names[0] in _UNNAMED and width > 1 and not any(form.number(row[0]) is not None for row in rows):
+        notes.append("column 1 has no name and names the rows: it is left out")
+        names, rows = names[1:], [row[1:] for row in rows]
+    values = [[form.number(cell) for cell in row] for row in rows]
+    if any(None in row for row in values) or not np.isfinite(values).all():
+        _refuse_first_bad_cell(path, form, rows, [line for line, _ in numbered], names)
+    if form.comma:
+        shown = next((cell for row in rows for cell in row if "," in cell), None)
+        notes.append(f"decimal commas: {shown} is read as {shown.replace(',', '.')}")
+    table = Table(np.array(values), names).without_index(path)
+    _check_names(path, table.columns)
+    # Only now: of a table that is refused, that is all there is to say.
+    for note in notes:
+        say(path, note)
+    return table
+
+
+def check_enough_rows(path: Path, rows: int, least: int) -> None:
+    """Raises where a table has fewer rows than there have to be."""
+    if rows < least:
+        raise ValueError(f"{path} has {rows} rows of numbers, expected at least {least}")
+
+
+def _lines(path: Path, notes: list[str]) -> list[str]:
+    content = path.read_bytes()
     try:
-        numbers = np.array([[float(cell) for cell in row] for row in rows])
-    except ValueError:
-        numbers = None
-    if numbers is None or not np.isfinite(numbers).all():
-        _refuse_first_bad_cell(path, rows, lines, columns)
-    return Vectors(torch.from_numpy(numbers), columns)
+        if path.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+        text = content.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+    except UnicodeDecodeError as error:
+        if b"\0" in content:
+            hint = " (it looks like UTF-16: save it as UTF-8)" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+            raise ValueError(f"{path} is not a text file of comma-separated values: {error}{hint}") from error
+        notes.append("it is not UTF-8, and read as Windows-1252")
+        text = content.decode("cp1252", errors="replace")
+    if "\0" in text:
+        raise ValueError(f"{path} is not a text file of comma-separated values: it holds zero bytes")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    # Excel's way to name the delimiter, which the lines below show anyway.
+    return ["" if i == 0 and re.fullmatch("sep=.", line) else line for i, line in enumerate(lines)]
 
 
-def check_enough_rows(path: Path, rows: int) -> None:
-    """Raises where a table has too few rows to learn from."""
-    if rows < LEAST_ROWS:
-        raise ValueError(f"{path} has {rows} rows of numbers, expected at least {LEAST_ROWS}")
+def _format(lines: Sequence[str]) -> Format:
+    """The first format that makes the most lines numbers in as many cells, and then the first line as many cells."""
+    sample = [line for line in lines if line.strip()][:_SAMPLE]
+
+    def fit(form: Format) -> tuple[int, bool]:
+        def fits(cell: str) -> bool:
+            return cell.lower() in _MISSING or form.number(cell) is not None
+
+        rows = [row for _, row in form.cells(sample)]
+        widths = [len(row) for row in rows if all(map(fits, row))]
+        width = max(widths, key=lambda width: (widths.count(width), width), default=0)
+        if form.comma and width == 1 and (form.delimiter is not None or fits(rows[0][0])):
+            # Commas alone separate cells, unless one name is above what would be two.
+            return 0, False
+        return widths.count(width), bool(rows) and len(rows[0]) == width
+
+    return max(_FORMATS, key=fit)
 
 
-def _read_rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """The cells of each line that is not empty, and its number in the file, counted from 1."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            delimiter = max(DELIMITERS, key=first.count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter)
-            numbered = [(row, reader.line_num) for row in reader if any(map(str.strip, row))]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a text file of comma-separated values: {error}") from error
-    return [row for row, _ in numbered], [line for _, line in numbered]
+def _names(
+    form: Format, numbered: list[tuple[int, list[str]]], above: Sequence[list[str]], notes: list[str]
+) -> tuple[tuple[str, ...] | None, list[tuple[int, list[str]]]]:
+    """The names of the columns, if any line has them, and the lines with numbers."""
+    if not numbered:
+        return None, numbered
+    (_, first), below = numbered[0], numbered[1:]
+    width = len(below[0][1]) if below else len(first)
+    numbers = [cell for cell in first if form.number(cell) is not None]
+    texts = [cell for cell in first if cell not in numbers and cell.lower() not in _MISSING]
+    if numbers and _are_names(form, first, numbers, bool(texts), [row for _, row in below]):
+        notes.append(f"the first line ({', '.join(first)}) is taken for the columns' names")
+    elif numbers or not texts:
+        if above and len(above[0]) == width and not any(form.number(cell) is not None for cell in above[0]):
+            notes.append(f"the comment before the numbers ({', '.join(above[0])}) is taken for the columns' names")
+            return tuple(above[0]), numbered
+        if len(numbers) == len(first) > 1 and _is_count(first):
+            notes.append(f"the first line ({', '.join(first)}) is taken for numbers, not for the columns' names")
+        return None, numbered
+    names = tuple(first)
+    if len(names) == width - 1 and all(len(row) == width for _, row in below):
+        ends_empty = all(row[-1] == "" for _, row in below)
+        starts = [row[0] for _, row in below]
+        if ends_empty:
+            names = (*names, "")
+        elif len(set(starts)) == len(starts) and not any("." in cell for cell in starts if form.number(cell)):
+            names = ("", *names)
+    return names, below
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
+def _are_names(
+    form: Format, first: Sequence[str], numbers: Sequence[str], with_texts: bool, below: Sequence[Sequence[str]]
+) -> bool:
+    """Whether a first line that holds numbers names the columns: years, or a count, say."""
+    if not below or not all(map(_WHOLE.fullmatch, numbers)) or any(cell.lower() in _MISSING for cell in first[1:]):
         return False
-    return True
+    rising = all(int(a) < int(b) for a, b in pairwise(numbers))
+    if with_texts or first[0] == "":
+        # Such a line is no row of numbers in any case.
+        return rising and not any(row[0] == "" for row in below)
+    columns = [[row[i] for row in below if i < len(row)] for i in range(len(first))]
+    if not rising or not len(numbers) == len(first) > 1 or not all(columns):
+        return False
+    if _is_count(first) and all(any(not _WHOLE.fullmatch(c.lstrip("+-")) for c in column) for column in columns):
+        return True
+    return all(map(_is_far, map(int, first), ([form.number(cell) for cell in column] for column in columns)))
+
+
+def _is_count(cells: Sequence[str]) -> bool:
+    return all(map(_WHOLE.fullmatch, cells)) and all(int(b) - int(a) == 1 for a, b in pairwise(cells))
+
+
+def _is_far(value: int, column: Sequence[float | None]) -> bool:
+    """Whether a value is farther from all others than these are from one another."""
+    known = [number for number in column if number is not None]
+    if not known:
+        return False
+    span = max(known) - min(known)
+    return value > max(known) + span or value < min(known) - span
+
+
+def _check_names(path: Path, names: tuple[str, ...] | None) -> None:
+    for index, name in enumerate(names or ()):
+        if not name:
+            raise ValueError(f"{path}: column {index + 1} has no name")
+        if name in names[:index]:
+            raise ValueError(f"{path}: columns {names.index(name) + 1} and {index + 1} are both named {name}")
 
 
 def _refuse_first_bad_cell(
-    path: Path, rows: list[list[str]], lines: list[int], columns: tuple[str, ...] | None
+    path: Path, form: Format, rows: list[list[str]], lines: list[int], columns: tuple[str, ...] | None
 ) -> NoReturn:
     bad = [
         (row, index)
         for row, cells in enumerate(rows)
         for index, cell in enumerate(cells)
-        if not (_is_number(cell) and math.isfinite(float(cell)))
+        if (number := form.number(cell)) is None or not math.isfinite(number)
     ]
     row, index = bad[0]
-    cell = rows[row][index].strip()
+    # A quote that is never closed makes a cell of all that follows.
+    cell = textwrap.shorten(rows[row][index], 60)
     column = f"{index + 1} ({columns[index]})" if columns else f"{index + 1}"
     what = f"'{cell}' is no finite number" if cell else "it is empty"
     others = len({row for row, _ in bad}) - 1

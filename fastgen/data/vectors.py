@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -38,9 +39,10 @@ class Vectors(Examples):
             raise ValueError(f"columns has {len(columns)} names, expected {vectors.shape[1]}, one for each column")
         if len(bad := (~vectors.isfinite()).nonzero()[:1]):
             row, column = bad[0].tolist()
+            rows = int((~vectors.isfinite()).any(1).sum())
             raise ValueError(
                 f"vectors holds {vectors[row, column]:g} in row {row + 1}, column {self.column(column)}: "
-                f"expected finite numbers"
+                f"expected finite numbers ({rows} of {len(vectors)} rows hold NaN or infinity)"
             )
 
     @property
@@ -54,6 +56,19 @@ class Vectors(Examples):
     def __getitem__(self, index: Tensor | slice) -> Vectors:
         """The vectors at `index` (a slice, or an int64 or bool tensor)."""
         return replace(self, vectors=self.vectors[index])
+
+    def with_columns(self, names: Sequence[str]) -> Vectors:
+        """The same vectors with the columns of these names, in their order.
+
+        Raises:
+            ValueError: no column of such a name, or no names at all.
+        """
+        if self.columns is None:
+            raise ValueError(f"the columns have no names, expected {', '.join(names)}")
+        if missing := [name for name in names if name not in self.columns]:
+            raise ValueError(f"no column {missing[0]} among {', '.join(self.columns)}")
+        order = [self.columns.index(name) for name in names]
+        return replace(self, vectors=self.vectors[:, order], columns=tuple(names))
 
     def column(self, index: int) -> str:
         """How a message names column `index`: counted from 1, and by its name where it has one."""

@@ -11,7 +11,8 @@ _SOURCES = """A and B are, A the reference (real) and B the samples (generated):
   an .npz file     statistics of pytorch-fid or clean-fid (mu, sigma), for fid alone; or an array named images,
                    features, x or arr_0, and optionally levels, how many intensities its integers have
   an .npy file     images, [N, H, W], [N, C, H, W] or [N, H, W, C]: integers 0 to 255, or floats in [0, 1];
-                   or features, floats [N, d], which are compared as they are
+                   or features, numbers [N, d], which are compared as they are
+  a table          .csv, .tsv, .txt or .dat, of features; of two with names, the columns are matched by them
   digits           scikit-learn's handwritten digits"""
 
 _FEATURES = """features (--features):
@@ -139,6 +140,7 @@ def _add_sources(parser: ArgumentParser) -> None:
         help="how images get Inception's size: antialiased (clean-fid, default) or not (pytorch-fid)",
     )
     parser.add_argument("--image-size", type=int, default=None, metavar="N", help="scale and crop pictures first")
+    parser.add_argument("--background", default=None, metavar="COLOR", help="of transparent pictures (default: white)")
     parser.add_argument("--levels", type=int, default=None, metavar="N", help="intensities of an array's integers")
     parser.add_argument("--skip-bad", action="store_true", default=False, help="pass over pictures that are no good")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)")

@@ -16,7 +16,7 @@ from fastgen.device import use_device
 from fastgen.metrics import FrechetInceptionDistance, feature_extractor, write_statistics
 from fastgen.metrics.scores import FeatureSet, choose_scores, extract, score
 from fastgen.metrics.statistics_file import Statistics
-from fastgen.metrics_report.sources import Array, Source, align_levels, open_source, report_bad
+from fastgen.metrics_report.sources import Array, Source, align_columns, align_levels, open_source
 from fastgen.whole_file import check_output
 
 
@@ -40,6 +40,7 @@ def run_fid(args: Namespace) -> int:
     extractor = None if all(isinstance(s, Statistics) for s in sources) else _extractor(args, sources)
     if len(sources) == 2:
         align_levels(*sources)
+        align_columns(*sources)
     statistics = [_statistics(source, extractor, args) for source in sources]
     if args.save is not None:
         write_statistics(args.save, statistics[0].mu, statistics[0].sigma)
@@ -68,6 +69,7 @@ def run_score(args: Namespace) -> int:
         if isinstance(source, Statistics):
             raise ValueError(f"{source.name} holds statistics, which only `fastgen fid` can compare: expected examples")
     align_levels(*sources)
+    align_columns(*sources)
     extractor = _extractor(args, sources)
     choose_scores(names, classes=hasattr(extractor, "logits_of_features"))
     real, fake = (_extracted(source, extractor, args) for source in sources)
@@ -107,7 +109,8 @@ def _check(args: Namespace) -> None:
 
 
 def _open(name: str, args: Namespace) -> Source:
-    return open_source(name, image_size=args.image_size, skip_bad=args.skip_bad, levels=args.levels)
+    pictures = {"image_size": args.image_size, "background": args.background, "skip_bad": args.skip_bad}
+    return open_source(name, **pictures, levels=args.levels)
 
 
 def _extractor(args: Namespace, sources: list[Source]) -> nn.Module:
@@ -131,14 +134,12 @@ def _statistics(source: Source, extractor: nn.Module | None, args: Namespace) ->
     device = _device_of(extractor)
     for batch in _progress(source, args):
         metric.update(batch.to(device), real=False)
-    report_bad(source)
     found = metric.statistics(real=False)
     return Statistics(source.name, found.mu.cpu(), found.sigma.cpu())
 
 
 def _extracted(source: Source, extractor: nn.Module, args: Namespace) -> FeatureSet:
     found = extract(extractor, _progress(source, args), _device_of(extractor))
-    report_bad(source)
     return found
 
 

@@ -29,6 +29,7 @@ from fastgen.train.files import held_run, settled
 from fastgen.train.interpolate import run_interpolate
 from fastgen.train.interruption import TrainingInterrupted
 from fastgen.train.load import load_model, model_entry
+from fastgen.train.matching import matched
 from fastgen.train.presets import preset
 from fastgen.train.recipe import NUM_SAMPLES
 from fastgen.train.recipes import recipe_class, scoring_recipe
@@ -42,6 +43,8 @@ DATA_OPTIONS = {
     "levels": "levels",
     "image_size": "image_size",
     "color": "color",
+    "background": "background",
+    "skip_bad": "skip_bad",
     "label_file": "labels",
     "size": "size",
     "validation_fraction": "validation_fraction",
@@ -183,6 +186,8 @@ def run_evaluate(args: Namespace) -> int:
     if "name_or_path" not in data:
         raise ValueError(f"{args.checkpoint} does not say what it was trained on: expected --data")
     dataset = load(**{"seed": config.get("settings", {}).get("seed", 0), **data})
+    if "data" in given:
+        dataset = matched(dataset, model, config.get("dataset", {}))
     _check_fits(model, dataset)
     examples = dataset.part(args.part)
     recipe = scoring_recipe(model)

@@ -24,6 +24,7 @@ from fastgen.train.latent_panels import (
     walks,
 )
 from fastgen.train.load import load_model
+from fastgen.train.matching import class_names, class_number
 from fastgen.train.recipe import num_classes
 from fastgen.whole_file import check_output
 
@@ -45,7 +46,7 @@ def run_interpolate(args: Namespace) -> int:
     if not isinstance(model, LatentSpace) or model.levels is None:
         kind = type(model).__name__
         raise ValueError(f"{args.checkpoint} holds a {kind}, expected a model that decodes latents to images")
-    label = _checked_label(model, args.label)
+    label = _checked_label(model, args.label, config.get("dataset", {}))
     kinds = args.kind or KINDS
     known, held_out = _examples(model, config)
     chosen = _chosen(args.images, held_out)
@@ -70,13 +71,12 @@ def run_interpolate(args: Namespace) -> int:
     return 0
 
 
-def _checked_label(model: nn.Module, label: int | None) -> int:
-    classes = num_classes(model)
-    if classes is None and label is not None:
+def _checked_label(model: nn.Module, label: str | None, learned: Mapping[str, Any]) -> int:
+    if label is None:
+        return 0
+    if num_classes(model) is None:
         raise ValueError("--label: this model was not trained with --class-conditional")
-    if label is not None and not 0 <= label < classes:
-        raise ValueError(f"--label is {label}, expected 0 to {classes - 1}")
-    return label or 0
+    return class_number("--label", label, class_names(model, learned))
 
 
 def _examples(model: nn.Module, config: Mapping[str, Any]) -> tuple[Images | None, Images | None]:

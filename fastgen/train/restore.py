@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fastgen.data import load
+from fastgen.data.folder import WHITE, parse_color, read_picture
 from fastgen.device import use_device
 from fastgen.inverse import (
     Colourisation,
@@ -28,7 +29,9 @@ from fastgen.inverse import (
 from fastgen.models.diffusion import Diffusion
 from fastgen.train.files import check_writable
 from fastgen.train.load import load_model
+from fastgen.train.matching import class_names, class_number
 from fastgen.train.pictures import save_grid
+from fastgen.train.recipe import num_classes
 from fastgen.whole_file import check_output
 
 TASKS = ("super-resolution", "denoise", "inpaint", "uncrop", "deblur", "colourise", "hdr")
@@ -51,7 +54,12 @@ def run_restore(args: Namespace) -> int:
     generator = torch.Generator().manual_seed(args.seed)
     x = model.normalize(truth.to(model.device))
     measurement = operator.measure(x, generator).repeat(args.n, 1, 1, 1)
-    options = {"method": args.method, "steps": args.steps, "labels": args.label}
+    label = None
+    if args.label is not None and num_classes(model) is not None:
+        label = class_number("--label", args.label, class_names(model, config.get("dataset", {})))
+    elif args.label is not None:
+        raise ValueError("--label: this model was not trained with --class-conditional")
+    options = {"method": args.method, "steps": args.steps, "labels": label}
     given = {name: value for name, value in options.items() if value is not None}
     restored = solve(model, measurement, operator, generator=generator, **given)
     seen = model.quantize(operator.pseudo_inverse(measurement[:1]).expand(1, *model.shape))
@@ -103,9 +111,9 @@ def read_image(text: str, model: Diffusion, config: Mapping[str, Any]) -> Tensor
         return images.values[int(text) : int(text) + 1]
     channels, height, width = model.shape
     try:
-        with Image.open(text) as picture:
-            resized = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BOX)
-    except (OSError, UnidentifiedImageError) as error:
+        picture = read_picture(Path(text), parse_color(config.get("data", {}).get("background", WHITE)))
+    except ValueError as error:
         raise ValueError(f"IMAGE is {text}, expected a picture or the number of a validation image: {error}") from error
+    resized = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BOX)
     pixels = torch.from_numpy(np.array(resized)).view(height, width, channels).permute(2, 0, 1)
     return (pixels.float() * ((model.levels - 1) / 255)).round().to(torch.uint8).unsqueeze(0)

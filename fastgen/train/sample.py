@@ -23,6 +23,7 @@ from fastgen.train.comparison import compare_sampling
 from fastgen.train.figures import save_figure
 from fastgen.train.files import check_writable
 from fastgen.train.load import load_model
+from fastgen.train.matching import class_names, class_number
 from fastgen.train.pictures import save_grid
 from fastgen.train.recipe import NUM_SAMPLES, num_classes
 from fastgen.whole_file import check_output, write_whole
@@ -43,7 +44,7 @@ def run_sample(args: Namespace) -> int:
     model, config = load_model(args.checkpoint, device=use_device(args.device))
     _check_options(model, args)
     n = args.n or (NUM_VECTORS if _is_of_vectors(model) else NUM_SAMPLES)
-    labels = _labels(model, args.labels, n)
+    labels = _labels(model, args.labels, n, config.get("dataset", {}))
     if args.compare:
         comparison = compare_sampling(model, n, labels, args.seed)
         samples = comparison.images
@@ -92,18 +93,26 @@ def _check_options(model: nn.Module, args: Namespace) -> None:
         raise ValueError(f"--out is {args.out}, expected .png or .npy for images")
 
 
-def _labels(model: nn.Module, text: str | None, n: int) -> Tensor | None:
+def _labels(model: nn.Module, text: str | None, n: int, learned: Mapping[str, Any]) -> Tensor | None:
     classes = num_classes(model)
     if classes is None:
         if text is not None:
             raise ValueError("--labels: this model was not trained with --class-conditional")
         return None
+    chosen = list(range(classes)) if text is None else _chosen(text, model, learned)
+    labels = torch.tensor(chosen, device=next(model.parameters()).device)
+    return labels.repeat(-(-n // len(labels)))[:n]
+
+
+def _chosen(text: str, model: nn.Module, learned: Mapping[str, Any]) -> list[int]:
+    """The classes that `--labels` names."""
+    if "classes" in learned:
+        names = class_names(model, learned)
+        return [class_number("--labels", part.strip(), names) for part in text.split(",")]
     try:
-        chosen: Iterable[int] = range(classes) if text is None else [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--labels is {text}, expected whole numbers with commas between them") from None
-    labels = torch.tensor(list(chosen), device=next(model.parameters()).device)
-    return labels.repeat(-(-n // len(labels)))[:n]
 
 
 def _learned_from(config: Mapping[str, Any], model: nn.Module) -> Vectors | None:

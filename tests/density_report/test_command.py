@@ -185,7 +185,7 @@ class TestErrors:
     def test_files(self, run):
         assert fails(run("x.csv"), "x.csv: No such file or directory")
         assert fails(run("x.npy"), "x.npy: No such file or directory")
-        assert fails(run("x.txt"), "x.txt: expected a .csv or .npy file")
+        assert fails(run("x.doc"), "x.doc: expected a file that ends with one of: .csv, .tsv, .txt")
         assert fails(run(), "FILE")
         Path("x.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00 truncated")
         assert fails(run("x.npy"), "x.npy is not a whole NumPy file")

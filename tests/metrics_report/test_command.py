@@ -227,8 +227,8 @@ class TestErrors:
         assert fails(run("fid", "a", "v.npz", *PIXELS), "v.npz holds the value 9, expected 0 to 7")
         Path("t.npy").write_bytes(Path("y.npy").read_bytes()[:100])
         assert fails(run("fid", "a", "t.npy", *PIXELS), "t.npy is not a whole NumPy file")
-        Path("t.txt").touch()
-        assert fails(run("fid", "a", "t.txt", *PIXELS), "expected a folder of pictures, an .npz or .npy file")
+        Path("t.doc").touch()
+        assert fails(run("fid", "a", "t.doc", *PIXELS), "expected a folder of pictures, an .npz or .npy file")
 
     def test_weights(self, run, folders):
         Path("w.pth").write_bytes(b"other weights")
