@@ -65,8 +65,8 @@ FASTGEN_LANE void store_columns(double* p, int64_t stride, const double* columns
   }
 }
 
-// 2^x; zero below the normal numbers, infinite above. Relative error 2e-9 besides rounding.
-FASTGEN_LANE Lanes<float> exp2(Lanes<float> x) {
+// 2^x of an x below 128; zero below the normal numbers. Relative error 2e-9 besides rounding.
+FASTGEN_LANE Lanes<float> exp2_finite(Lanes<float> x) {
   Lanes<float> whole, f = split_power(x, &whole);
   Lanes<float> p = fma(f, 2.161291915e-4f, 1.246784534e-3f);
   p = fma(p, f, 9.675451674e-3f);
@@ -78,7 +78,7 @@ FASTGEN_LANE Lanes<float> exp2(Lanes<float> x) {
 }
 
 // Taylor's series on [-1/2, 1/2], of which the first term left out is 2e-16.
-FASTGEN_LANE Lanes<double> exp2(Lanes<double> x) {
+FASTGEN_LANE Lanes<double> exp2_finite(Lanes<double> x) {
   Lanes<double> whole, r = split_power(x, &whole) * Lanes<double>(0.69314718055994530942);
   Lanes<double> p = fma(r, 1.0 / 6227020800, 1.0 / 479001600);
   p = fma(p, r, 1.0 / 39916800);
@@ -94,6 +94,12 @@ FASTGEN_LANE Lanes<double> exp2(Lanes<double> x) {
   p = fma(p, r, 1.0);
   p = fma(p, r, 1.0);
   return times_power_of_two(p, whole);
+}
+
+// 2^x, infinite above the largest number.
+template <class T>
+FASTGEN_LANE Lanes<T> exp2(Lanes<T> x) {
+  return exp2_finite(highest_power(x));
 }
 
 // (2 atanh(s) / s - 2) / z with z = s^2, for |s| up to 1/5 and up to 1/3.

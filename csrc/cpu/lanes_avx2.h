@@ -105,15 +105,18 @@ FASTGEN_LANE Floats inverse_sqrt(Floats a) {
 }
 FASTGEN_LANE Doubles inverse_sqrt(Doubles a) { return Doubles(1.0) / sqrt(a); }
 
-// The clamp leaves the powers whose exponent field is all zeros (the number 0) or all ones (infinity) at the ends.
+// The two clamps leave the powers whose exponent field is all ones (infinity) or all zeros (the number 0) at the ends.
+FASTGEN_LANE Floats highest_power(Floats x) { return minimum(128.0f, x); }
+FASTGEN_LANE Doubles highest_power(Doubles x) { return minimum(1024.0, x); }
+
 FASTGEN_LANE Floats split_power(Floats x, Floats* whole) {
-  Floats clamped = maximum(-127.0f, minimum(128.0f, x));
+  Floats clamped = maximum(-127.0f, x);
   *whole = _mm256_floor_ps(clamped.v);
   return clamped - *whole;
 }
 
 FASTGEN_LANE Doubles split_power(Doubles x, Doubles* whole) {
-  Doubles clamped = maximum(-1023.0, minimum(1024.0, x));
+  Doubles clamped = maximum(-1023.0, x);
   *whole = _mm256_round_pd(clamped.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   return clamped - *whole;
 }

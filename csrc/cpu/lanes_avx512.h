@@ -97,6 +97,10 @@ FASTGEN_LANE Floats inverse_sqrt(Floats a) {
 }
 FASTGEN_LANE Doubles inverse_sqrt(Doubles a) { return Doubles(1.0) / sqrt(a); }
 
+// `times_power_of_two` knows the highest by itself.
+FASTGEN_LANE Floats highest_power(Floats x) { return x; }
+FASTGEN_LANE Doubles highest_power(Doubles x) { return x; }
+
 // x as a fraction in [0, 1) and a whole power of two, for `times_power_of_two` (which itself takes the floor). An
 // infinite x has fraction 0.
 FASTGEN_LANE Floats split_power(Floats x, Floats* whole) {

@@ -52,11 +52,12 @@ __attribute__((noinline)) static void gradients_of_tiles(const RationalQuadratic
 }
 
 template <class T>
-__attribute__((noinline)) static void scatter_tile(const RationalQuadratic<T>& p, Columns<const T> c, Lanes<T> index,
-                                                   const BinTerms<Lanes<T>>& terms, const BinGradient<Lanes<T>>& g,
-                                                   const Lanes<T>* widths, const Lanes<T>* heights, Columns<T> out) {
-  p.bins == 8 ? scatter_gradient<8>(p, c, index, terms, g, widths, heights, out)
-              : scatter_gradient<0>(p, c, index, terms, g, widths, heights, out);
+__attribute__((noinline)) static void scatter_tile(const RationalQuadratic<T>& p, Columns<const T> c, Lanes<T> x,
+                                                   Lanes<T> index, const BinTerms<Lanes<T>>& terms,
+                                                   const BinGradient<Lanes<T>>& g, const Lanes<T>* widths,
+                                                   const Lanes<T>* heights, Columns<T> out) {
+  p.bins == 8 ? scatter_gradient<8>(p, c, x, index, terms, g, widths, heights, out)
+              : scatter_gradient<0>(p, c, x, index, terms, g, widths, heights, out);
 }
 
 // `count` elements in a row. columns(i, n) are the parameters of the n elements from i on, until it is called again.
@@ -125,7 +126,7 @@ static void backward_run(const RationalQuadratic<T>& p, const ColumnsOf& columns
       int n = tile_count<T>(count - i);
       store_run(grad_x + i, n, b.grad_x[t]);
       write(i, n, [&](Columns<T> out) {
-        scatter_tile(p, b.columns[t], b.bins[t].index, b.terms[t], b.gradients[t], b.widths + t * p.bins,
+        scatter_tile(p, b.columns[t], b.x[t], b.bins[t].index, b.terms[t], b.gradients[t], b.widths + t * p.bins,
                      b.heights + t * p.bins, out);
       });
     }

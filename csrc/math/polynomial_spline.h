@@ -1,8 +1,9 @@
 // The piecewise linear and quadratic splines (Mueller et al. 2019) and their gradients, over a lane type V: a vector of
 // ../cpu/lanes.h, of which every lane is one element with a spline of its own.
 //
-// All is done in the unit square, which has the slopes of [-B, B]^2. The inverse is differentiated as the forward map
-// at the solution: an upstream gradient (grad, grad_log) of x and log |dx/dy| is one of
+// All is done in the unit square, which has the slopes of [-B, B]^2, counted from the end that the element is nearer
+// to, as in rational_quadratic.h: the bins of turned lanes begin at the right. The inverse is differentiated as the
+// forward map at the solution: an upstream gradient (grad, grad_log) of x and log |dx/dy| is one of
 // -(grad - grad_log dL/dx) / (dy/dx) on y and of -grad_log on L = log |dy/dx|.
 #pragma once
 
@@ -17,7 +18,7 @@ struct PolynomialSpline {
   S bound, min_width, min_height;
 };
 
-// Where an element is: `theta` along bin `index`, and the map there.
+// Where an element is: `theta` along bin `index`, and the map there, of turned lanes seen from the right.
 template <class V>
 struct Located {
   V index, theta, result, slope;
@@ -35,14 +36,20 @@ struct RunningSum {
   }
 };
 
-// Terms exp(raw_k - largest) of a softmax over the first columns; their sum.
-template <class V, class S>
-FASTGEN_HD V exponentials(Columns<const S> c, int bins, V* terms, V* largest) {
+// Whether a position lies beyond a knot. One on the knot is in the bin at its right.
+template <class V, class M>
+FASTGEN_HD auto reaches(V position, V knot, M turned) {
+  return select(position == knot, select(turned, V(0), V(1)), position - knot) > V(0);
+}
+
+// Terms exp(raw_k - largest) of a softmax over the first columns, of turned lanes from the right; their sum.
+template <class V, class S, class M>
+FASTGEN_HD V exponentials(Columns<const S> c, int bins, M turned, V* terms, V* largest) {
   RunningSum<V> sum;
   *largest = column<V>(c, 0);
   for (int k = 1; k < bins; ++k) *largest = maximum(*largest, column<V>(c, k));
   for (int k = 0; k < bins; ++k) {
-    terms[k] = exp(column<V>(c, k) - *largest);
+    terms[k] = exp(column<V>(c, k, bins - 1 - k, turned) - *largest);
     sum.add(terms[k]);
   }
   return sum.value;
@@ -52,8 +59,8 @@ FASTGEN_HD V exponentials(Columns<const S> c, int bins, V* terms, V* largest) {
 template <bool kInverse, class V, class S>
 FASTGEN_HD void with_tails(const PolynomialSpline<S>& p, V x, V result, V log_slope, V* y, V* logabsdet) {
   auto outside = absolute(x) > V(p.bound);
-  V nothing = V(S(__builtin_nan("")));
-  *y = select(outside, p.tails ? x : nothing, fma(unit(result), S(2) * p.bound, -p.bound));
+  V nothing = V(S(__builtin_nan(""))), inside = fma(unit(result), S(2) * p.bound, -p.bound);
+  *y = select(outside, p.tails ? x : nothing, select(turned(x), -inside, inside));
   *logabsdet = select(outside, p.tails ? V(0) : nothing, kInverse ? -log_slope : log_slope);
 }
 
@@ -67,20 +74,22 @@ struct Masses {
 template <bool kInverse, class V, class S>
 FASTGEN_HD Located<V> locate_linear(const PolynomialSpline<S>& p, Columns<const S> c, V x, Masses<V>* m) {
   const V bins = V(S(p.bins));
-  V largest, sum = exponentials(c, p.bins, m->terms, &largest), raw = column<V>(c, 0);
+  const auto turned = fastgen::turned(x);
+  V largest, sum = exponentials(c, p.bins, turned, m->terms, &largest), raw = column<V>(c, 0, p.bins - 1, turned);
   RunningSum<V> running;
   m->inverse_sum = reciprocal(sum);
-  V position = (x + V(p.bound)) * V(S(0.5) / p.bound);
+  V position = (V(p.bound) - absolute(x)) / V(S(2) * p.bound);
   Located<V> at;
   at.index = m->before = V(0);
   m->term = m->terms[0];
   for (int k = 1; k < p.bins; ++k) {
     running.add(m->terms[k - 1]);
-    auto beyond = kInverse ? position >= running.value * m->inverse_sum : position * bins >= V(S(k));
+    auto beyond = kInverse ? reaches(position, running.value * m->inverse_sum, turned)
+                           : reaches(position * bins, V(S(k)), turned);
     at.index = select(beyond, V(S(k)), at.index);
     m->before = select(beyond, running.value, m->before);
     m->term = select(beyond, m->terms[k], m->term);
-    raw = select(beyond, column<V>(c, k), raw);
+    raw = select(beyond, column<V>(c, k, p.bins - 1 - k, turned), raw);
   }
   V mass = m->term * m->inverse_sum, bottom = m->before * m->inverse_sum;
   m->logarithm = raw - largest - log(sum);
@@ -108,19 +117,24 @@ FASTGEN_HD void linear_spline_gradient(const PolynomialSpline<S>& p, Columns<con
   V on_x = select(outside, V(0), grad), slope = kInverse ? reciprocal(at.slope) : at.slope;
   grad_log = select(outside, V(0), grad_log);
   *grad_x = select(outside, p.tails ? grad : V(0), on_x * slope);
-  V on_y = on_x * V(S(2) * p.bound);
+  const auto turned = fastgen::turned(x);
+  V on_y = on_x * select(turned, V(S(-2) * p.bound), V(S(2) * p.bound));
   if (kInverse) on_y = -on_y * slope, grad_log = -grad_log;
   SoftmaxGradient<V> g = softmax_gradient(on_y, on_y * at.theta, m.inverse_sum, m.before, m.term, V(1));
   V of_sum = grad_log * m.inverse_sum;
+  V index = select(turned, V(S(p.bins - 1)) - at.index, at.index);
+  swap_where(turned, &g.before, &g.beyond);
   for (int k = 0; k < p.bins; ++k) {
-    auto here = at.index == V(S(k));
-    V factor = select(here, g.at, select(at.index > V(S(k)), g.before, g.beyond));
-    store(out.data + k * out.stride, fma(m.terms[k], factor - of_sum, select(here, grad_log, V(0))));
+    auto here = index == V(S(k));
+    V factor = select(here, g.at, select(index > V(S(k)), g.before, g.beyond));
+    V term = select(turned, m.terms[p.bins - 1 - k], m.terms[k]);
+    store(out.data + k * out.stride, fma(term, factor - of_sum, select(here, grad_log, V(0))));
   }
 }
 
 // Widths and densities at the knots of a quadratic spline. A density is min_height + (1 - min_height) raised / integral
-// with `raised` the softplus of the raw value, or at the ends, with tails, what `set_knots` makes of the others.
+// with `raised` the softplus of the raw value, or at the ends, with tails, what `set_knots` makes of the others. Turned
+// lanes have theirs from the right.
 template <class V>
 struct Knots {
   V widths[kMaxBins], raised[kMaxBins + 1], inverse_integral, inverse_rest;
@@ -132,14 +146,15 @@ FASTGEN_HD V area(const Knots<V>& knots, int k) {
   return knots.widths[k] * (knots.raised[k] + knots.raised[k + 1]) * V(0.5f);
 }
 
-template <class V, class S>
-FASTGEN_HD void set_knots(const PolynomialSpline<S>& p, Columns<const S> c, Knots<V>* knots) {
+template <class V, class S, class M>
+FASTGEN_HD void set_knots(const PolynomialSpline<S>& p, Columns<const S> c, M turned, Knots<V>* knots) {
   const int bins = p.bins, first = p.tails ? 1 : 0, densities = p.tails ? bins - 1 : bins + 1;
-  V largest, share = V(1 - bins * p.min_width) * reciprocal(exponentials(c, bins, knots->widths, &largest));
+  V largest, share = V(1 - bins * p.min_width) * reciprocal(exponentials(c, bins, turned, knots->widths, &largest));
   for (int k = 0; k < bins; ++k) knots->widths[k] = fma(knots->widths[k], share, p.min_width);
   for (int k = 0; k < densities; ++k) {
     V ignored;
-    knots->raised[first + k] = softplus(column<V>(c, bins + k), &ignored) + V(S(1e-3));
+    V raw = column<V>(c, bins + k, bins + densities - 1 - k, turned);
+    knots->raised[first + k] = softplus(raw, &ignored) + V(S(1e-3));
   }
   V inner = V(0);
   if (p.tails) {
@@ -166,7 +181,8 @@ struct QuadraticBin {
 
 template <bool kInverse, class V, class S>
 FASTGEN_HD Located<V> locate_quadratic(const PolynomialSpline<S>& p, const Knots<V>& knots, V x, QuadraticBin<V>* bin) {
-  V position = (x + V(p.bound)) * V(S(0.5) / p.bound), left = V(0), bottom = V(0);
+  const auto turned = fastgen::turned(x);
+  V position = (V(p.bound) - absolute(x)) / V(S(2) * p.bound), left = V(0), bottom = V(0);
   RunningSum<V> right, top;
   Located<V> at;
   at.index = V(0);
@@ -177,7 +193,7 @@ FASTGEN_HD Located<V> locate_quadratic(const PolynomialSpline<S>& p, const Knots
     top.add(knots.widths[k - 1] * (h0 + h1) * V(0.5f));
     h0 = h1;
     h1 = density(p, knots, k + 1);
-    auto beyond = position >= (kInverse ? top.value : right.value);
+    auto beyond = reaches(position, kInverse ? top.value : right.value, turned);
     at.index = select(beyond, V(S(k)), at.index);
     left = select(beyond, right.value, left);
     bottom = select(beyond, top.value, bottom);
@@ -204,7 +220,7 @@ template <bool kInverse, class V, class S>
 FASTGEN_HD void quadratic_spline(const PolynomialSpline<S>& p, Columns<const S> c, V x, V* y, V* logabsdet) {
   Knots<V> knots;
   QuadraticBin<V> bin;
-  set_knots(p, c, &knots);
+  set_knots(p, c, turned(x), &knots);
   Located<V> at = locate_quadratic<kInverse>(p, knots, x, &bin);
   with_tails<kInverse>(p, x, at.result, log(at.slope), y, logabsdet);
 }
@@ -246,11 +262,13 @@ FASTGEN_HD void quadratic_spline_gradient(const PolynomialSpline<S>& p, Columns<
   const int bins = p.bins, first = p.tails ? 1 : 0, densities = p.tails ? bins - 1 : bins + 1;
   Knots<V> knots;
   QuadraticBin<V> bin;
-  set_knots(p, c, &knots);
+  const auto outside = absolute(x) > V(p.bound), turned = fastgen::turned(x);
+  set_knots(p, c, turned, &knots);
   Located<V> at = locate_quadratic<kInverse>(p, knots, x, &bin);
 
-  auto outside = absolute(x) > V(p.bound);
-  V on_y = select(outside, V(0), grad) * V(S(2) * p.bound), inverse_width = reciprocal(bin.width);
+  // A turned lane's input and output have the other sign.
+  const V side = select(turned, V(S(-2) * p.bound), V(S(2) * p.bound));
+  V on_y = select(outside, V(0), grad) * side, inverse_width = reciprocal(bin.width);
   grad_log = select(outside, V(0), grad_log);
   V inverse_slope = reciprocal(at.slope), log_rise = (bin.h1 - bin.h0) * inverse_slope * inverse_width, on_position;
   if (kInverse) {
@@ -263,7 +281,7 @@ FASTGEN_HD void quadratic_spline_gradient(const PolynomialSpline<S>& p, Columns<
     on_position = fma(on_y, at.slope, grad_log * log_rise);
     *grad_x = on_position;
   }
-  *grad_x = select(outside, p.tails ? grad : V(0), *grad_x * V(S(0.5) / p.bound));
+  *grad_x = select(outside, p.tails ? grad : V(0), *grad_x / side);
 
   V theta = at.theta, on_slope = grad_log * inverse_slope, half = on_y * V(0.5f), phi = V(1) - theta;
   V here_width = fma(half * theta, bin.h0 + at.slope, -on_position * theta);
@@ -287,12 +305,15 @@ FASTGEN_HD void quadratic_spline_gradient(const PolynomialSpline<S>& p, Columns<
   for (int k = 0; k < bins; ++k) mean += (knots.widths[k] - V(p.min_width)) * grad_widths[k];
   mean = mean * inverse_share;
   for (int k = 0; k < bins; ++k) {
-    store(out.data + k * out.stride, (knots.widths[k] - V(p.min_width)) * (grad_widths[k] - mean));
+    V width = select(turned, knots.widths[bins - 1 - k], knots.widths[k]);
+    V grad_width = select(turned, grad_widths[bins - 1 - k], grad_widths[k]);
+    store(out.data + k * out.stride, (width - V(p.min_width)) * (grad_width - mean));
   }
   for (int k = 0; k < densities; ++k) {
     V slope;
     softplus(column<V>(c, bins + k), &slope);
-    store(out.data + (bins + k) * out.stride, grad_raised[first + k] * slope);
+    V on_raised = select(turned, grad_raised[first + densities - 1 - k], grad_raised[first + k]);
+    store(out.data + (bins + k) * out.stride, on_raised * slope);
   }
 }
 

@@ -53,10 +53,18 @@ FASTGEN_HD V soft_clip_derivative(V a, S inverse_limit) {
   return inverse * inverse;
 }
 
-// Writes the gradient of every raw parameter, in columns as they are read.
+template <class M, class V>
+FASTGEN_HD void swap_where(M mask, V* a, V* b) {
+  V first = select(mask, *b, *a);
+  *b = select(mask, *a, *b);
+  *a = first;
+}
+
+// Writes the gradient of every raw parameter, in columns as they are read; `x`, the bin `index`, terms and gradients as
+// `find_bin` and `gradient_in_bin` have them.
 template <int kBins, class V, class S>
-FASTGEN_HD void scatter_gradient(const RationalQuadratic<S>& p, Columns<const S> c, V index, const BinTerms<V>& t,
-                                 const BinGradient<V>& g, const V* widths, const V* heights, Columns<S> out) {
+FASTGEN_HD void scatter_gradient(const RationalQuadratic<S>& p, Columns<const S> c, V x, V index, const BinTerms<V>& t,
+                                 BinGradient<V> g, const V* widths, const V* heights, Columns<S> out) {
   const int bins = kBins ? kBins : p.bins;
   const S clip = p.clip_bins * p.softmax_scale;
   SoftmaxGradient<V> w = softmax_gradient(g.left, g.width, t.inverse_width_sum, t.width_sum_before, t.width_term,
@@ -64,6 +72,12 @@ FASTGEN_HD void scatter_gradient(const RationalQuadratic<S>& p, Columns<const S>
   SoftmaxGradient<V> h = softmax_gradient(g.bottom, g.height, t.inverse_height_sum, t.height_sum_before, t.height_term,
                                           V((1 - bins * p.min_height) * p.softmax_scale));
   const int first_inner = 2 * bins - (p.tails == Tails::kLinear);
+  // From here on every lane counts from the left.
+  const auto turned = fastgen::turned(x);
+  index = select(turned, V(S(bins - 1)) - index, index);
+  swap_where(turned, &w.before, &w.beyond);
+  swap_where(turned, &h.before, &h.beyond);
+  swap_where(turned, &g.d0, &g.d1);
   // The last knot has a derivative of its own without tails, and that of the first in a circle.
   auto in_last = index == V(S(bins - 1));
   if (p.tails != Tails::kLinear) {
@@ -78,8 +92,10 @@ FASTGEN_HD void scatter_gradient(const RationalQuadratic<S>& p, Columns<const S>
   for (int k = 0; k < bins; ++k) {
     V at = V(S(k));
     auto beyond = index > at, here = index == at;
-    V grad_width = widths[k] * select(beyond, w.before, select(beyond_previous, w.at, w.beyond));
-    V grad_height = heights[k] * select(beyond, h.before, select(beyond_previous, h.at, h.beyond));
+    V width = select(turned, widths[bins - 1 - k], widths[k]),
+      height = select(turned, heights[bins - 1 - k], heights[k]);
+    V grad_width = width * select(beyond, w.before, select(beyond_previous, w.at, w.beyond));
+    V grad_height = height * select(beyond, h.before, select(beyond_previous, h.at, h.beyond));
     if (p.clips) {
       grad_width = grad_width * soft_clip_derivative(column<V>(c, k), clip);
       grad_height = grad_height * soft_clip_derivative(column<V>(c, bins + k), clip);
@@ -95,8 +111,8 @@ FASTGEN_HD void scatter_gradient(const RationalQuadratic<S>& p, Columns<const S>
   }
 }
 
-// Gradients in x (in y where kInverse) and in what the bin is made of, from those of the two outputs of
-// `evaluate_in_bin`.
+// Gradients in x (in y where kInverse) and in what the bin is made of, as the lane sees it, from those of the two
+// outputs of `evaluate_in_bin`.
 //
 // The inverse is differentiated as the forward map at the solution: with its outputs x and -L(x), an upstream gradient
 // (grad, grad_log) is one of -(grad - grad_log dL/dx) / (dy/dx) on y and of -grad_log on L.
@@ -106,8 +122,10 @@ FASTGEN_HD BinGradient<V> gradient_in_bin(const RationalQuadratic<S>& p, const B
   EndDerivatives<V> ends = end_derivatives(p, b);
   Curve<V> curve = curve_in<kInverse>(b, ends);
 
-  auto outside = absolute(x) > V(p.bound);
-  const V side = V(S(2) * p.bound), inverse_side = V(S(0.5) / p.bound);
+  // A turned lane's input and output have the other sign.
+  const auto outside = absolute(x) > V(p.bound), turned = fastgen::turned(x);
+  const V side = select(turned, V(S(-2) * p.bound), V(S(2) * p.bound));
+  const V inverse_side = select(turned, V(S(-0.5) / p.bound), V(S(0.5) / p.bound));
   V grad_unit = select(outside, V(0), grad * side);
   grad_log = select(outside, V(0), grad_log);
 

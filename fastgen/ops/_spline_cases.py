@@ -48,8 +48,8 @@ def coupling_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 # Name, shape of the inputs, number of bins, spread of the parameters, settings.
 _KINDS: tuple[tuple[str, tuple[int, ...], int, float, dict[str, Any]], ...] = (
-    ("eight bins", (5, 7), 8, 0.5, {}),
     ("small", (2, 3), 3, 0.5, {}),
+    ("eight bins", (5, 7), 8, 0.5, {}),
     ("two bins", (17,), 2, 0.5, {"tail_bound": 3.0}),
     ("odd number of bins", (3, 13), 11, 0.5, {"min_bin_width": 0.01, "min_bin_height": 0.02, "min_derivative": 0.1}),
     ("64 bins", (3,), 64, 0.5, {}),

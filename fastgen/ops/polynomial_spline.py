@@ -157,15 +157,16 @@ def linear_spline_reference(
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(inputs.dtype, torch.float32)
     bins = unnormalized_pdf.shape[-1]
-    log_mass = log_softmax(unnormalized_pdf.to(dtype), -1)
+    turned, position = _position(inputs.to(dtype), tail_bound)
+    log_mass = _turn(log_softmax(unnormalized_pdf.to(dtype), -1), turned)
     mass = log_mass.exp()
     bottom = _starts(mass)
-    position = _position(inputs.to(dtype), tail_bound)
     if inverse:
-        index = _bin_of(position, bottom)
+        index = _bin_of(position, bottom, turned)
         result = (index.squeeze(-1) + _unit((position - _at(bottom, index)) / _at(mass, index))) / bins
     else:
-        index = (position.detach() * bins).clamp(max=bins - 1).nan_to_num().long().unsqueeze(-1)
+        at = position.detach() * bins
+        index = torch.where(turned, at.ceil() - 1, at).clamp(0, bins - 1).nan_to_num().long().unsqueeze(-1)
         result = _at(bottom, index) + (position * bins - index.squeeze(-1)) * _at(mass, index)
     logabsdet = _at(log_mass, index) + math.log(bins) + 0 * position
     return _with_tails(inputs, result, -logabsdet if inverse else logabsdet, tails, tail_bound)
@@ -194,11 +195,12 @@ def quadratic_spline_reference(
         densities = torch.cat([end, densities, end], -1)
     densities = densities / _areas(widths, densities).sum(-1, keepdim=True)
     densities = min_bin_height + (1 - min_bin_height) * densities
-    areas = _areas(widths, densities)
 
+    turned, position = _position(inputs.to(dtype), tail_bound)
+    widths, densities = _turn(widths, turned), _turn(densities, turned)
+    areas = _areas(widths, densities)
     left, bottom = _starts(widths), _starts(areas)
-    position = _position(inputs.to(dtype), tail_bound)
-    index = _bin_of(position, bottom if inverse else left)
+    index = _bin_of(position, bottom if inverse else left, turned)
     left, bottom, width, area = (_at(t, index) for t in (left, bottom, widths, areas))
     h0, h1 = _at(densities, index), _at(densities, index + 1)
     if inverse:
@@ -222,12 +224,24 @@ def _starts(sizes: Tensor) -> Tensor:
     return pad(sizes[..., :-1].cumsum(-1), (1, 0))
 
 
-def _position(x: Tensor, bound: float) -> Tensor:
-    return (x.clamp(-bound, bound) + bound) / (2 * bound)
+def _position(x: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """How far along the interval it is, from the end that it is nearer to, and whether that is the right one.
+
+    Elements of the right half are turned around: their bins are counted from the right. So digits are lost at neither
+    end.
+    """
+    turned = x > 0
+    return turned, (bound - torch.where(turned, x, -x).clamp(max=bound)) / (2 * bound)
 
 
-def _bin_of(position: Tensor, starts: Tensor) -> Tensor:
-    return (position.unsqueeze(-1) >= starts[..., 1:]).sum(-1, keepdim=True)
+def _turn(values: Tensor, turned: Tensor) -> Tensor:
+    return torch.where(turned.unsqueeze(-1), values.flip(-1), values)
+
+
+def _bin_of(position: Tensor, starts: Tensor, turned: Tensor) -> Tensor:
+    """A knot belongs to the bin at its right."""
+    position, starts, turned = position.unsqueeze(-1), starts[..., 1:], turned.unsqueeze(-1)
+    return torch.where(turned, position > starts, position >= starts).sum(-1, keepdim=True)
 
 
 def _at(t: Tensor, index: Tensor) -> Tensor:
@@ -242,7 +256,9 @@ def _unit(ratio: Tensor) -> Tensor:
 def _with_tails(x: Tensor, result: Tensor, logabsdet: Tensor, tails: str | None, bound: float) -> tuple[Tensor, Tensor]:
     # A NaN counts as inside and stays NaN. Nothing is defined beyond a spline without tails.
     outside = x.abs() > bound
-    result = torch.where(outside, x.to(result.dtype) if tails else torch.nan, (2 * _unit(result) - 1) * bound)
+    result = (2 * _unit(result) - 1) * bound
+    result = torch.where(x > 0, -result, result)
+    result = torch.where(outside, x.to(result.dtype) if tails else torch.nan, result)
     return result.to(x.dtype), torch.where(outside, 0.0 if tails else torch.nan, logabsdet).to(x.dtype)
 
 

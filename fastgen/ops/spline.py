@@ -187,31 +187,38 @@ def rational_quadratic_spline_reference(
     elif tails == "circular":
         derivatives = torch.cat([derivatives, derivatives[..., :1]], -1)
 
-    # Bins of the unit square, which has the slopes of [-B, B]^2. A NaN counts as inside and stays NaN.
+    # Bins of the unit square, which has the slopes of [-B, B]^2, counted from the nearer end: the right half is turned
+    # onto the left one. Digits of a position are then lost at neither end. A NaN counts as inside and stays NaN.
     x = inputs.to(dtype)
     outside = x.abs() > tail_bound
-    position = (x.clamp(-tail_bound, tail_bound) + tail_bound) / (2 * tail_bound)
+    turned = x > 0
+    widths, heights, derivatives = (
+        torch.where(turned.unsqueeze(-1), t.flip(-1), t) for t in (widths, heights, derivatives)
+    )
+    position = (tail_bound - torch.where(turned, x, -x).clamp(max=tail_bound)) / (2 * tail_bound)
     left, bottom = (pad(sizes[..., :-1].cumsum(-1), (1, 0)) for sizes in (widths, heights))
     knots = bottom if inverse else left
     index = (position.unsqueeze(-1) >= knots[..., 1:]).sum(-1, keepdim=True)
     left, bottom, width, height = (t.gather(-1, index).squeeze(-1) for t in (left, bottom, widths, heights))
     slope = height / width
-    # The derivatives at the bin's ends in units of its slope.
-    d0, d1 = (derivatives.gather(-1, index + end).squeeze(-1) / slope for end in (0, 1))
+    d0, d1 = (derivatives.gather(-1, index + end).squeeze(-1) for end in (0, 1))
 
     if inverse:
-        eta = _unit((position - bottom) / height)
-        theta, phi = _root(eta, 1 - eta, d0, d1), _root(1 - eta, eta, d1, d0)
-        result = left + width * theta
+        theta = _root(_unit((position - bottom) / height), d0 / slope, d1 / slope)
     else:
         theta = _unit((position - left) / width)
-        phi = 1 - theta
-        # Of the paper's s + (d0 + d1 - 2 s) theta phi, divided by s, without its cancellation.
-        result = bottom + height * (theta**2 + d0 * theta * phi) / _denominator(theta, phi, d0, d1)
-    numerator = d1 * theta**2 + 2 * theta * phi + d0 * phi**2
-    logabsdet = torch.log(slope * numerator / _denominator(theta, phi, d0, d1) ** 2)
+    phi = 1 - theta
+    # The paper's s + (d0 + d1 - 2 s) theta phi, divided by s, without its cancellation.
+    denominator = theta**2 + phi**2 + (d0 + d1) / slope * theta * phi
+    if inverse:
+        result = left + width * theta
+    else:
+        result = bottom + height * (theta**2 + d0 / slope * theta * phi) / denominator
+    logabsdet = torch.log((d1 * theta**2 + 2 * slope * theta * phi + d0 * phi**2) / denominator**2)
+    result = (2 * _unit(result) - 1) * tail_bound
+    result = torch.where(turned, -result, result)
     # Nothing is defined beyond the spline where it has no tails.
-    result = torch.where(outside, x if tails else torch.nan, (2 * result - 1) * tail_bound)
+    result = torch.where(outside, x if tails else torch.nan, result)
     logabsdet = torch.where(outside, 0.0 if tails else torch.nan, -logabsdet if inverse else logabsdet)
     return result.to(inputs.dtype), logabsdet.to(inputs.dtype)
 
@@ -255,21 +262,22 @@ def _unit(ratio: Tensor) -> Tensor:
     return ratio + (ratio.clamp(0, 1) - ratio).detach()
 
 
-def _denominator(theta: Tensor, phi: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
-    return theta**2 + phi**2 + (d0 + d1) * theta * phi
-
-
-def _root(eta: Tensor, rest: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
-    """The theta in [0, 1] at which a bin has risen by eta of its height, with `rest = 1 - eta`.
+def _root(eta: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
+    """The theta in [0, 1] at which a bin has risen by eta of its height, with derivatives in units of its slope.
 
     It solves `(1 - b) theta^2 + b theta - eta = 0`, whose discriminant is a sum of non-negative terms. Each of the two
-    forms of the root is used where all of its terms are positive.
+    forms of the root is used where all of its terms are positive. Beyond the middle of the bin, `1 - theta` is solved
+    for instead, in the bin turned around.
     """
-    b = d0 * rest - d1 * eta + 2 * eta
-    root = torch.sqrt((b - 2 * eta) ** 2 + 4 * eta * rest)
+    # A bin has risen by (1 + d0) / (2 + d0 + d1) in its middle.
+    second = (1 - eta) * (1 + d0) < eta * (1 + d1)
+    eta, d0, d1 = torch.where(second, 1 - eta, eta), torch.where(second, d1, d0), torch.where(second, d0, d1)
+    b = d0 * (1 - eta) - d1 * eta + 2 * eta
+    root = torch.sqrt((b - 2 * eta) ** 2 + 4 * eta * (1 - eta))
     rising = b >= 0
     numerator = torch.where(rising, 2 * eta, root - b)
-    return numerator / torch.where(rising, b + root, 2 * (1 - b)).clamp(min=1e-30)
+    solution = numerator / torch.where(rising, b + root, 2 * (1 - b)).clamp(min=1e-30)
+    return torch.where(second, 1 - solution, solution)
 
 
 def _spline(x: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, settings: tuple, backend: str):

@@ -1,6 +1,7 @@
 """The formulas of `csrc/math/rational_quadratic.h` and `rational_quadratic_gradient.h` for Triton kernels.
 
-Everything is in the unit square. A tile [elements, BINS] has the K bins of every element, padded to a power of two.
+Everything is in the unit square. A tile [elements, BINS] has the K bins of every element, padded to a power of two; of
+elements in the right half, which are turned around, they are counted from the right.
 """
 
 import triton
@@ -17,13 +18,20 @@ def unit(ratio):
 
 
 @triton.jit
+def bin_columns(turned, K: tl.constexpr, BINS: tl.constexpr):
+    """In which column the parameter of each bin lies; -1 and below, or K and above, for the padding."""
+    k = tl.arange(0, BINS)[None, :]
+    return tl.where(turned[:, None], K - 1 - k, k)
+
+
+@triton.jit
 def softmax_terms(
-    pointer, offset, positions, inside, scale, clip, ZUKO: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr
+    pointer, offset, columns, positions, inside, scale, clip, ZUKO: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr
 ):
     """The terms exp(raw - max) [elements, BINS], their sum, and the clip's slope."""
     k = tl.arange(0, BINS)[None, :]
     real = k < K
-    raw = tl.load(pointer + offset[:, None] + k * positions, mask=inside[:, None] & real, other=0.0)
+    raw = tl.load(pointer + offset[:, None] + columns * positions, mask=inside[:, None] & real, other=0.0)
     raw = raw.to(tl.float32) * scale
     slope = tl.full(raw.shape, 1.0, tl.float32)
     if ZUKO:
@@ -49,8 +57,9 @@ def bin_of(position, terms, factor, minimum, K: tl.constexpr, BINS: tl.constexpr
 
 
 @triton.jit
-def knot_column(knot, K: tl.constexpr, TAILS: tl.constexpr):
+def knot_column(knot, turned, K: tl.constexpr, TAILS: tl.constexpr):
     """Which of the derivatives is that of a knot; -1 or past the last where it is fixed at 1."""
+    knot = tl.where(turned, K - knot, knot)
     if TAILS == -1:
         column = knot - 1
     elif TAILS == 0:
@@ -62,11 +71,11 @@ def knot_column(knot, K: tl.constexpr, TAILS: tl.constexpr):
 
 @triton.jit
 def knot_derivative(
-    pointer, offset, positions, inside, knot, min_derivative, clip, TAILS: tl.constexpr, ZUKO: tl.constexpr,
+    pointer, offset, positions, inside, knot, turned, min_derivative, clip, TAILS: tl.constexpr, ZUKO: tl.constexpr,
     K: tl.constexpr,
 ):  # fmt: skip
     """The derivative at a knot, and its own derivative in the raw value."""
-    column = knot_column(knot, K, TAILS)
+    column = knot_column(knot, turned, K, TAILS)
     free = (column >= 0) & (column < K + TAILS)
     raw = tl.load(pointer + offset + column * positions, mask=inside & free, other=0.0).to(tl.float32)
     if ZUKO:
@@ -100,7 +109,10 @@ def solve(position, start, size, D0, D1, INVERSE: tl.constexpr):
         b = D0 * rest + (2.0 * ratio - D1 * ratio)
         q = b - 2.0 * ratio
         discriminant_root = tl.sqrt(q * q + 4.0 * ratio * rest)
-        theta, phi = root(ratio, b, discriminant_root), root(rest, 2.0 - b, discriminant_root)
+        # In the second half of the bin phi is solved for, in the bin turned around.
+        second = rest * (1.0 + D0) < ratio * (1.0 + D1)
+        near = root(tl.where(second, rest, ratio), tl.where(second, 2.0 - b, b), discriminant_root)
+        theta, phi = tl.where(second, 1.0 - near, near), tl.where(second, near, 1.0 - near)
     return theta, phi
 
 

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgen._triton.rational_quadratic import (
+    bin_columns,
     bin_of,
     knot_column,
     knot_derivative,
@@ -52,12 +53,15 @@ def spline_kernel(
     e, inside, _, part = element_of(rows, n, ROWS, COLUMNS)
     group, pixel = e // positions, e % positions
     value = tl.load(x + e, mask=inside, other=0.0).to(tl.float32)
-    position = (value + bound) * (0.5 / bound)
+    # The right half is turned around, so that positions keep their digits near either end.
+    turned = value > 0.0
+    position = (bound - tl.abs(value)) / (2.0 * bound)
+    columns = bin_columns(turned, K, BINS)
     w, w_sum, _ = softmax_terms(
-        widths, group * width_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
+        widths, group * width_stride + pixel, columns, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     h, h_sum, _ = softmax_terms(
-        heights, group * height_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
+        heights, group * height_stride + pixel, columns, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     w_factor, h_factor = (1.0 - K * min_width) / w_sum, (1.0 - K * min_height) / h_sum
     if INVERSE:
@@ -73,10 +77,10 @@ def spline_kernel(
     bottom, height = h_before * h_factor + index * min_height, h_term * h_factor + min_height
     offset = group * derivative_stride + pixel
     d0, _ = knot_derivative(
-        derivatives, offset, positions, inside, index, min_derivative, clip_derivatives, TAILS, ZUKO, K
+        derivatives, offset, positions, inside, index, turned, min_derivative, clip_derivatives, TAILS, ZUKO, K
     )
     d1, _ = knot_derivative(
-        derivatives, offset, positions, inside, index + 1, min_derivative, clip_derivatives, TAILS, ZUKO, K
+        derivatives, offset, positions, inside, index + 1, turned, min_derivative, clip_derivatives, TAILS, ZUKO, K
     )
     slope = height / width
     D0, D1 = d0 / slope, d1 / slope
@@ -86,14 +90,17 @@ def spline_kernel(
         theta, phi = solve(position, left, width, D0, D1, False)
     product = theta * phi
     inverse_denominator = 1.0 / (theta * theta + phi * phi + (D0 + D1) * product)
-    numerator = D1 * theta * theta + 2.0 * product + D0 * phi * phi
-    log_slope = tl.log(slope * numerator * inverse_denominator * inverse_denominator)
+    # The slope enters where d0 and d1 are not divided by it: at the ends of a bin, the result is the very derivative's.
+    numerator = d1 * theta * theta + 2.0 * slope * product + d0 * phi * phi
+    log_slope = tl.log(numerator * inverse_denominator * inverse_denominator)
     if INVERSE:
         log_slope = -log_slope
         result = left + width * theta
     else:
         result = bottom + height * ((theta * theta + D0 * product) * inverse_denominator)
-    result = result * (2.0 * bound) - bound
+    # Rounding may put it beyond the end that it is far from.
+    result = tl.where(result > 1.0, 1.0, result) * (2.0 * bound) - bound
+    result = tl.where(turned, -result, result)
     beyond = tl.abs(value) > bound
     result = tl.where(beyond, float("nan") if TAILS == 1 else value, result)
     log_slope = tl.where(beyond, float("nan") if TAILS == 1 else 0.0, log_slope)
@@ -119,12 +126,15 @@ def spline_backward_kernel(
     e, inside, row, _ = element_of(rows, n, ROWS, COLUMNS)
     group, pixel = e // positions, e % positions
     value = tl.load(x + e, mask=inside, other=0.0).to(tl.float32)
-    position = (value + bound) * (0.5 / bound)
+    # The right half is turned around, so that positions keep their digits near either end.
+    turned = value > 0.0
+    position = (bound - tl.abs(value)) / (2.0 * bound)
+    columns = bin_columns(turned, K, BINS)
     w, w_sum, w_clip = softmax_terms(
-        widths, group * width_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
+        widths, group * width_stride + pixel, columns, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     h, h_sum, h_clip = softmax_terms(
-        heights, group * height_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
+        heights, group * height_stride + pixel, columns, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     w_factor, h_factor = (1.0 - K * min_width) / w_sum, (1.0 - K * min_height) / h_sum
     if INVERSE:
@@ -140,10 +150,10 @@ def spline_backward_kernel(
     bottom, height = h_before * h_factor + index * min_height, h_term * h_factor + min_height
     offset = group * derivative_stride + pixel
     d0, d0_slope = knot_derivative(
-        derivatives, offset, positions, inside, index, min_derivative, clip_derivatives, TAILS, ZUKO, K
+        derivatives, offset, positions, inside, index, turned, min_derivative, clip_derivatives, TAILS, ZUKO, K
     )
     d1, d1_slope = knot_derivative(
-        derivatives, offset, positions, inside, index + 1, min_derivative, clip_derivatives, TAILS, ZUKO, K
+        derivatives, offset, positions, inside, index + 1, turned, min_derivative, clip_derivatives, TAILS, ZUKO, K
     )
     slope = height / width
     D0, D1 = d0 / slope, d1 / slope
@@ -160,7 +170,9 @@ def spline_backward_kernel(
     grad_log = tl.zeros_like(value)
     if HAS_LOGABSDET:
         grad_log = tl.load(grad_logabsdet + (row if SUM else e), mask=inside, other=0.0).to(tl.float32)
-    grad_unit = tl.where(beyond, 0.0, given * (2.0 * bound))
+    # A turned element's input and output have the other sign.
+    side = tl.where(turned, -2.0, 2.0) * bound
+    grad_unit = tl.where(beyond, 0.0, given * side)
     grad_log = tl.where(beyond, 0.0, grad_log)
 
     product = theta * phi
@@ -175,13 +187,13 @@ def spline_backward_kernel(
     if INVERSE:
         # The inverse is differentiated as the forward map at the solution.
         solution = (grad_unit - grad_log * log_rise / width) / (slope * rise)
-        grad_inside = solution * (0.5 / bound)
+        grad_inside = solution / side
         grad_position = -grad_unit
         grad_unit = -solution
         grad_log = -grad_log
     else:
         grad_position = (grad_unit * height * rise + grad_log * log_rise) / width
-        grad_inside = grad_position * (0.5 / bound)
+        grad_inside = grad_position / side
     grad_x_value = tl.where(beyond, 0.0 if TAILS == 1 else given, grad_inside)
     tl.store(grad_x + e, grad_x_value.to(grad_x.dtype.element_ty), mask=inside)
 
@@ -199,12 +211,12 @@ def spline_backward_kernel(
     mask = inside[:, None] & (k < K)
     out = grad_parameters + (group * (3 * K + TAILS) * positions + pixel)[:, None]
     of_widths = softmax_gradient(w, w_sum, w_before, w_term, at, earlier, -grad_position, grad_width, w_factor * scale)
-    tl.store(out + k * positions, (of_widths * w_clip).to(grad_parameters.dtype.element_ty), mask=mask)
+    tl.store(out + columns * positions, (of_widths * w_clip).to(grad_parameters.dtype.element_ty), mask=mask)
     of_heights = softmax_gradient(h, h_sum, h_before, h_term, at, earlier, grad_unit, grad_height, h_factor * scale)
-    tl.store(out + (K + k) * positions, (of_heights * h_clip).to(grad_parameters.dtype.element_ty), mask=mask)
+    tl.store(out + (K + columns) * positions, (of_heights * h_clip).to(grad_parameters.dtype.element_ty), mask=mask)
     j = tl.arange(0, DERIVATIVES)[None, :]
-    first = knot_column(index, K, TAILS)[:, None]
-    second = knot_column(index + 1, K, TAILS)[:, None]
+    first = knot_column(index, turned, K, TAILS)[:, None]
+    second = knot_column(index + 1, turned, K, TAILS)[:, None]
     of_derivatives = tl.where(j == first, (grad_D0 / slope * d0_slope)[:, None], 0.0)
     of_derivatives += tl.where(j == second, (grad_D1 / slope * d1_slope)[:, None], 0.0)
     tl.store(

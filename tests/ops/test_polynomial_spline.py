@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
 
+import fastgen
+from fastgen import conformance
+from fastgen.ops._library import UNUSABLE
 from fastgen.ops.polynomial_spline import linear_spline, quadratic_spline
 
 SPLINES = [linear_spline, quadratic_spline]
+KERNELS = [] if UNUSABLE["cpp"] else ["cpp/AVX2"] + ["cpp/AVX512"] * (conformance.best_capability() == "AVX512")
+BACKENDS = ["reference", *KERNELS]
 BOUND = 2.5
+
+
+def running_on(backend: str):
+    return fastgen.use_backend(backend) if backend == "reference" else conformance.running_on(backend)
 
 
 def parameters(spline, shape: tuple, bins: int, tails: str | None, spread: float = 1.0) -> tuple[Tensor, ...]:
@@ -54,6 +65,42 @@ def test_forward_undoes_the_inverse_everywhere(spline, tails: str | None, dtype:
         assert x.isfinite().all() and logabsdet.isfinite().all()
         slope = opposite.exp()
         assert ((back - y).abs() / (1 + slope)).max() <= tolerance * BOUND
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("spline", SPLINES)
+@pytest.mark.parametrize("inverse", [False, True])
+def test_no_percentile_of_the_errors_is_above_those_of_nflows(backend: str, spline, inverse: bool):
+    """Errors in float32 anywhere, at the ends and near them; the ends map to themselves."""
+    splines = pytest.importorskip("nflows.transforms.splines")
+    theirs = getattr(splines, f"unconstrained_{spline.__name__}")
+    count, ranks = 4000, torch.tensor([0.5, 0.9, 0.99, 0.999])
+    sign = torch.randint(0, 2, (count,)) * 2.0 - 1
+    places = torch.rand(count) * 2 - 1, sign, sign * (1 - torch.rand(count) ** 8 / 100)
+    for bins, scale, x in itertools.product((2, 8, 32), (0.5, 6.0), places):
+        raw = tuple(p.float() for p in parameters(spline, (count,), bins, "linear", scale))
+        exact = spline(x.double(), *(p.double() for p in raw), inverse)
+        with running_on(backend):
+            found = spline(x, *raw, inverse)
+        assert x is not sign or torch.equal(found[0], x)
+        both = zip(found, theirs(x, *raw, inverse=inverse, tails="linear", tail_bound=1.0), exact, strict=True)
+        for kind, (value, other, true) in zip(("outputs", "logabsdet"), both, strict=True):
+            errors, allowed = (
+                (v - true).abs().nan_to_num(torch.inf).sort().values[(ranks * count).long()] for v in (value, other)
+            )
+            what = f"{bins} bins, scale {scale}, {kind}: {errors.tolist()}, nflows {allowed.tolist()}"
+            assert (errors <= 1.5 * allowed + 3e-8).all(), what
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_knot_belongs_to_the_bin_at_its_right(backend: str):
+    x, raw = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]), torch.arange(4.0).repeat(5, 1).requires_grad_()
+    with running_on(backend):
+        _, logabsdet = linear_spline(x, raw)
+        (grad,) = torch.autograd.grad(logabsdet.sum(), raw)
+    mass, bins = torch.softmax(raw.detach(), -1), torch.tensor([0, 1, 2, 3, 3])
+    torch.testing.assert_close(logabsdet, (4 * mass[0, bins]).log())
+    torch.testing.assert_close(grad, torch.nn.functional.one_hot(bins, 4) - mass)
 
 
 @pytest.mark.parametrize("spline", SPLINES)

@@ -1,5 +1,7 @@
 import importlib.util
 import itertools
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,6 +21,8 @@ DOUBLE = torch.float64
 EXTRA = {"linear": -1, "circular": 0, None: 1}
 KERNELS = [] if UNUSABLE["cpp"] else ["cpp/AVX2"] + ["cpp/AVX512"] * (conformance.best_capability() == "AVX512")
 BACKENDS = ["reference", *KERNELS]
+# In its interpreter, and so for a few elements.
+TRITON = [] if UNUSABLE["triton"] else ["triton"]
 
 
 def running_on(backend: str):
@@ -166,6 +170,121 @@ def test_errors_are_those_of_the_reference(backend: str, inverse: bool, spread: 
             bound = 1.25 * theirs.kthvalue(int(q * theirs.numel())).values + 2e-8
             error = ours.kthvalue(int(q * ours.numel())).values
             assert error <= bound, f"result {i}, quantile {q}: {error:.2e}, the reference's {bound:.2e}"
+
+
+def without_assertions(module: ModuleType) -> ModuleType:
+    """nflows' inverse asserts that rounding leaves no discriminant below zero, for all elements at once."""
+    spec = importlib.util.spec_from_file_location("unasserting", module.__file__)
+    found = importlib.util.module_from_spec(spec)
+    exec(compile(Path(module.__file__).read_text(), module.__file__, "exec", optimize=1), found.__dict__)
+    return found
+
+
+def inputs_of(place: str, raw: list[Tensor], inverse: bool) -> Tensor:
+    """Float32 inputs on [-1, 1]: anywhere, at its ends, within a hundredth of them, or within an ulp of a knot."""
+    count, bins = raw[0].shape
+    sign = torch.randint(0, 2, (count,)) * 2.0 - 1
+    if place == "anywhere":
+        return torch.rand(count) * 2 - 1
+    if place == "ends":
+        return sign
+    if place == "near the ends":
+        return sign * (1 - torch.rand(count) ** 8 / 100)
+    sizes = 1e-3 + (1 - 1e-3 * bins) * torch.softmax(raw[inverse].double(), -1)
+    knots = (sizes.cumsum(-1)[:, :-1] * 2 - 1).gather(1, torch.randint(0, bins - 1, (count, 1)))[:, 0].float()
+    return torch.nextafter(knots, knots + torch.randint(-1, 2, (count,)))
+
+
+@needs("nflows")
+@pytest.mark.parametrize("place", ["anywhere", "ends", "near the ends", "near knots"])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_no_percentile_of_the_errors_is_above_those_of_nflows(place: str, inverse: bool):
+    """Errors in float32 for the same inputs, from raw parameters of several scales on."""
+    from nflows.transforms.splines import rational_quadratic
+
+    nflows = without_assertions(rational_quadratic)
+    ranks = torch.tensor([0.5, 0.9, 0.99, 0.999])
+    for bins, scale in itertools.product((2, 8, 32), (0.5, 2.0, 6.0)):
+        raw = [torch.randn(6000, size) * scale for size in (bins, bins, bins - 1)]
+        args = inputs_of(place, raw, inverse), *raw, inverse
+        exact = rational_quadratic_spline_reference(*(a.double() for a in args[:4]), inverse)
+
+        def percentiles(found: tuple[Tensor, Tensor], exact=exact) -> list[Tensor]:
+            errors = ((value - true).abs().nan_to_num(torch.inf) for value, true in zip(found, exact, strict=True))
+            return [error.sort().values[(ranks * len(error)).long()] for error in errors]
+
+        theirs = percentiles(nflows.unconstrained_rational_quadratic_spline(*args, "linear", 1.0))
+        for backend in BACKENDS:
+            with running_on(backend):
+                ours = percentiles(rational_quadratic_spline(*args))
+            for kind, errors, allowed in zip(("outputs", "logabsdet"), ours, theirs, strict=True):
+                what = f"{backend}, {bins} bins, scale {scale}, {kind}: {errors.tolist()}, nflows {allowed.tolist()}"
+                assert (errors <= 1.5 * allowed + 2e-8).all(), what
+            if place == "anywhere" and bins == 8 and scale == 6:
+                assert ours[1][0] < theirs[1][0] / 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("tails", ["linear", "circular", None])
+@pytest.mark.parametrize("parameterization", ["nflows", "zuko"])
+def test_ends_are_exact(dtype: torch.dtype, tails: str | None, parameterization: str):
+    """The ends map to themselves, with the very derivatives of the ends, whatever the other knots' rounding."""
+    for bound, bins in ((1.0, 2), (3.0, 8), (5.0, 32), (2.0**-10, 3), (1000.0, 5)):
+        size = 60 if bins < 9 else 20
+        x = torch.tensor([bound, -bound], dtype=dtype).repeat_interleave(size)
+        raw = [(torch.randn(size, n) * 6).to(dtype).repeat(2, 1) for n in (bins, bins, bins + EXTRA[tails])]
+        settings = {"tails": tails, "tail_bound": bound, "parameterization": parameterization}
+        for backend, inverse in itertools.product((*BACKENDS, *TRITON), (False, True)):
+            if (backend == "triton" and dtype == DOUBLE) or (backend in KERNELS and dtype == torch.float16):
+                continue
+            with running_on(backend):
+                y, logabsdet = rational_quadratic_spline(x, *raw, inverse, **settings)
+            assert torch.equal(y, x), f"{backend}, {bound}, {inverse}"
+            high, low = logabsdet.split(size)
+            if tails == "linear":
+                assert not logabsdet.any(), f"{backend}, {bound}, {inverse}: {logabsdet.abs().max()}"
+            elif tails == "circular":
+                assert torch.equal(high, low)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=str)
+def test_without_tails_the_outputs_stay_in_the_box(backend: str, dtype: torch.dtype):
+    """Or the way back would refuse them."""
+    for bound in (0.1, 0.7, 3.1, 1e3):
+        x, *raw = draw(4000, 5, None, 6.0, bound, dtype)
+        x[:1000] = bound
+        x[1000:2000] = torch.nextafter(x[:1000], torch.zeros(()).to(x))
+        for inverse in (False, True):
+            with running_on(backend):
+                y, _ = rational_quadratic_spline(x, *raw, inverse, None, bound)
+                again, _ = rational_quadratic_spline(y, *raw, not inverse, None, bound)
+            assert again.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gradients_at_the_right_end_are_as_exact_as_at_the_left(backend: str, inverse: bool):
+    raw = [torch.randn(2000, n) * 3 for n in (8, 8, 7)]
+    x = 1 - torch.rand(2000) ** 8 / 100
+    x[:100] = 1.0
+    grads = torch.randn(2, 2000)
+
+    def errors(x: Tensor, raw: list[Tensor], grads: tuple[Tensor, Tensor]) -> list[Tensor]:
+        results = []
+        for function, dtype in ((rational_quadratic_spline, x.dtype), (rational_quadratic_spline_reference, DOUBLE)):
+            inputs = [t.to(dtype).requires_grad_() for t in (x, *raw)]
+            results.append(torch.autograd.grad(function(*inputs, inverse), inputs, [g.to(dtype) for g in grads]))
+        return [(value - true).abs().flatten() for value, true in zip(*results, strict=True)]
+
+    with running_on(backend):
+        right = errors(x, raw, (grads[0], grads[1]))
+        # The same spline turned around.
+        left = errors(-x, [t.flip(-1) for t in raw], (-grads[0], grads[1]))
+    for i, (of_right, of_left) in enumerate(zip(right, left, strict=True)):
+        for quantile in (0.5, 0.9, 0.99):
+            rank = int(quantile * len(of_left))
+            assert of_right.sort().values[rank] <= 1.25 * of_left.sort().values[rank] + 1e-7, f"{i}, {quantile}"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
