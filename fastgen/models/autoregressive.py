@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from fastgen.models.evaluating import evaluating
 from fastgen.models.likelihood import Likelihood, normalize_levels
 from fastgen.models.partial import known_pixels
 from fastgen.nn.arguments import is_int, levels_of, pair, plain_numbers, positive, probability
+from fastgen.nn.frozen import Freezable, KeptOfModules
 from fastgen.sampling import CachedSampler, naive_sample, uniform_noise
 
 _POSITIVE = ("channels", "layers", "resnets", "scales", "head_channels", "num_mixtures", "num_classes")
 
 
-class AutoregressiveModel(nn.Module):
+class AutoregressiveModel(Freezable):
     """A density of images of integer levels, `log p(x | y) = sum_i log p(x_i | x_<i, y)`, one network for all factors.
 
     Images are integer tensors of levels `0 .. levels - 1`, [batch, image_channels, height, width]; `forward` takes
@@ -50,7 +50,8 @@ class AutoregressiveModel(nn.Module):
         probability(dropout=config["dropout"])
         self.config = config | {"image_size": _as_json(config["image_size"])}
         self.likelihood = likelihood(self.image_channels, self.levels)
-        self._sampler = _SamplerSlot()
+        # The sampler. On a GPU to compare the weights is nothing beside tracing the network.
+        self._kept = KeptOfModules(waits=True)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -110,8 +111,8 @@ class AutoregressiveModel(nn.Module):
                 -1 where the level is to be drawn.
             generator: a CPU generator; the default one where None.
             method: `"cached"` computes every value of the network once, in about one forward pass for all pixels (the
-                first call with these weights also traces and checks the network); `"naive"` runs a whole forward pass
-                for every pixel.
+                first call with these weights also traces and checks the network; each call compares them with those of
+                the last, unless the model is frozen); `"naive"` runs a whole forward pass for every pixel.
             progress: called as `progress(done, total)` with the pixels (and colours) drawn so far.
 
         Raises:
@@ -153,14 +154,23 @@ class AutoregressiveModel(nn.Module):
 
     def _cached_sampler(self, labels: Tensor | None) -> CachedSampler:
         """The sampler of the weights as they are now: the last one, or a new one where they have changed since."""
-        weights = _fingerprint(self)
-        if self._sampler.weights != weights:
+
+        def sampler() -> CachedSampler:
             draw, colors = self.likelihood.draw, self.likelihood.colors
-            self._sampler.sampler = CachedSampler(
-                self, self.shape, draw=draw, colors=colors, condition=labels, forward=self._drawn_from
+            return CachedSampler(
+                self, self.shape, draw=draw, colors=colors, condition=labels, forward=self._drawn_from, freeze=True
             )
-            self._sampler.weights = weights
-        return self._sampler.sampler
+
+        hooks = (*self._forward_hooks.values(), *self._forward_pre_hooks.values())
+        found = self._kept.of(sampler, list(self.children()), self._own_tensors(), hooks)
+        return sampler() if found is None else found
+
+    def _own_tensors(self) -> list[Tensor]:
+        """Those that are not its children's."""
+        return [t for t in (*self._parameters.values(), *self._buffers.values()) if t is not None]
+
+    def _freeze(self) -> None:
+        self._kept.freeze_modules(list(self.children()), self._own_tensors())
 
     def _drawn_from(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """What `forward` returns, as the samplers take it: without an axis of colours where there is one alone."""
@@ -245,26 +255,3 @@ def _check_integer(name: str, value: Tensor) -> None:
 
 def _as_json(image_size: Any) -> Any:
     return image_size if isinstance(image_size, int) else list(image_size)
-
-
-def _fingerprint(model: nn.Module) -> tuple:
-    """Differs when a parameter or a buffer has other values, also where they were written through `.data`."""
-    tensors = [tensor.detach() for tensor in itertools.chain(model.parameters(), model.buffers())]
-    # A write through `.data` leaves the version as it was, so the values are read: their sum, and that of their bits,
-    # which no small change escapes.
-    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = torch.stack([tensor.view(integers[tensor.element_size()]).sum() for tensor in tensors])
-    values = torch.stack([tensor.sum(dtype=torch.float64) for tensor in tensors])
-    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-    return tuple(zip((tensor.dtype for tensor in tensors), versions, bits.tolist(), values.tolist(), strict=True))
-
-
-class _SamplerSlot:
-    """The cached sampler of a model and the weights that it knows. Copies and pickles of the model start without."""
-
-    def __init__(self) -> None:
-        self.sampler: CachedSampler | None = None
-        self.weights: tuple | None = None
-
-    def __reduce__(self) -> tuple:
-        return _SamplerSlot, ()

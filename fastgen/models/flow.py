@@ -14,10 +14,11 @@ from fastgen.models.dequantization import dequantize
 from fastgen.models.evaluating import evaluating
 from fastgen.models.latent import LatentManipulation
 from fastgen.nn.arguments import is_int, is_number, plain_numbers, positive
+from fastgen.nn.frozen import Freezable
 from fastgen.nn.fused_flow import FusedFlow
 
 
-class Flow(LatentManipulation, nn.Module):
+class Flow(LatentManipulation, Freezable):
     """A density by change of variables, `log p(x) = log N(f(x); 0, 1) + log |det df/dx|`, of vectors or of images.
 
     `f` is `transform`, after `preprocess` where there is one. Where the model has `levels` its data are images of
@@ -255,6 +256,12 @@ class Flow(LatentManipulation, nn.Module):
         if len(images) == 0:
             raise ValueError(f"images: expected at least one image, got {tuple(images.shape)}")
         _check_range("images", "levels", images, self.levels)
+
+    def _freeze(self) -> None:
+        self._fused.freeze(self.transform)
+
+    def _unfreeze(self) -> None:
+        self._fused.reset()
 
     def _transform_forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         return self._fused(self.transform, x, context)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn.drift import Drift
+from fastgen.nn.frozen import Freezable
 from fastgen.nn.reversible import is_reversible_here, run_reversibly
 
 
-class Compose(nn.Module):
+class Compose(Freezable):
     """Transforms one after another; log-determinants add up.
 
     `y = f_n(... f_1(x))`, `log |det dy/dx| = sum_i log |det df_i|`; `inverse` runs the inverses from the last to the

@@ -4,21 +4,20 @@ A flow on a small batch is hundreds of small operations that each wait for the l
 are packed once and the whole flow is one call of `fastgen.ops.coupling_flow`; on a GPU its layers are captured as one
 CUDA graph for each batch size and direction. The numbers are those of the layers, up to rounding.
 
-Packed weights are compared with the parameters at every call, in a few microseconds: their versions, which every
-in-place operation counts up, their addresses, and eight values of each, since a write through `.data` changes nothing
-else. What escapes is a write through `.data` to other elements alone, and a submodule whose mode is changed by itself;
-`reset` forgets what was packed, and that a flow was refused.
+`fastgen.nn.frozen` tells when what was packed is used again: after `freeze` without looking at the weights, else all
+their bits are compared at every call. A graph reads the weights where they are.
 """
 
 from __future__ import annotations
 
-import operator
 import weakref
 from collections import OrderedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastgen.nn.frozen import KeptOfModules, Originals, Structure, are_plain
 from fastgen.nn.fused_program import fused_flow_refusal, program_of
 from fastgen.ops._registry import BACKENDS, is_forced
 from fastgen.ops.coupling_flow import COUPLING_FLOW
@@ -28,7 +27,7 @@ __all__ = ["FusedFlow", "fused_flow_refusal"]
 # Elements of the input beyond which launches are no longer what costs; a graph holds everything between in and out.
 _LARGEST_CAPTURED_INPUT = 2**18
 _MOST_GRAPHS = 16
-_SEEN_ONCE, _UNCAPTURABLE = "seen once", "uncapturable"
+_UNCAPTURABLE = "uncapturable"
 
 
 class FusedFlow:
@@ -42,11 +41,16 @@ class FusedFlow:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets packed weights and captured graphs; the next call makes them anew."""
-        self._packed: _Packed | None = None
-        self._graphs: OrderedDict[tuple, _Graph | str] = OrderedDict()
+        """Forgets packed weights, captured graphs, and that a flow was refused; the next call makes them anew."""
+        self._kept = KeptOfModules()
+        self._graphs: OrderedDict[tuple, _Graph | Originals | str] = OrderedDict()
         # The transform that cannot be packed, so that it is looked at once; with its dtype and device, which change.
         self._refused: tuple = ()
+
+    def freeze(self, transform: nn.Module) -> None:
+        """Takes the weights of `transform` as they are until `reset`."""
+        self.reset()
+        self._kept.freeze_modules([transform])
 
     def __reduce__(self) -> tuple:
         return FusedFlow, ()
@@ -56,7 +60,8 @@ class FusedFlow:
     ) -> tuple[Tensor, Tensor]:
         """`transform(x, context)`, or `transform.inverse(x, context)`."""
         found = None
-        if not torch.compiler.is_compiling() and not transform.training and not _records(transform, x, context):
+        inputs = (x,) if context is None else (x, context)
+        if not transform.training and are_plain(inputs) and not _records(transform, inputs):
             if x.is_cpu:
                 found = self._on_cpu(transform, x, context, inverse)
             elif x.is_cuda and not torch.cuda.is_current_stream_capturing():
@@ -71,25 +76,27 @@ class FusedFlow:
         """The result of the packed flow; None where the layers have to run."""
         if torch.is_autocast_enabled("cpu") or _forced_elsewhere() or self._is_refused(transform):
             return None
-        packed = self._packed
-        if packed is None or packed.stale(transform):
-            packed = self._packed = self._pack(transform)
-        if packed is None or not packed.takes(x, context):
+        self._refused = ()
+
+        def packed() -> _Packed | None:
+            if fused_flow_refusal(transform):
+                self._refused = (weakref.ref(transform), *_kind(transform))
+                return None
+            return _Packed.of(transform)
+
+        found = self._kept.of(packed, [transform])
+        if self._refused:
+            self._kept.forget()
+        elif not self._kept.is_frozen and self._kept.structure.is_training():
             return None
-        if COUPLING_FLOW.choose((x, context, packed.weights)) == "reference":
+        if found is None or not found.takes(x, context):
+            return None
+        if COUPLING_FLOW.choose((x, context, found.weights)) == "reference":
             return None
         if context is not None:
             context = context.contiguous()
-        return COUPLING_FLOW.call["cpp"]["coupling_flow"](
-            x.contiguous(), context, packed.weights, packed.program, inverse
-        )
-
-    def _pack(self, transform: nn.Module) -> _Packed | None:
-        if fused_flow_refusal(transform):
-            self._refused = (weakref.ref(transform), *_kind(transform))
-            return None
-        # Not remembered: a mode changes.
-        return None if any(module.training for module in transform.modules()) else _Packed(transform)
+        call = COUPLING_FLOW.call["cpp"]["coupling_flow"]
+        return call(x.contiguous(), context, found.weights, found.program, inverse)
 
     def _is_refused(self, transform: nn.Module) -> bool:
         return bool(self._refused) and self._refused[0]() is transform and self._refused[1:] == _kind(transform)
@@ -107,72 +114,30 @@ class FusedFlow:
             return None
         if isinstance(graph, _Graph) and not graph.stale(transform):
             return graph(x, context)
-        # Capturing is for batches that come again.
-        graph = _captured(transform, x, context, inverse) if key in self._graphs else _SEEN_ONCE
-        self._graphs[key] = graph
+        if any(module.training for module in transform.modules()):
+            return None
+        # Capturing is for batches, and weights, that come again.
+        weights = Originals([*transform.parameters(), *transform.buffers()])
+        again = isinstance(graph, Originals) and graph.hold(weights.tensors)
+        self._graphs[key] = graph = _captured(transform, x, context, inverse) if again else weights
         self._graphs.move_to_end(key)
         if len(self._graphs) > _MOST_GRAPHS:
             self._graphs.popitem(last=False)
         return graph(x, context) if isinstance(graph, _Graph) else None
 
 
-class _Snapshot:
-    """What a transform is made of, to tell later whether it still is: its modules, hooks and the tensors' versions.
-
-    Attributes:
-        tensors: its parameters and buffers.
-    """
-
-    def __init__(self, transform: nn.Module) -> None:
-        self.transform = weakref.ref(transform)
-        self.tensors = [*transform.parameters(), *transform.buffers()]
-        # Where every submodule, parameter and buffer is held, under which name, and what is there.
-        self._slots: list[dict] = []
-        self._names: list[str] = []
-        self._held: list = []
-        self._containers, self._hooks = [], []
-        for module in transform.modules():
-            for slot in (module._modules, module._parameters, module._buffers):
-                self._slots += [slot] * len(slot)
-                self._names += slot.keys()
-                self._held += slot.values()
-            self._containers += [module._modules] if module._modules else []
-            self._hooks += [module._forward_hooks, module._forward_pre_hooks]
-        self._sizes = list(map(len, self._containers))
-        self._versions = list(map(_VERSION, self.tensors))
-
-    def stale(self, transform: nn.Module) -> bool:
-        return (
-            self.transform() is not transform
-            or list(map(_VERSION, self.tensors)) != self._versions
-            or list(map(len, self._containers)) != self._sizes
-            or any(self._hooks)
-            or self._replaced()
-        )
-
-    def _replaced(self) -> bool:
-        """Whether a submodule, a parameter or a buffer is another object, or gone."""
-        try:
-            return not all(map(operator.is_, map(operator.getitem, self._slots, self._names), self._held))
-        except KeyError:
-            return True
-
-
-_VERSION = operator.attrgetter("_version")
-
-
-class _Packed(_Snapshot):
+class _Packed(NamedTuple):
     """The weights and the program of a transform."""
 
-    def __init__(self, transform: nn.Module) -> None:
-        super().__init__(transform)
-        self._watch = torch.ops.fastgen._watch(self.tensors)
-        weakref.finalize(self, torch.ops.fastgen._watch_end, self._watch)
-        self.weights, self.program = program_of(transform)
-        self.features, self.context_features = self.program[:2].tolist()
+    weights: Tensor
+    program: Tensor
+    features: int
+    context_features: int
 
-    def stale(self, transform: nn.Module) -> bool:
-        return super().stale(transform) or torch.ops.fastgen._watch_changed(self._watch)
+    @classmethod
+    def of(cls, transform: nn.Module) -> _Packed:
+        weights, program = program_of(transform)
+        return cls(weights, program, *program[:2].tolist())
 
     def takes(self, x: Tensor, context: Tensor | None) -> bool:
         """Whether these are inputs of the flow; the layers say what is wrong with others."""
@@ -183,12 +148,9 @@ class _Packed(_Snapshot):
         return context.dtype == x.dtype and context.is_cpu and context.shape == (len(x), self.context_features)
 
 
-def _records(transform: nn.Module, x: Tensor, context: Tensor | None) -> bool:
+def _records(transform: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
     """Whether a call is recorded by autograd."""
-    if not torch.is_grad_enabled():
-        return False
-    inputs = x.requires_grad or (context is not None and context.requires_grad)
-    return inputs or any(parameter.requires_grad for parameter in transform.parameters())
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *transform.parameters()))
 
 
 def _kind(transform: nn.Module) -> tuple[torch.dtype, torch.device] | tuple[()]:
@@ -209,16 +171,16 @@ def _captured(transform: nn.Module, x: Tensor, context: Tensor | None, inverse: 
         return _UNCAPTURABLE
 
 
-class _Graph(_Snapshot):
+class _Graph:
     """One direction of a transform at one batch size: a captured CUDA graph, or the same operations where there is no
-    CUDA. It reads the parameters where they are; what layers keep of them is why it gets stale.
+    CUDA. It reads the parameters where they are; what frozen layers keep of them is why a write makes it stale.
     """
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def __init__(self, transform: nn.Module, x: Tensor, context: Tensor | None, inverse: bool) -> None:
-        super().__init__(transform)
-        self._addresses = [tensor.data_ptr() for tensor in self.tensors]
+        self._transform, self._structure = transform, Structure([transform])
+        self._reads = Originals(self._structure.tensors([transform]))
         self._x, self._context = x.clone(), None if context is None else context.clone()
         self._inverse = inverse
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -227,7 +189,9 @@ class _Graph(_Snapshot):
             self._capture(x.device)
 
     def stale(self, transform: nn.Module) -> bool:
-        return super().stale(transform) or [tensor.data_ptr() for tensor in self.tensors] != self._addresses
+        tensors = self._structure.tensors([transform])
+        made_so = tensors is not None and not self._structure.is_training()
+        return not (made_so and self._reads.can_be_read_in_place(tensors))
 
     @torch.no_grad()
     def __call__(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -242,8 +206,7 @@ class _Graph(_Snapshot):
         return self._y.clone(), self._logabsdet.clone()
 
     def _run(self) -> None:
-        transform = self.transform()
-        run = transform.inverse if self._inverse else transform
+        run = self._transform.inverse if self._inverse else self._transform
         self._y, self._logabsdet = run(self._x, self._context)
 
     def _capture(self, device: torch.device) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import features_of, plain_numbers, positive
+from fastgen.nn.frozen import Freezable
 from fastgen.nn.logabsdet import constant_logabsdet
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
@@ -20,23 +21,15 @@ from fastgen.ops.invertible_conv1x1 import (
 )
 
 
-class _Matrix(NamedTuple):
-    """A weight with what a flow asks of it: its inverse and its log-determinant, a scalar."""
+class InvertibleMatrix(Freezable):
+    """What the layers of this file share: a square matrix with its inverse and log-determinant, which it may keep.
 
-    weight: Tensor
-    inverse: Tensor
-    logabsdet: Tensor
-
-
-class InvertibleMatrix(nn.Module):
-    """What the layers of this file share: a square matrix with its inverse and log-determinant, and a cache of them.
-
-    In eval mode without gradients the weight, its inverse and its log-determinant are computed once and used until a
-    parameter or a buffer changes. A write through `.data` cannot be seen: call `eval()` after one.
+    In eval mode without gradients the weight or its inverse is computed once and used while every bit of what it was
+    made of is the same; `freeze()` saves that comparison (`fastgen.nn.frozen`).
 
     Args:
         features: rows of the matrix.
-        using_cache: whether to keep the matrix as told above.
+        using_cache: whether to keep anything.
 
     Raises:
         ValueError: `features` that is not a positive int.
@@ -47,7 +40,6 @@ class InvertibleMatrix(nn.Module):
         positive(features=features)
         self.features = features
         self.using_cache = using_cache
-        self._cached: tuple[tuple, _Matrix] | None = None
 
     def weight(self) -> Tensor:
         """[features, features], in at least float32."""
@@ -61,21 +53,21 @@ class InvertibleMatrix(nn.Module):
         """Of the weight: nats, a scalar."""
         raise NotImplementedError
 
-    def train(self, mode: bool = True) -> Self:
-        self._cached = None
-        return super().train(mode)
+    def _matrix(self, inverse: bool) -> tuple[Tensor, Tensor] | None:
+        """The weight or its inverse, and its log-determinant, where they are kept."""
+        if not self.using_cache or self.training or torch.is_grad_enabled():
+            return None
+        return self._kept.get(self._backward if inverse else self._forward, self._sources(), *self._settings())
 
-    def _cached_matrix(self) -> _Matrix | None:
-        """The matrix of this version of the tensors, in eval mode where no gradient is recorded."""
-        if not self.using_cache or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return None
-        tensors = (*self._parameters.values(), *self._buffers.values())
-        if any(t.is_inference() for t in tensors):
-            return None
-        version = tuple((t._version, t.data_ptr(), t.dtype) for t in tensors)
-        if self._cached is None or self._cached[0] != version:
-            self._cached = (version, _Matrix(self.weight(), self.weight_inverse(), self.logabsdet()))
-        return self._cached[1]
+    def _settings(self) -> tuple:
+        """What the matrix depends on besides its tensors."""
+        return ()
+
+    def _forward(self) -> tuple[Tensor, Tensor]:
+        return self.weight(), self.logabsdet()
+
+    def _backward(self) -> tuple[Tensor, Tensor]:
+        return self.weight_inverse(), -self.logabsdet()
 
 
 class LULinear(InvertibleMatrix):
@@ -86,7 +78,7 @@ class LULinear(InvertibleMatrix):
 
     Args:
         features: of input and output.
-        using_cache: keep the weight and its inverse in eval mode.
+        using_cache: keep the weight and its inverse in eval mode, as `InvertibleMatrix` tells.
         identity_init: start as the identity; else uniformly within `1 / sqrt(features)`.
         eps: the diagonal of `U` is `softplus(raw) + eps`.
 
@@ -116,6 +108,12 @@ class LULinear(InvertibleMatrix):
             for parameter in (self.lower_entries, self.upper_entries, self.unconstrained_upper_diag):
                 nn.init.uniform_(parameter, -bound, bound)
         self.register_buffer("_layout", _lu_layout(features), persistent=False)
+
+    def _sources(self) -> tuple[Tensor, ...]:
+        return self.lower_entries, self.upper_entries, self.unconstrained_upper_diag
+
+    def _settings(self) -> tuple:
+        return (self.eps,)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -149,7 +147,7 @@ class LULinear(InvertibleMatrix):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features_of(x, self.features, image=False)
         with _without_autocast(x):
-            weight, _, logabsdet = self._cached_matrix() or (self.weight(), None, self.logabsdet())
+            weight, logabsdet = self._matrix(inverse=False) or self._forward()
             x = x.to(torch.promote_types(x.dtype, self.bias.dtype))
             y = F.linear(x, weight.to(x.dtype), self.bias.to(x.dtype))
             return y, constant_logabsdet(logabsdet, y)
@@ -159,9 +157,9 @@ class LULinear(InvertibleMatrix):
         with _without_autocast(y):
             dtype = torch.promote_types(y.dtype, self.bias.dtype)
             x = y.to(dtype) - self.bias.to(dtype)
-            cached = self._cached_matrix()
-            if cached is not None:
-                return F.linear(x, cached.inverse.to(dtype)), constant_logabsdet(-cached.logabsdet, x)
+            kept = self._matrix(inverse=True)
+            if kept is not None:
+                return F.linear(x, kept[0].to(dtype)), constant_logabsdet(kept[1], x)
             lower, upper = self.factors()
             solved = _solve(lower, upper, x.to(lower.dtype).T).T
             return solved.to(dtype), constant_logabsdet(-self.logabsdet(), x)
@@ -220,6 +218,9 @@ class InvertibleConv1x1(InvertibleMatrix):
         """permutation, lower, upper, log_diagonal and sign, as `invertible_conv1x1` takes them."""
         return self.permutation, self.lower, self.upper, self.log_diagonal, self.sign
 
+    def _sources(self) -> tuple[Tensor, ...]:
+        return self.factors()
+
     def weight(self) -> Tensor:
         return invertible_conv1x1_weight(*self.factors())[0]
 
@@ -239,13 +240,11 @@ class InvertibleConv1x1(InvertibleMatrix):
     def _run(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         features_of(x, self.features, image=True)
         with _without_autocast(x):
-            cached = self._cached_matrix()
-            if cached is None:
+            kept = self._matrix(inverse)
+            if kept is None:
                 y, logabsdet = invertible_conv1x1(x, *self.factors(), inverse=inverse)
-            elif inverse:
-                y, logabsdet = multiply_channels(x, cached.inverse, -cached.logabsdet)
             else:
-                y, logabsdet = multiply_channels(x, cached.weight, cached.logabsdet)
+                y, logabsdet = multiply_channels(x, *kept)
             return y.to(torch.promote_types(x.dtype, self.lower.dtype)), logabsdet
 
     def extra_repr(self) -> str:

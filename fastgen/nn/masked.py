@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import divisible_by_colors, odd, pair, plain_numbers, positive
+from fastgen.nn.frozen import Freezable
 from fastgen.ops.masked_conv2d import masked_conv2d, masked_conv2d_live_weight, masked_conv2d_mask
 
 
-class MaskedConv2d(nn.Conv2d):
+class MaskedConv2d(Freezable, nn.Conv2d):
     """`nn.Conv2d` that sees only the pixels before the one it computes, in raster order (and, with type B, that pixel).
 
     `y = conv2d(x, weight * mask, bias)`, where the mask keeps the rows above the centre and the taps to its left. At
@@ -24,8 +25,7 @@ class MaskedConv2d(nn.Conv2d):
     state-dict keys `weight` (full kernel) and `bias`. A checkpoint with the usual `mask` buffer loads if that is the
     mask used here.
 
-    In eval mode without gradients the live taps are packed once and used until the weight changes. A write through
-    `weight.data` cannot be seen: call `eval()` after one.
+    The live taps are packed at every call; after `freeze()`, once (`fastgen.nn.frozen`).
 
     Args:
         mask_type: `"A"` or `"B"`.
@@ -86,7 +86,6 @@ class MaskedConv2d(nn.Conv2d):
         )
         self.mask_type = mask_type
         self.color_groups = color_groups
-        self._packed: tuple[tuple, Tensor] | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -111,23 +110,20 @@ class MaskedConv2d(nn.Conv2d):
             padding=self.padding,
             dilation=self.dilation,
             color_groups=self.color_groups,
-            live_weight=self._live_weight(),
+            live_weight=self._kept_live_weight(),
         )
 
-    def train(self, mode: bool = True) -> Self:
-        self._packed = None
-        return super().train(mode)
+    def _sources(self) -> tuple[Tensor]:
+        return (self.weight,)
 
-    def _live_weight(self) -> Tensor | None:
-        """In eval mode, where no gradient is recorded: the live part of the weight, packed once per version of it."""
-        weight = self.weight
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
+    def _kept_live_weight(self) -> Tensor | None:
+        # Unless frozen: to compare the weight costs as much as to pack it.
+        if not self._kept.is_frozen or torch.is_grad_enabled():
             return None
-        version = (weight._version, weight.data_ptr(), weight.dtype, weight.device)
-        if self._packed is None or self._packed[0] != version:
-            live = masked_conv2d_live_weight(weight, mask_type=self.mask_type, color_groups=self.color_groups)
-            self._packed = (version, live)
-        return self._packed[1]
+        return self._kept.get(self._live_weight, self._sources(), self.mask_type, self.color_groups)
+
+    def _live_weight(self) -> Tensor:
+        return masked_conv2d_live_weight(self.weight, mask_type=self.mask_type, color_groups=self.color_groups)
 
     def extra_repr(self) -> str:
         return f"{self.mask_type!r}, {super().extra_repr()}, color_groups={self.color_groups}"

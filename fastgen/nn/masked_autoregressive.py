@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import context_of, features_of, plain_numbers
+from fastgen.nn.frozen import Freezable, Kept
 from fastgen.nn.made import MADE, MaskedMLP
 from fastgen.nn.spline_box import Box
 from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
@@ -32,15 +33,16 @@ _ELEMENTS = {"affine": Affine, "rational_quadratic": RationalQuadratic}
 _BY_MODULE = {repr(module()): name for name, module in zip(ACTIVATIONS, _MODULES, strict=True)}
 
 
-class MaskedAutoregressive(nn.Module):
+class MaskedAutoregressive(Freezable):
     """`y_i = f(x_i; net(x, context)_i)` with a masked network, whose outputs for feature i depend on the features
     before i.
 
     `forward` takes data to noise in one pass of the network. `inverse` takes one pass too, by
     `fastgen.ops.masked_autoregressive_inverse`, with gradients where they are asked for. It evaluates the network once
-    for each feature only where the network is not a function of its masks alone: batch norm, active dropout, or an
-    activation that the op does not know. In eval mode without gradients the weights are sorted once and used until one
-    changes; a write through `weight.data` cannot be seen: call `eval()` after one.
+    for each feature only where the network is not a function of its masks alone (batch norm, active dropout, or an
+    activation that the op does not know) and in `torch.func.vmap` over masks. In eval mode without gradients the
+    weights are sorted once and used while every bit of them is the same; `freeze()` saves that comparison
+    (`fastgen.nn.frozen`).
 
     With an int for `hidden_features` the network is `MADE`, and arguments, state-dict keys and numbers are those of
     nflows' `MaskedAffineAutoregressiveTransform` and `MaskedPiecewiseRationalQuadraticAutoregressiveTransform`; with a
@@ -103,11 +105,9 @@ class MaskedAutoregressive(nn.Module):
         self.features, self.context_features = features, context_features
         self.autoregressive_net = net
         self._activation = activation_name(activation)
-        self._order: DegreeOrder | None = None
-        self._packed: tuple[tuple, Tensor] | None = None
-        self.register_load_state_dict_post_hook(_forget_order)
-        if net.masked_linears()[0].mask.device.type != "meta":
-            self._degree_order()
+        self._order = Kept(indices=True)
+        self.register_load_state_dict_post_hook(_look_at_masks)
+        self._degree_order()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._elementwise(x, self.autoregressive_net(x, context), inverse=False)
@@ -121,18 +121,17 @@ class MaskedAutoregressive(nn.Module):
             dtype = net.masked_linears()[0].weight.dtype
             with torch.autocast(y.device.type, enabled=False):
                 return self.inverse(y.to(dtype), None if context is None else context.to(dtype))
-        if self._activation is None or not net.one_pass:
+        order = self._degree_order() if self._activation is not None and net.one_pass else None
+        if order is None:
             return self._inverse_by_passes(y, context)
-        weights, order = self._packed_weights(), self._degree_order()
+        weights = self._kept_weights()
+        if weights is None:
+            weights = self._packed_weights()
         terms = None if context is None else net.context_terms(context).index_select(1, order.context_order)
         x, logabsdet = masked_autoregressive_inverse(
             self.box.centred(y), weights, terms, order, element=self.element, activation=self._activation
         )
         return self.box.placed(x), logabsdet
-
-    def train(self, mode: bool = True) -> Self:
-        self._packed = None
-        return super().train(mode)
 
     def _inverse_by_passes(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """One evaluation of the network for each feature, as the network is a black box here."""
@@ -162,28 +161,31 @@ class MaskedAutoregressive(nn.Module):
             min_scale=element.min_scale,
         )  # fmt: skip
 
-    def _degree_order(self) -> DegreeOrder:
-        if self._order is None:
-            net = self.autoregressive_net
-            first, *others = [layer.mask for layer in net.masked_linears()]
-            order = degree_order([first[:, : self.features], *others], residual=net.residual)
-            self._order = order.to(first.device)
-        return self._order
+    def _degree_order(self) -> DegreeOrder | None:
+        """The order of the masks that the network has now; None where they cannot be looked at."""
+        masks = [layer.mask for layer in self.autoregressive_net.masked_linears()]
+        if torch.compiler.is_compiling():
+            order = self._order.last("_order_of_masks")
+            return None if order is None else order.to(masks[0].device)
+        return None if masks[0].is_meta else self._order.get(self._order_of_masks, masks)
+
+    def _order_of_masks(self) -> DegreeOrder:
+        net = self.autoregressive_net
+        first, *others = [layer.mask for layer in net.masked_linears()]
+        order = degree_order([first[:, : self.features], *others], residual=net.residual)
+        return order.to(first.device)
+
+    def _sources(self) -> list[Tensor]:
+        return [t for layer in self.autoregressive_net.masked_linears() for t in (layer.weight, layer.bias, layer.mask)]
+
+    def _kept_weights(self) -> Tensor | None:
+        if self.training or torch.is_grad_enabled():
+            return None
+        return self._kept.get(self._packed_weights, self._sources(), self.box)
 
     def _packed_weights(self) -> Tensor:
-        """The weights sorted by degree; in eval mode, where no gradient is recorded, once per version of them."""
+        """The weights sorted by degree."""
         layers = self.autoregressive_net.masked_linears()
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or layers[0].weight.is_inference():
-            return self._pack(layers)
-        version = tuple(
-            (layer.weight._version, layer.weight.data_ptr(), layer.bias._version, layer.bias.data_ptr())
-            for layer in layers
-        )
-        if self._packed is None or self._packed[0] != version:
-            self._packed = (version, self._pack(layers))
-        return self._packed[1]
-
-    def _pack(self, layers: list[nn.Module]) -> Tensor:
         weights = [layers[0].weight[:, : self.features], *(layer.weight for layer in layers[1:])]
         biases = [layer.bias for layer in layers]
         if self.box.middle:
@@ -191,14 +193,6 @@ class MaskedAutoregressive(nn.Module):
             mask = layers[0].mask[:, : self.features]
             biases[0] = biases[0] + self.box.middle * (weights[0] * mask).sum(1)
         return self._degree_order().pack(weights, biases)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._packed = None
-        super()._apply(fn, recurse)
-        if self._order is not None:
-            device = self.autoregressive_net.masked_linears()[0].weight.device
-            self._order = None if device.type == "meta" else self._order.to(device)
-        return self
 
 
 def element_of(transform: str, options: Mapping[str, Any]) -> tuple[Box, Affine | RationalQuadratic]:
@@ -233,7 +227,6 @@ def activation_name(activation: Callable[[Tensor], Tensor]) -> str | None:
     return _BY_FUNCTION.get(activation)
 
 
-def _forget_order(layer: MaskedAutoregressive, incompatible_keys: Any) -> None:
-    # Random masks are part of a checkpoint.
-    layer._order = layer._packed = None
+def _look_at_masks(layer: MaskedAutoregressive, *_: Any) -> None:
+    # A checkpoint may bring other masks, and torch.compile takes the order that is there.
     layer._degree_order()

@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.nn.arguments import positive
+from fastgen.nn.frozen import Copies, Originals, Structure
 from fastgen.nn.replay import Autocast
 
 __all__ = ["CapturedLoop", "capture"]
@@ -46,8 +47,9 @@ def capture(
     cores.
 
     Args:
-        model: a diffusion model. Its weights are read where they are; where they, its modules, dtype or device have
-            changed since, the next call captures again. Autocast stays as it was at the capture.
+        model: a diffusion model. Its weights are read where they are; where there are other weights, buffers, modules
+            or attributes than at the capture, or PyTorch has counted a write, the next call captures again. Autocast
+            stays as it was at the capture.
         labels: integer classes [n], or one class for all. A call may bring others.
         generator: of the noise, on the model's device.
         options: of the sampler; also `classifier` and `classifier_scale`.
@@ -103,7 +105,7 @@ class CapturedLoop:
         """
         if labels is not None:
             self._set_labels(labels)
-        if _state(self.model) != self._state:
+        if not self._is_current():
             self._prepare()
         if self._graph is None:
             self._run()
@@ -139,7 +141,20 @@ class CapturedLoop:
             with torch.cuda.device(device):
                 self._graph = self._capture(device)
         # Last: a capture that failed is tried again.
-        self._state = _state(self.model)
+        self._structure = Structure([self.model])
+        self._reads = Originals(self._structure.tensors([self.model]))
+        # The sampler's tables may be made of them.
+        self._buffers = Copies(list(self.model.buffers()))
+
+    def _is_current(self) -> bool:
+        """Whether the tables, and the graph where there is one, are of the model as it is now.
+
+        A graph reads other weights in place, but not what a frozen layer has made of them.
+        """
+        tensors = self._structure.tensors([self.model])
+        if tensors is None or not self._buffers.hold(list(self.model.buffers())):
+            return False
+        return self._graph is None or self._reads.can_be_read_in_place(tensors)
 
     def _run(self) -> None:
         with self._autocast.restored():
@@ -187,14 +202,3 @@ def _waiting_is_an_error() -> Iterator[None]:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _state(model: nn.Module) -> tuple[list, ...]:
-    """What a graph depends on: the modules, and where parameters and buffers are and whether they were written.
-
-    A graph would read other weights in place, but not what a layer has made of them.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    versions = [None if t.is_inference() else t._version for t in tensors]
-    places = [(t.data_ptr(), t.dtype, t.device) for t in tensors]
-    return list(model.modules()), versions, places

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from fastgen.nn.frozen import KeptOfModules
 from fastgen.sampling.colors import split_colors
 from fastgen.sampling.draw import Draw, uniform_noise
 from fastgen.sampling.errors import VerificationError
@@ -30,8 +31,8 @@ class CachedSampler:
     """Draws images from any causal network for about the cost of one forward pass, exactly.
 
     The network is traced, proved causal, and scheduled so that every activation is computed once and kept only while
-    it is needed. Before first use the program is compared with the network on a random image. The sampler is a
-    snapshot: build a new one when the weights change.
+    it is needed. Before first use the program is compared with the network on a random image. All of that is done anew
+    by a `sample` that finds other weights in the model, to the last bit, or other modules.
 
     Args:
         model: the network: images [B, channels, height, width] to the parameters of the draw [B, K, height, width];
@@ -41,10 +42,12 @@ class CachedSampler:
         colors: steps per pixel: 1, or the number of channels where the network orders them.
         condition: an example of the labels or other conditioning, a tensor or a sequence of them with one row per
             image, passed on as `model(x, *condition)`.
-        forward: what to call in place of `model`, for instance a bound method.
+        forward: what to call in place of `model`, for instance a bound method; the weights are those of `model`.
         method: `cpp` (on the CPU), `captured` (CUDA graphs, where the model is), `reference` (Python, slow), or `auto`:
             the first of these that suits the model's device and is built.
         dtype: float32 or float64 of the executor; the model's own where None.
+        freeze: the sampler is of the weights as they are now, and does not look at them again. A plain function, whose
+            weights it cannot see, is only taken so.
 
     Raises:
         UnsupportedModelError: an operator that has no rule for single pixels; the message names the module.
@@ -64,17 +67,33 @@ class CachedSampler:
         forward: Callable | None = None,
         method: str = "auto",
         dtype: torch.dtype | None = None,
+        freeze: bool = False,
     ):
-        traced = trace(model, shape, colors=colors, condition=condition, forward=forward)
-        self.program: Program = schedule(simplify(split_colors(traced.graph)))
-        check_draw(self.program, draw)
+        if not freeze and not isinstance(model, nn.Module):
+            raise ValueError("freeze: expected True for a function, whose weights cannot be seen to change")
         self.draw = draw
-        self.dtype = traced.dtype if dtype is None else dtype
         self._conditional = condition is not None
-        self._tape = traced.tape
-        self._make_session = _session_maker(method, traced.device)
-        self._session = None
-        self._verify(traced, condition)
+        condition = example_condition(condition)
+
+        def traced() -> _Executor:
+            return _Executor(
+                trace(model, shape, colors=colors, condition=condition, forward=forward), draw, method, dtype, condition
+            )
+
+        self._frozen = traced() if freeze else None
+        if not freeze:
+            self._model, self._trace, self._kept = model, traced, KeptOfModules(waits=True)
+            self._executor()
+
+    @property
+    def program(self) -> Program:
+        """What computes the images, of the weights that the model has now."""
+        return self._executor().program
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the executor."""
+        return self._executor().dtype
 
     @property
     def steps(self) -> int:
@@ -103,21 +122,20 @@ class CachedSampler:
         if n < 1:
             raise ValueError(f"n: expected at least 1, got {n}")
         self._check_labels(labels, n)
-        session = self._session_for(n)
-        session.set_constants(self._tape.constants(self.program, labels))
+        executor = self._executor()
         if noise is None:
-            noise = uniform_noise(self.steps, n, self.draw, generator)
-        return session.run(noise, given, mask)
+            noise = uniform_noise(executor.program.steps, n, self.draw, generator)
+        return executor.session(n, labels).run(noise, given, mask)
 
     def explain(self) -> list[dict[str, object]]:
         """One row per node of the program: grain, ring, weights and multiply-adds of one image."""
         return self.program.explain()
 
-    def _session_for(self, batch: int):
-        """The session of the last batch size, or a new one, which packs the weights again."""
-        if self._session is None or self._session.batch != batch:
-            self._session = self._make_session(self.program, batch, self.dtype, self.draw)
-        return self._session
+    def _executor(self) -> _Executor:
+        """Of the weights as they are now: the last one, or a new one where they have changed since."""
+        if self._frozen is not None:
+            return self._frozen
+        return self._kept.of(self._trace, [self._model]) or self._trace()
 
     def _check_labels(self, labels: Condition, n: int) -> None:
         if (labels is not None) != self._conditional:
@@ -127,12 +145,33 @@ class CachedSampler:
             if tensor.dim() == 0 or len(tensor) != n:
                 raise ValueError(f"labels: expected {n} rows, one per image, got shape {tuple(tensor.shape)}")
 
+
+class _Executor:
+    """A traced and verified network, with the session of the last batch size."""
+
+    def __init__(
+        self, traced: Traced, draw: Draw, method: str, dtype: torch.dtype | None, condition: Condition
+    ) -> None:
+        self.program: Program = schedule(simplify(split_colors(traced.graph)))
+        check_draw(self.program, draw)
+        self.dtype = traced.dtype if dtype is None else dtype
+        self._draw, self._tape = draw, traced.tape
+        self._make_session = _session_maker(method, traced.device)
+        self._session = None
+        self._verify(traced, condition)
+
+    def session(self, batch: int, labels: Condition):
+        """The last session where it is of this batch size, or a new one, which packs the weights again."""
+        if self._session is None or self._session.batch != batch:
+            self._session = self._make_session(self.program, batch, self.dtype, self._draw)
+        self._session.set_constants(self._tape.constants(self.program, labels))
+        return self._session
+
     def _verify(self, traced: Traced, condition: Condition) -> None:
         """Compares the program, in float64 and fed a random image, with the network itself."""
-        rows = example_condition(condition)
         # Other conditions than the traced ones, where the example has more than one row.
-        rows = None if rows is None else [tensor.flip(0) for tensor in condition_tensors(rows)]
-        x, expected = traced.run(rows, self.draw.table)
+        rows = None if condition is None else [tensor.flip(0) for tensor in condition_tensors(condition)]
+        x, expected = traced.run(rows, self._draw.table)
         session = self._make_session(self.program, len(x), torch.float64)
         session.set_constants(self._tape.constants(self.program, rows))
         got = session.teacher_force(x.to("cpu", torch.float64))

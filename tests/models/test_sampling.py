@@ -96,6 +96,10 @@ def test_mixture_frequencies_are_the_probabilities():
     assert deviations.abs().max() < 4.5
 
 
+def sampler_of(model):
+    return model._kept.last("sampler")
+
+
 def test_a_seed_decides_the_images(model, labels):
     first = model.sample(3, labels=labels, generator=seed())
     assert torch.equal(first, model.sample(3, labels=labels, generator=seed()))
@@ -122,20 +126,20 @@ def test_sampler_follows_the_weights():
 
 def test_sampler_is_kept_while_the_weights_stay(model, labels):
     model.sample(3, labels=labels)
-    sampler = model._sampler.sampler
+    sampler = sampler_of(model)
     model.sample(2, labels=None if labels is None else labels[:2])
-    assert model._sampler.sampler is sampler
+    assert sampler_of(model) is sampler
 
 
 def test_sampler_does_not_travel_with_copies(model, labels):
     model.sample(3, labels=labels)
     other = copy.deepcopy(model)
-    assert other._sampler.sampler is None
+    assert sampler_of(other) is None
     images = other.sample(3, labels=labels, generator=seed())
     assert torch.equal(images, model.sample(3, labels=labels, generator=seed()))
     # PyTorch pickles no module with parametrisations.
     if not any(is_parametrized(module) for module in model.modules()):
-        assert pickle.loads(pickle.dumps(model))._sampler.sampler is None
+        assert sampler_of(pickle.loads(pickle.dumps(model))) is None
 
 
 @pytest.mark.parametrize("method", ["cached", "naive"])

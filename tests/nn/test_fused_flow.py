@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -83,6 +83,10 @@ def both_ways(transform, x, context=None):
 def both_ways_fused(fused, transform, x, z, context=None):
     with torch.no_grad():
         return *fused(transform, x, context), *fused(transform, z, context, inverse=True)
+
+
+def packed(fused):
+    return fused._kept.last("packed")
 
 
 def fuses(transform, x, context=None) -> bool:
@@ -191,9 +195,9 @@ def test_nan_weights_are_packed_once():
     transform.transforms[0].transform_net.final_layer.weight.data.fill_(float("nan"))
     with torch.no_grad():
         assert fused(transform, torch.randn(2, FEATURES))[1].isnan().all()
-        packed = fused._packed
+        first = packed(fused)
         fused(transform, torch.randn(2, FEATURES))
-    assert fused._packed is packed
+    assert packed(fused) is first is not None
 
 
 def test_another_transform_is_another_flow():
@@ -249,9 +253,9 @@ def test_a_refused_flow_is_looked_at_again_in_another_dtype():
     transform, fused = spline_flow().bfloat16(), FusedFlow()
     with torch.no_grad():
         fused(transform, torch.zeros(2, FEATURES, dtype=torch.bfloat16))
-        assert fused._packed is None
+        assert packed(fused) is None
         fused(transform.float(), torch.zeros(2, FEATURES))
-    assert fused._packed is not None
+    assert packed(fused) is not None
 
 
 def test_compiles_as_one_graph():
@@ -265,22 +269,21 @@ def test_compiles_as_one_graph():
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_copies_start_empty(copied):
-    fused = FusedFlow()
+    transform, fused = spline_flow(), FusedFlow()
+    fused.freeze(transform)
     with torch.no_grad():
-        fused(spline_flow(), torch.randn(2, FEATURES))
-    assert fused._packed is not None and copied(fused)._packed is None
+        fused(transform, torch.randn(2, FEATURES))
+    assert packed(fused) is not None and packed(copied(fused)) is None and not copied(fused)._kept.is_frozen
 
 
 def test_nothing_outlives_the_flow():
     transform, fused = spline_flow(), FusedFlow()
     with torch.no_grad():
         fused(transform, torch.randn(2, FEATURES))
-    watch = fused._packed._watch
-    assert not torch.ops.fastgen._watch_changed(watch)
-    del fused
-    gc.collect()
-    with pytest.raises(RuntimeError, match="no watch"):
-        torch.ops.fastgen._watch_changed(watch)
+    weights, program = (weakref.ref(tensor) for tensor in packed(fused)[:2])
+    # Without the garbage collector: a flow on a GPU should free its memory at once.
+    del fused, transform
+    assert weights() is None and program() is None
 
 
 def batch_norm():
@@ -375,6 +378,7 @@ def test_graphs_are_made_for_batches_that_come_again():
         assert torch.equal(fused._on_gpu(transform, x, None, False)[0], transform(x)[0])
         assert fused._on_gpu(transform, x, None, True) is None
         other_weights(transform)
+        assert fused._on_gpu(transform, x, None, False) is None
         assert torch.equal(fused._on_gpu(transform, x, None, False)[0], transform(x)[0])
         for batch in range(5, 30):
             assert fused._on_gpu(transform, torch.randn(batch, FEATURES), None, False) is None

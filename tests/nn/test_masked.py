@@ -101,14 +101,15 @@ def test_follows_its_weight_in_both_modes(training, change):
         torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight * layer.mask, layer.bias, padding=1))
 
 
-def test_packs_the_live_taps_once_in_eval_mode():
-    layer, x = MaskedConv2d("B", 4, 4, 3).eval(), torch.randn(2, 4, 6, 6)
+def test_packs_the_live_taps_once_where_it_is_frozen():
+    layer, x = MaskedConv2d("B", 4, 4, 3), torch.randn(2, 4, 6, 6)
     with torch.no_grad():
-        layer(x)
-        assert layer._live_weight() is layer._live_weight()
-        assert layer._live_weight().shape == (4, 4, 2, 3)
-        assert layer.train()._live_weight() is None
-    assert layer.eval()._live_weight() is None
+        assert layer.eval()._kept_live_weight() is None
+        layer.freeze()
+        assert layer._kept_live_weight() is layer._kept_live_weight()
+        assert layer._kept_live_weight().shape == (4, 4, 2, 3)
+        assert layer.train()._kept_live_weight() is None
+    assert layer.freeze()._kept_live_weight() is None
     # With gradients, nothing that was packed is used.
     layer(x).sum().backward()
     assert layer.weight.grad.any() and not layer.weight.grad[layer.mask == 0].any()

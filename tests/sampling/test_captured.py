@@ -73,12 +73,11 @@ def test_steps_share_few_kinds():
 def test_a_distribution_of_nan_is_an_error():
     model = MODELS["PixelCNN"]().double().eval()
     sampler = captured(model)
-    session = sampler._session_for(2)
     noise = uniform_noise(sampler.steps, 2, sampler.draw)
-    for node in session.program.nodes:
+    for node in sampler.program.nodes:
         if node.bias is not None:
             node.bias.fill_(float("nan"))
-    broken = CapturedSession(session.program, 2, torch.float64, sampler.draw, device="cpu")
+    broken = CapturedSession(sampler.program, 2, torch.float64, sampler.draw, device="cpu")
     with pytest.raises(ValueError, match="no distribution to draw from"):
         broken.run(noise)
 

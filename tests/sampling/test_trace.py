@@ -513,9 +513,9 @@ def test_a_condition_may_be_several_tensors():
     assert_draws_as_naive(cached, model, n=2, labels=condition)
 
 
-def test_training_on_does_not_change_a_sampler():
+def test_training_on_does_not_change_a_frozen_sampler():
     model = Labelled()
-    cached = sampler(model, SHAPE, condition=torch.tensor([0, 1]))
+    cached = sampler(model, SHAPE, condition=torch.tensor([0, 1]), freeze=True)
     noise = torch.rand(cached.steps, 2, 1, dtype=torch.float64)
     before = cached.sample(2, noise=noise, labels=torch.tensor([2, 3]))
     with torch.no_grad():
