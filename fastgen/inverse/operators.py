@@ -177,8 +177,8 @@ class Deblurring(Operator):
 
     def _response(self, x: Tensor) -> Tensor:
         rows, columns = self.kernel.shape
-        padded = x.new_zeros(x.shape[-2:])
-        padded[:rows, :columns] = self.kernel.to(x)
+        padded = x.new_zeros(x.shape[-2:], dtype=_exact(x).dtype)
+        padded[:rows, :columns] = self.kernel.to(padded)
         centred = padded.roll((-(rows // 2), -(columns // 2)), (0, 1))
         response = torch.fft.rfft2(centred)
         # What the operator itself loses, so that the inverse is of this operator and of no other.
@@ -186,7 +186,12 @@ class Deblurring(Operator):
 
     @staticmethod
     def _filtered(x: Tensor, response: Tensor) -> Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(x) * response, s=x.shape[-2:])
+        return torch.fft.irfft2(torch.fft.rfft2(_exact(x)) * response, s=x.shape[-2:]).to(x.dtype)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """In float32 or more: half precision has no transforms, and rounds more than one level of 256."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class SingleImageHDR(Operator):
@@ -207,9 +212,9 @@ class SingleImageHDR(Operator):
         self.exposure, self.levels = exposure, levels
 
     def __call__(self, x: Tensor) -> Tensor:
-        light = self.exposure * (x + 1) / 2
+        light = self.exposure * (_exact(x) + 1) / 2
         seen = (light.clamp(0, 1) * (self.levels - 1)).round() / (self.levels - 1)
-        return (light + (seen - light).detach()) * 2 - 1
+        return ((light + (seen - light).detach()) * 2 - 1).to(x.dtype)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """The darkest scene that looks so."""

@@ -69,14 +69,14 @@ def solve(
         problem = Problem(
             denoise,
             [*levels, (1.0, 0.0, None)],
-            measurement.to(model.dtype),
+            measurement.to(model.exact_dtype),
             operator,
             lambda like: drawn(torch.randn, like.shape, like, generator),
         )
         alpha, sigma = levels[0][:2]
         # The largest noise, which hides the data, or the unit variance of what keeps it.
         start = max(sigma, min(1.0, (alpha**2 + sigma**2) ** 0.5))
-        x = drawn(torch.randn, (n, *model.shape), model, generator) * start
+        x = model.drawn(torch.randn, (n, *model.shape), generator) * start
         return model.quantize(METHODS[method](problem, x, **options))
 
 

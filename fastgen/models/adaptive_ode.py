@@ -121,14 +121,18 @@ def _one_step(
     # Former times in units of the step, the end of which is 0.
     before = (paths.times - time[:, None]) / width[:, None]
     weights = _weights(before, paths.known) * width[:, None]
-    predicted = torch.baddbmm(paths.y[:, None], weights[:, None], paths.slopes)[:, 0]
-    slope = derivative(time, predicted, paths.rows)
+    slope = derivative(time, paths.y + _combined(weights, paths.slopes), paths.rows)
     nodes = torch.cat([torch.zeros_like(before[:, :1]), before], 1)
     slopes = torch.cat([slope[:, None], paths.slopes], 1)
     weights = _weights(nodes, paths.known + 1) * width[:, None]
-    reached = torch.baddbmm(paths.y[:, None], weights[:, None], slopes)[:, 0]
     difference = weights - _weights(nodes, paths.known) * width[:, None]
-    return reached, slope, torch.bmm(difference[:, None], slopes)[:, 0]
+    return paths.y + _combined(weights, slopes), slope, _combined(difference, slopes)
+
+
+def _combined(weights: Tensor, slopes: Tensor) -> Tensor:
+    """The weighted sums [k, d] of slopes [k, m, d], exactly, whatever the derivative is computed in."""
+    with torch.autocast(slopes.device.type, enabled=False):
+        return torch.bmm(weights[:, None], slopes)[:, 0]
 
 
 def _weights(nodes: Tensor, known: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from torch import Generator, Tensor, nn
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.divergence import Guard
-from fastgen.models.loop import Loop, Output
+from fastgen.models.loop import Generators, Loop, Output
 from fastgen.models.variational_bound import BoundedByVariation
 from fastgen.nn.arguments import plain_numbers
+from fastgen.nn.constants import Constants
 from fastgen.ops import diffusion_loss_weight, q_sample
 from fastgen.schedulers import (
     DDIMScheduler,
@@ -41,7 +42,7 @@ LARGEST_SIGMA = 80.0
 WEIGHTINGS = ("simple", "min_snr", "p2")
 
 
-class DDPM(BoundedByVariation, Diffusion):
+class DDPM(Constants, BoundedByVariation, Diffusion):
     """`x_t = sqrt(a_t) x0 + sqrt(1 - a_t) noise`, t = 0 .. num_train_timesteps - 1, and a network that finds the noise.
 
     The loss is the network's mean squared error. Any of the schedulers samples; what is learnt does not depend on it.
@@ -97,17 +98,20 @@ class DDPM(BoundedByVariation, Diffusion):
         config = constructor_config(locals(), "network")
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting: expected one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
-        scheduler = DDPMScheduler(**{name: config[name] for name in SCHEDULE})
         super().__init__(
             config=config, network=network, prediction_type=prediction_type, out_channels=self.outputs_per_channel
         )
         self.weighting = weighting
-        # Not in checkpoints: they follow from the config.
-        self.register_buffer("betas", scheduler.betas, persistent=False)
-        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod, persistent=False)
+        self._register_constants()
 
     # The network's, for each of the image's.
     outputs_per_channel: ClassVar[int] = 1
+    precise = True
+
+    def _constants(self) -> dict[str, Tensor]:
+        # Not in checkpoints: they follow from the config.
+        scheduler = DDPMScheduler(**{name: self.config[name] for name in SCHEDULE})
+        return {"betas": scheduler.betas, "alphas_cumprod": scheduler.alphas_cumprod}
 
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
         cumprod = self.alphas_cumprod[time.long()]
@@ -129,7 +133,7 @@ class DDPM(BoundedByVariation, Diffusion):
 
     def weights(self, time: Tensor) -> Tensor:
         if self.weighting == "simple":
-            return torch.ones((), device=time.device, dtype=self.dtype)
+            return torch.ones((), device=time.device, dtype=self.exact_dtype)
         kind, says = self.weighting, self.prediction_type
         return diffusion_loss_weight(self.alphas_cumprod, kind=kind, prediction_type=says)[time]
 
@@ -187,7 +191,7 @@ class DDPM(BoundedByVariation, Diffusion):
 def along_schedule(scheduler: Scheduler, **options: Any) -> Loop:
     """The loop of a scheduler whose timesteps were set; options are those of its `step`."""
 
-    def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+    def run(output: Output, noise: Tensor, generator: Generators, guard: Guard) -> Tensor:
         scheduler.set_begin_index(0)
         x = noise * scheduler.init_noise_sigma
         for step, time in enumerate(scheduler.timesteps):

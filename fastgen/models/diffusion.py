@@ -14,12 +14,15 @@ from fastgen.models.divergence import Guard, Progress
 from fastgen.models.evaluating import evaluating
 from fastgen.models.guidance import classifier_gradient
 from fastgen.models.image_model import ImageModel
-from fastgen.models.loop import Draw, Loop
+from fastgen.models.likelihood import normalize_levels
+from fastgen.models.loop import Draw, Generators, Loop
 from fastgen.models.unet import UNet
 from fastgen.nn.arguments import is_int, is_number, plain_numbers, positive, probability
 
 # What the network says of `x = alpha x0 + sigma noise`.
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")
+# One alone would hide what an epoch changed.
+VALIDATION_DRAWS = 2
 
 
 class Diffusion(ImageModel):
@@ -66,20 +69,48 @@ class Diffusion(ImageModel):
         """The time as the network takes it, in units that it should tell apart."""
         return time
 
+    @property
+    def exact_dtype(self) -> torch.dtype:
+        """Of everything but the network: float32 or more, since half precision has no number for a little noise."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What the model sees of images: levels spread over [-1, 1], in `exact_dtype`."""
+        self.check_images(images)
+        dtype = self.exact_dtype
+        return images.to(dtype) if self.levels is None else normalize_levels(images, self.levels, dtype)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """The inverse of `normalize`: the nearest levels, uint8, or data in the dtype of the weights."""
+        return x.to(self.dtype) if self.levels is None else super().quantize(x)
+
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the network says about `x` [batch, ...] at `time` ([1] or [batch], in the model's own units)."""
-        return self.network(x, self.network_time(time), labels)
+        """What the network says about `x` [batch, ...] at `time` ([1] or [batch], in the model's own units).
+
+        In the dtype of `x`, whatever the network computes in.
+        """
+        return self.ask(x, time, labels)
+
+    def ask(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network's answer to `x` as it is, in the dtype of that."""
+        return self.network(x.to(self.dtype), self.network_time(time), labels).to(x.dtype)
+
+    def drawn(self, how: Callable[..., Tensor], shape: Sequence[int], generator: Generators = None) -> Tensor:
+        """Random numbers on the model's device, in `exact_dtype`."""
+        return drawn(how, shape, torch.empty((), dtype=self.exact_dtype, device=self.device), generator)
 
     def predict_x0(self, x: Tensor, time: Tensor, output: Tensor) -> Tensor:
         """`E[x0 | x]`, from the network's output."""
         alpha, sigma = (along(value, x) for value in self.alpha_sigma(time))
         if self.prediction_type == "epsilon":
-            return (x - sigma * output) / alpha
-        if self.prediction_type == "sample":
-            return output
-        if self.prediction_type == "v_prediction":
-            return alpha * x - sigma * output
-        return x - sigma * output
+            x0 = (x - sigma * output) / alpha
+        elif self.prediction_type == "sample":
+            x0 = output
+        elif self.prediction_type == "v_prediction":
+            x0 = alpha * x - sigma * output
+        else:
+            x0 = x - sigma * output
+        return x0.to(torch.promote_types(x.dtype, output.dtype))
 
     def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """`E[x0 | x]`, the network's guess of the data behind the noise; arguments as `output`'s."""
@@ -91,7 +122,7 @@ class Diffusion(ImageModel):
         Source: Efron, "Tweedie's Formula and Selection Bias" (2011), equation 2.8.
         """
         alpha, sigma = (along(value, x) for value in self.alpha_sigma(time))
-        return (alpha * self.denoise(x, time, labels) - x) / sigma**2
+        return ((alpha * self.denoise(x, time, labels) - x) / sigma**2).to(x.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """What the network should say."""
@@ -102,12 +133,12 @@ class Diffusion(ImageModel):
         if self.prediction_type == "velocity":
             return noise - x0
         alpha, sigma = (along(value, x0) for value in self.alpha_sigma(time))
-        return alpha * noise - sigma * x0
+        return (alpha * noise - sigma * x0).to(x0.dtype)
 
     def noised(self, x0: Tensor, time: Tensor, noise: Tensor) -> Tensor:
         """`alpha x0 + sigma noise`."""
         alpha, sigma = (along(value, x0) for value in self.alpha_sigma(time))
-        return alpha * x0 + sigma * noise
+        return (alpha * x0 + sigma * noise).to(x0.dtype)
 
     def corrupt(self, x0: Tensor, time: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """`x0` behind noise that is drawn, and what the network should say of it."""
@@ -120,7 +151,7 @@ class Diffusion(ImageModel):
 
     def weights(self, time: Tensor) -> Tensor:
         """What squared errors at `time` are multiplied with in the loss, [n]."""
-        return torch.ones_like(time, dtype=self.dtype)
+        return torch.ones_like(time, dtype=self.exact_dtype)
 
     def errors(self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """The weighted squared error of each image at one drawn time, its mean over pixels, [batch].
@@ -140,6 +171,13 @@ class Diffusion(ImageModel):
         error = (output - target).square().flatten(1).mean(1)
         return error * self.weights(time)
 
+    def validation_errors(
+        self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Tensor:
+        """`errors`, of enough draws for each image to tell one epoch of training from the next, [batch]."""
+        draws = [self.errors(images, labels, generator=generator) for _ in range(VALIDATION_DRAWS)]
+        return torch.stack(draws).mean(0)
+
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of `errors`, a scalar."""
         return self.errors(images, labels).mean()
@@ -155,7 +193,7 @@ class Diffusion(ImageModel):
         guidance: float | None = None,
         classifier: Callable[[Tensor, Tensor], Tensor] | None = None,
         classifier_scale: float = 1.0,
-        generator: Generator | None = None,
+        generator: Generators = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Tensor:
@@ -169,7 +207,7 @@ class Diffusion(ImageModel):
                 learnt, more exaggerates it. Needs labels, and a model that learnt with `label_dropout`.
             classifier: takes noisy data and times to logits [n, classes]; its gradient pulls samples towards `labels`.
             classifier_scale: strength of that.
-            generator: of the noise, on any device, which is where it is drawn.
+            generator: of the noise, on any device, which is where it is drawn; or a list of one for each image.
             progress: called as `progress(done, total)`.
             options: of the sampler.
 
@@ -226,12 +264,12 @@ class Diffusion(ImageModel):
 
         @torch.no_grad()
         def draw(
-            labels: Tensor | int | None = None, generator: Generator | None = None, progress: Progress | None = None
+            labels: Tensor | int | None = None, generator: Generators = None, progress: Progress | None = None
         ) -> tuple[Tensor, Guard]:
             guard = Guard(loop.steps, progress)
             with evaluating(self):
                 output = self.guided(n, labels, guidance, classifier, classifier_scale)
-                noise = drawn(torch.randn, (n, *self.shape), self, generator)
+                noise = self.drawn(torch.randn, (n, *self.shape), generator)
                 return self.quantize(loop.run(output, noise, generator, guard)), guard
 
         return draw
@@ -264,7 +302,7 @@ class Diffusion(ImageModel):
             return plain
 
         def pulled(x: Tensor, time: Tensor) -> Tensor:
-            gradient = classifier_gradient(classifier, x, time, labels)
+            gradient = classifier_gradient(lambda x, time: classifier(x.to(self.dtype), time), x, time, labels)
             return plain(x, time) + along(self._pull(time), x) * (classifier_scale * gradient)
 
         return pulled
@@ -284,12 +322,9 @@ class Diffusion(ImageModel):
     def _pull(self, time: Tensor) -> Tensor:
         """How far the output moves for each unit that is added to the score: x0 moves by `sigma^2 / alpha`."""
         alpha, sigma = self.alpha_sigma(time)
-        moves = {
-            "epsilon": -sigma,
-            "sample": sigma**2 / alpha,
-            "v_prediction": -sigma / alpha,
-            "velocity": -sigma / alpha,
-        }
+        # Noise alone says nothing of the label: there is no pull where no data are.
+        ratio = torch.where(alpha > 0, sigma / alpha, 0)
+        moves = {"epsilon": -sigma, "sample": sigma * ratio, "v_prediction": -ratio, "velocity": -ratio}
         return moves[self.prediction_type]
 
     def _default_steps(self, sampler: str) -> int:
@@ -299,7 +334,7 @@ class Diffusion(ImageModel):
         """Labels, some of them replaced by the label of none, in training."""
         if labels is None or not self.label_dropout or not self.training:
             return labels
-        dropped = drawn(torch.rand, labels.shape, self, generator) < self.label_dropout
+        dropped = self.drawn(torch.rand, labels.shape, generator) < self.label_dropout
         return torch.where(dropped, torch.full_like(labels, self.num_classes), labels)
 
 
@@ -323,12 +358,23 @@ def make_unet(config: dict[str, Any], out_channels: int = 1) -> UNet:
 
 
 def along(values: Tensor, like: Tensor) -> Tensor:
-    """`values` [n] as [n, 1, ...], in the dtype of `like`."""
-    return values.to(like.dtype).view(-1, *(1,) * (like.dim() - 1))
+    """`values` [n] as [n, 1, ...], in the dtype of `like`, or float32 where that is less."""
+    return values.to(torch.promote_types(like.dtype, torch.float32)).view(-1, *(1,) * (like.dim() - 1))
 
 
-def drawn(how: Callable[..., Tensor], shape: Sequence[int], like: Any, generator: Generator | None) -> Tensor:
-    """Random numbers in the dtype and on the device of `like`, drawn where the generator is."""
+def drawn(how: Callable[..., Tensor], shape: Sequence[int], like: Any, generator: Generators) -> Tensor:
+    """Random numbers in the dtype and on the device of `like`, drawn where the generator is; of a list, each of the
+    batch has its own.
+
+    Raises:
+        ValueError: a list that has not one for each.
+    """
+    if isinstance(generator, Sequence) and len(generator) == 1:
+        generator = generator[0]
+    if isinstance(generator, Sequence):
+        if len(generator) != shape[0]:
+            raise ValueError(f"generator: expected one, or {shape[0]}, one for each sample, got {len(generator)}")
+        return torch.cat([drawn(how, (1, *shape[1:]), like, one) for one in generator])
     device = like.device if generator is None else generator.device
     return how(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.diffusion import Diffusion, along, drawn
 from fastgen.models.divergence import Guard
-from fastgen.models.loop import Loop, Output
+from fastgen.models.loop import Generators, Loop, Output
 from fastgen.models.probability_flow import RatioFlow
 from fastgen.nn.arguments import plain_numbers
 from fastgen.schedulers.spacing import karras_sigmas
@@ -82,17 +82,17 @@ class EDM(RatioFlow, Diffusion):
         return torch.ones_like(time), time
 
     def times(self, steps: int) -> Tensor:
-        return torch.tensor(self.sigmas(steps)[:-1], dtype=self.dtype, device=self.device)
+        return torch.tensor(self.sigmas(steps)[:-1], dtype=self.exact_dtype, device=self.device)
 
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """`D(x; sigma)`."""
         sigma, data = along(time, x), self.sigma_data
         total = sigma**2 + data**2
-        said = self.network(x * total.rsqrt(), self.network_time(time), labels)
-        return x * (data**2 / total) + said * (sigma * data * total.rsqrt())
+        said = self.ask(x * total.rsqrt(), time, labels)
+        return (x * (data**2 / total) + said * (sigma * data * total.rsqrt())).to(x.dtype)
 
     def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
-        return (drawn(torch.randn, (n,), self, generator) * self.p_std + self.p_mean).exp()
+        return (self.drawn(torch.randn, (n,), generator) * self.p_std + self.p_mean).exp()
 
     def weights(self, time: Tensor) -> Tensor:
         return (time**2 + self.sigma_data**2) / (time * self.sigma_data) ** 2
@@ -106,8 +106,6 @@ class EDM(RatioFlow, Diffusion):
 
     def sigmas(self, steps: int) -> list[float]:
         """Noise levels that sampling visits, [steps + 1], from `sigma_max` to `sigma_min`, and then 0."""
-        if steps == 1:
-            return [self.sigma_max, 0.0]
         return [*karras_sigmas(self.sigma_max, self.sigma_min, steps, self.rho).tolist(), 0.0]
 
     def _sample_euler(self, steps: int, **options: float) -> Loop:
@@ -125,9 +123,9 @@ class EDM(RatioFlow, Diffusion):
     ) -> Loop:
         """Algorithm 2; `corrects` False leaves Euler's method."""
         sigmas = self.sigmas(steps)
-        times = torch.tensor(sigmas, device=self.device, dtype=self.dtype)
+        times = torch.tensor(sigmas, device=self.device, dtype=self.exact_dtype)
 
-        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+        def run(output: Output, noise: Tensor, generator: Generators, guard: Guard) -> Tensor:
             x = noise * sigmas[0]
             for step in range(steps):
                 sigma, after, time, before = sigmas[step], sigmas[step + 1], times[step : step + 1], x

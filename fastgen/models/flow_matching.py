@@ -11,9 +11,9 @@ from torch import Generator, Tensor, nn
 
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.ddpm import along_schedule
-from fastgen.models.diffusion import Diffusion, drawn
+from fastgen.models.diffusion import Diffusion
 from fastgen.models.divergence import Guard
-from fastgen.models.loop import Loop, Output
+from fastgen.models.loop import Generators, Loop, Output
 from fastgen.models.probability_flow import ProbabilityFlow
 from fastgen.nn.arguments import plain_numbers
 from fastgen.schedulers import FlowMatchEulerScheduler
@@ -68,15 +68,15 @@ class FlowMatching(ProbabilityFlow, Diffusion):
         return 1 - time, time
 
     def times(self, steps: int) -> Tensor:
-        return torch.linspace(1, 0, steps + 1, dtype=self.dtype, device=self.device)[:-1]
+        return torch.linspace(1, 0, steps + 1, dtype=self.exact_dtype, device=self.device)[:-1]
 
     def network_time(self, time: Tensor) -> Tensor:
         return time * 1000
 
     def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
         if self.time_distribution == "logit_normal":
-            return drawn(torch.randn, (n,), self, generator).sigmoid()
-        return drawn(torch.rand, (n,), self, generator)
+            return self.drawn(torch.randn, (n,), generator).sigmoid()
+        return self.drawn(torch.rand, (n,), generator)
 
     @property
     def span(self) -> tuple[float, float]:
@@ -118,7 +118,7 @@ class FlowMatching(ProbabilityFlow, Diffusion):
         scheduler.set_timesteps(steps)
         levels, share = scheduler.sigmas.tolist(), 1 / (2 * where)
 
-        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+        def run(output: Output, noise: Tensor, generator: Generators, guard: Guard) -> Tensor:
             x = noise
             for step, (now, after) in enumerate(pairwise(levels)):
                 width = after - now

@@ -25,5 +25,5 @@ def classifier_gradient(
             raise ValueError(f"classifier: expected logits [{len(x)}, classes], got {list(logits.shape)}")
         if labels.device.type == "cpu" and int(labels.max()) >= logits.shape[1]:
             raise ValueError(f"labels: expected classes of the classifier's {logits.shape[1]}, got {int(labels.max())}")
-        chosen = logits.log_softmax(1).gather(1, labels[:, None])
+        chosen = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1).gather(1, labels[:, None])
         return torch.autograd.grad(chosen.sum(), x)[0]

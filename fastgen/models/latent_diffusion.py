@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.divergence import Guard, Progress
 from fastgen.models.evaluating import evaluating
 from fastgen.models.flow import Flow
-from fastgen.models.loop import Draw
+from fastgen.models.loop import Draw, Generators
 
 
 class LatentDiffusion(nn.Module):
@@ -86,7 +86,7 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Latents of unit scale, [batch, *diffusion.shape]."""
+        """Latents of unit scale, [batch, *diffusion.shape], in float32 or more."""
         return (self._latents(x) - self.mean) / self.std
 
     @torch.no_grad()
@@ -95,7 +95,8 @@ class LatentDiffusion(nn.Module):
         return self._decode(z, bool(self.flat))
 
     def _decode(self, z: Tensor, flat: bool) -> Tensor:
-        z = z * self.std + self.mean
+        # Scaled in float32 or more, and to the autoencoder in the dtype of the weights.
+        z = (z.to(self.diffusion.exact_dtype) * self.std + self.mean).to(self.mean.dtype)
         return self.autoencoder.decode(z.flatten(1) if flat else z)
 
     def loss(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -108,7 +109,7 @@ class LatentDiffusion(nn.Module):
         n: int,
         *,
         labels: Tensor | int | None = None,
-        generator: Generator | None = None,
+        generator: Generators = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> Tensor:
@@ -136,4 +137,4 @@ class LatentDiffusion(nn.Module):
         shape = self.diffusion.shape
         if math.prod(z.shape[1:]) != math.prod(shape) or (z.dim() != 2 and tuple(z.shape[1:]) != shape):
             raise ValueError(f"diffusion: expected one of the latents' shape {list(z.shape[1:])}, got {list(shape)}")
-        return z.reshape(len(z), *shape).to(self.mean.dtype)
+        return z.reshape(len(z), *shape).to(self.diffusion.exact_dtype)

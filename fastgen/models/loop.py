@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fastgen.models.divergence import Guard
+from fastgen.schedulers.scheduler import Generators
 
 # What the network says of `x` at a time, labels and guidance put in.
 Output = Callable[[Tensor, Tensor], Tensor]
@@ -26,4 +27,4 @@ class Loop(NamedTuple):
     """
 
     steps: int
-    run: Callable[[Output, Tensor, Generator | None, Guard], Tensor]
+    run: Callable[[Output, Tensor, Generators, Guard], Tensor]

@@ -13,7 +13,7 @@ from fastgen.models.adaptive_ode import Solution, integrate
 from fastgen.models.diffusion import along, drawn
 from fastgen.models.divergence import Guard
 from fastgen.models.evaluating import evaluating
-from fastgen.models.loop import Loop, Output
+from fastgen.models.loop import Generators, Loop, Output
 from fastgen.nn.arguments import positive
 
 PROBES = ("rademacher", "gaussian", "exact")
@@ -68,7 +68,7 @@ class ProbabilityFlow(nn.Module):
         Every sample takes steps of its own, and all of it happens on the device of the model.
 
         Args:
-            x: [batch, image_channels, height, width], in the dtype of the weights.
+            x: [batch, image_channels, height, width]; the flow is solved in float32 or more.
             labels: integer classes [batch], where the model has `num_classes`.
             rtol, atol: of the solver, for each sample; the defaults leave an error of a few 1e-4 bits per dimension.
             probes: `"rademacher"` or `"gaussian"` numbers estimate the trace; `"exact"` computes it, with one
@@ -89,6 +89,7 @@ class ProbabilityFlow(nn.Module):
             raise ValueError(f"probes: expected one of {', '.join(PROBES)}, got {probes!r}")
         if not (rtol > 0 and atol > 0):
             raise ValueError(f"rtol and atol: expected positive numbers, got {rtol} and {atol}")
+        x = x.to(self.exact_dtype)
         drawn_probes = _draw_probes(probes, num_probes, x, generator)
         y, log_scale = self.from_data(x)
         n, dims = len(x), math.prod(self.shape)
@@ -123,8 +124,8 @@ class ProbabilityFlow(nn.Module):
         self.check_images(images)
         if self.levels is None:
             raise TypeError("images: this model's data have no levels, use log_prob")
-        noise = drawn(torch.rand, images.shape, self, generator) - 0.5
-        x = (images.to(self.dtype) + noise) * (2 / (self.levels - 1)) - 1
+        noise = self.drawn(torch.rand, images.shape, generator) - 0.5
+        x = (images.to(self.exact_dtype) + noise) * (2 / (self.levels - 1)) - 1
         log_scale = math.prod(self.shape) * math.log(2 / (self.levels - 1))
         return self.log_prob(x, labels, generator=generator, **options) + log_scale
 
@@ -139,7 +140,7 @@ class ProbabilityFlow(nn.Module):
         """The flow backwards, by as many steps as each sample needs."""
         end, start = self.span
 
-        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+        def run(output: Output, noise: Tensor, generator: Generators, guard: Guard) -> Tensor:
             def derivative(u: Tensor, state: Tensor, rows: Tensor) -> Tensor:
                 # Guidance has a label for each of the whole batch.
                 whole = noise.new_zeros(len(noise), state.shape[1]).index_copy(0, rows, state)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.diffusion import Diffusion, along, drawn
 from fastgen.models.divergence import Guard
-from fastgen.models.loop import Loop, Output
+from fastgen.models.loop import Generators, Loop, Output
 from fastgen.models.probability_flow import RatioFlow
 from fastgen.models.sde import SDES
 from fastgen.nn.arguments import plain_numbers
@@ -91,15 +91,15 @@ class ScoreSDE(RatioFlow, Diffusion):
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         # What explodes comes to the network in unit scale (of data within [-1, 1]).
         alpha, sigma = (along(value, x) for value in self.alpha_sigma(time))
-        return self.network(x * (alpha**2 + sigma**2).clamp(min=1).rsqrt(), self.network_time(time), labels)
+        return self.ask(x * (alpha**2 + sigma**2).clamp(min=1).rsqrt(), time, labels).to(x.dtype)
 
     def draw_times(self, n: int, generator: Generator | None = None) -> Tensor:
         least = self.sde.least_time
-        return drawn(torch.rand, (n,), self, generator) * (1 - least) + least
+        return self.drawn(torch.rand, (n,), generator) * (1 - least) + least
 
     def weights(self, time: Tensor) -> Tensor:
         if not self.likelihood_weighting:
-            return torch.ones((), device=time.device, dtype=self.dtype)
+            return torch.ones((), device=time.device, dtype=self.exact_dtype)
         return self.sde.squared_diffusion(time) / self.alpha_sigma(time)[1] ** 2
 
     def time_of_ratio(self, ratio: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class ScoreSDE(RatioFlow, Diffusion):
 
     def _times(self, steps: int) -> Tensor:
         times = torch.linspace(1, self.sde.least_time, steps + 1, dtype=torch.float64)
-        return times.to(self.device, self.dtype)
+        return times.to(self.device, self.exact_dtype)
 
     def _start(self) -> float:
         """The deviation of the noise that sampling starts from."""
@@ -124,7 +124,7 @@ class ScoreSDE(RatioFlow, Diffusion):
         times, start = self._times(steps), self._start()
         width = (1 - self.sde.least_time) / steps
 
-        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+        def run(output: Output, noise: Tensor, generator: Generators, guard: Guard) -> Tensor:
             x = noise * start
             for step in range(steps):
                 time = times[step : step + 1]
@@ -154,7 +154,7 @@ class ScoreSDE(RatioFlow, Diffusion):
             )
         times, start = self._times(steps), self._start()
 
-        def run(output: Output, noise: Tensor, generator: Generator | None, guard: Guard) -> Tensor:
+        def run(output: Output, noise: Tensor, generator: Generators, guard: Guard) -> Tensor:
             x = noise * start
             for step in range(steps):
                 time, after, before = times[step : step + 1], times[step + 1 : step + 2], x
@@ -168,7 +168,7 @@ class ScoreSDE(RatioFlow, Diffusion):
         return Loop(steps, run)
 
     def _predict(
-        self, output: Output, x: Tensor, time: Tensor, after: Tensor, ancestral: bool, generator: Generator | None
+        self, output: Output, x: Tensor, time: Tensor, after: Tensor, ancestral: bool, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """One step of the reverse SDE, in `y = x / alpha`, where `y = x0 + r noise`: the sample and its mean.
 
@@ -184,7 +184,7 @@ class ScoreSDE(RatioFlow, Diffusion):
         return mean + along(deviation, x) * drawn(torch.randn, x.shape, x, generator), mean
 
     def _correct(
-        self, output: Output, x: Tensor, time: Tensor, snr: float, generator: Generator | None
+        self, output: Output, x: Tensor, time: Tensor, snr: float, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """One step of Langevin dynamics at `time`, as large as `snr` asks; algorithm 4."""
         score = -output(x, time) / along(self.alpha_sigma(time)[1], x)
@@ -192,7 +192,9 @@ class ScoreSDE(RatioFlow, Diffusion):
         # Means over the batch: a step that knew its own sample's norm would be larger where that is likely, and spread
         # them.
         norms = [value.flatten(1).norm(dim=1).mean() for value in (noise, score)]
-        size = (2 * (snr * norms[0] / norms[1]) ** 2).view(1)
+        # Where no score is, nothing is known of the density, and nothing is corrected.
+        ratio = torch.where(norms[1] > 0, norms[0] / norms[1], 0)
+        size = (2 * (snr * ratio) ** 2).view(1)
         if self.config["sde"] != "ve":
             size = size * self.alpha_sigma(time)[0] ** 2
         mean = x + along(size, x) * score

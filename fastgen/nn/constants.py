@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,12 @@ class Constants(nn.Module):
 
     So a module that was made on the meta device, and has memory of any content since `to_empty`, is whole once it has
     loaded a state dict. A subclass says what they are (`_constants`), and calls `_register_constants` when it knows.
+
+    Attributes:
+        precise: the buffers stay in float32 where the module goes to half precision, which has no number for them.
     """
+
+    precise: ClassVar[bool] = False
 
     def _constants(self) -> Mapping[str, Tensor | None]:
         """The buffers by name; called with the CPU as the default device."""
@@ -26,6 +31,15 @@ class Constants(nn.Module):
             constants = self._constants()
         for name, value in constants.items():
             self.register_buffer(name, None if value is None else value.to(device), persistent=False)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        super()._apply(*args, **kwargs)
+        if self.precise and any(value.is_floating_point() and value.itemsize < 4 for value in self.buffers(False)):
+            with torch.device("cpu"):
+                constants = self._constants()
+            for name, value in constants.items():
+                setattr(self, name, value.to(getattr(self, name).device, torch.float32))
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

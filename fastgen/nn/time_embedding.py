@@ -21,10 +21,15 @@ class TimeEmbedding(Constants):
         channels: of the cosines and sines together, even.
         features: of the result.
 
+    Angles are in float32, whatever the weights are: bfloat16 knows 1000 times from each other no better than 990 from
+    1000.
+
     Shape: `time` [n], floating or integer, in units that differ; the result [n, features].
 
     Source: Vaswani et al., "Attention Is All You Need" (2017), section 3.5; Ho et al. (2020), appendix B.
     """
+
+    precise = True
 
     @plain_numbers
     def __init__(self, channels: int, features: int) -> None:

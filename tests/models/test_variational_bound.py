@@ -83,6 +83,31 @@ def _others(model, x0):
     return mass.sum() - mass[0, 0, 0, 0]
 
 
+def test_a_score_of_validation_tells_epochs_apart():
+    """It is near the bound of all timesteps, of which a single one may be nearly all."""
+    torch.manual_seed(0)
+    model = make("2015", num_train_timesteps=200, beta_schedule="cosine").eval()
+    images = torch.randint(0, 17, (100, 1, 4, 4))
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
+    scores = torch.stack([model.validation_errors(images, generator=seed).mean() for seed in seeds])
+    whole = -model.log_prob_bound(images, generator=seeds[0]).mean() / (16 * torch.tensor(2.0).log())
+    # The noisiest timestep is 700 bits of it, and a score that drew timesteps for whole batches missed it or had it
+    # ten times.
+    assert scores.std() < 0.25 * whole and scores.mean().item() == pytest.approx(whole.item(), rel=0.15)
+    same = [model.validation_errors(images, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*same)
+
+
+def test_floating_data_have_a_density_at_the_last_step():
+    variance = 0.2
+    options = {"learned_variance": False, "num_train_timesteps": 500, "beta_start": 1e-4, "beta_end": 0.04}
+    model = knowing(make("2015", levels=None, **options), 0.0, variance)
+    x = variance**0.5 * torch.randn(500, 1, 4, 4)
+    truth = 0.5 * (1 + torch.tensor(2 * torch.pi * variance).log()) / torch.tensor(2.0).log()
+    bits = model.validation_errors(x, generator=torch.Generator().manual_seed(0)).mean()
+    assert truth - 0.05 < bits < truth + 1.5
+
+
 def test_what_a_bound_refuses():
     with pytest.raises(TypeError, match="levels"):
         make("ddpm", levels=None).log_prob_bound(torch.zeros(1, 1, 4, 4))

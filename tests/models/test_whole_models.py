@@ -60,12 +60,8 @@ def on_meta_and_back(make, state, assign):
     return module.eval()
 
 
-# Made by schedulers that read numbers of the meta device.
-NOT_YET = {"ddpm", "ddpm-v", "ddpm-x0", "2015", "flow-matching", "latent-diffusion"}
-
-
 @pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("name", [name for name in every_model.MODELS if name not in NOT_YET])
+@pytest.mark.parametrize("name", every_model.MODELS)
 def test_models_come_back_from_the_meta_device(name, assign):
     model, expected = every_model.known(name)
     other = on_meta_and_back(every_model.MODELS[name], model.state_dict(), assign)
