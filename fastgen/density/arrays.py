@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,29 @@ class Kind:
         return values.detach().cpu().numpy() if self.numpy else values
 
 
+def as_given(X: Any) -> Tensor | np.ndarray:
+    """`X` as the tensor or array that it is, or that its numbers make: a list of rows, a DataFrame.
+
+    Raises:
+        TypeError: no numbers.
+        ValueError: rows of different lengths.
+    """
+    if isinstance(X, Tensor | np.ndarray):
+        return X
+    if isinstance(X, str | bytes) or not (isinstance(X, Sequence) or hasattr(X, "__array__")):
+        raise TypeError(f"X: expected a tensor, a NumPy array, a DataFrame or lists of numbers, got {type(X).__name__}")
+    try:
+        return np.asarray(X)
+    except ValueError as error:
+        raise ValueError(f"X: expected rows of one length: {error}") from None
+
+
+def column_names(X: Any) -> list[str] | None:
+    """The names of a DataFrame's columns, where all are strings."""
+    names = list(getattr(X, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
 def as_points(X: Any, *, features: int | None = None) -> tuple[Tensor, Kind]:
     """Points [n, d] to compute with, and the kind that they were given as.
 
@@ -33,15 +57,14 @@ def as_points(X: Any, *, features: int | None = None) -> tuple[Tensor, Kind]:
     array, as in either library's own division. float16 and bfloat16 are computed with in float32.
 
     Args:
-        X: tensor or NumPy array [n, d] or [n], floating or integer.
+        X: tensor, NumPy array, DataFrame or lists of numbers, [n, d] or [n], floating or integer.
         features: the `d` that is expected; None for any.
 
     Raises:
-        TypeError: `X` is neither, or holds booleans, complex numbers or objects.
+        TypeError: `X` is none of these, or holds booleans, complex numbers or objects.
         ValueError: another shape.
     """
-    if not isinstance(X, Tensor | np.ndarray):
-        raise TypeError(f"X: expected a tensor or a NumPy array, got {type(X).__name__}")
+    X = as_given(X)
     given = X if isinstance(X, Tensor) else _as_tensor(X)
     if given.dtype == torch.bool or given.is_complex():
         raise TypeError(f"X: expected a floating or integer dtype, got {given.dtype}")

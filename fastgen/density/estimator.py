@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,16 +12,17 @@ import torch
 from torch import Generator, Tensor
 
 from fastgen.density import files
-from fastgen.density.arrays import Kind, as_points, check_training_points
-from fastgen.density.random_state import as_generator
-from fastgen.nn.arguments import positive
+from fastgen.density.arrays import Kind, as_given, as_points, check_training_points, column_names
+from fastgen.density.random_state import RandomState, as_generator, number_of_samples
+from fastgen.nn.full_precision import full_precision
 
 
 class DensityEstimator:
     """A density `p(x)` on R^d, learned from points.
 
-    Tensors or NumPy arrays in, the same kind out. A subclass keeps its constructor's arguments in attributes of their
-    names, and what it learned in attributes that end with an underscore (scikit-learn's convention): tensors, lists of
+    Tensors or NumPy arrays in, the same kind out; lists and DataFrames count as arrays. A subclass keeps its
+    constructor's arguments in attributes of their names, as they are given (scikit-learn's `clone` holds it to that),
+    and what it learned in attributes that end with an underscore (scikit-learn's convention): tensors, lists of
     tensors, numbers, strings. Those two make up its file.
 
     It computes in the dtype and on the device of the points it was fitted to, float32 where they are of half precision.
@@ -29,18 +31,23 @@ class DensityEstimator:
 
     n_features_in_: int
 
-    def fit(self, X: Any) -> Self:
+    @full_precision
+    def fit(self, X: Any, y: None = None) -> Self:
         """Learn the density of points.
 
         Args:
-            X: tensor or NumPy array of points [N, d]; [N] stands for [N, 1].
+            X: tensor, NumPy array, DataFrame or lists: points [N, d]; [N] stands for [N, 1].
+            y: ignored, for scikit-learn's pipelines.
 
         Raises:
             TypeError: neither tensor nor array, or not of a floating or integer dtype.
-            ValueError: another shape, too few points, rows with NaN or infinity, and what the estimator itself says.
+            ValueError: another shape, too few points, rows with NaN or infinity, arguments out of range, and what the
+                estimator itself says.
         """
         # Not half fitted, and not still fitted to other points, where the rest raises.
         self.__dict__ = {name: value for name, value in vars(self).items() if not _is_learned(name)}
+        # They may have been set since.
+        self._check_arguments()
         x, kind = as_points(X)
         with torch.no_grad():
             x = x.detach()
@@ -48,21 +55,27 @@ class DensityEstimator:
             self._fit(x)
         self.array_type_, self.dtype_ = "numpy" if kind.numpy else "torch", str(kind.dtype).removeprefix("torch.")
         self.n_features_in_ = x.shape[1]
+        if (names := column_names(X)) is not None:
+            self.feature_names_in_ = names
         return self
 
+    @full_precision
     def score_samples(self, X: Any) -> Any:
         """`log p(x)` in nats of every row, [M], in the dtype of `X` (of the fitted points where `X` is of integers).
 
         A row with NaN gives NaN, one with infinity `-inf`. Gradients flow to a tensor `X` that asks for them.
 
         Args:
-            X: tensor or NumPy array of points [M, d]; [M] stands for [M, 1]. No points give no numbers.
+            X: as for `fit`, points [M, d]; [M] stands for [M, 1]. No points give no numbers.
 
         Raises:
             TypeError: neither tensor nor array, or not of a floating or integer dtype.
-            ValueError: another number of features, another device, not fitted yet.
+            ValueError: another number of features, columns of other names, another device, not fitted yet
+                (scikit-learn's NotFittedError, which is a ValueError, where that is in use).
         """
         self._check_fitted()
+        self._check_names(column_names(X))
+        X = as_given(X)
         x, kind = as_points(X, features=self.n_features_in_)
         if x.device != self._device:
             raise ValueError(f"X: expected a tensor on {self._device}, where the estimator is, got {x.device}")
@@ -76,21 +89,57 @@ class DensityEstimator:
         log_density = self._log_density(torch.where(finite[:, None], x, 0))
         return kind.restore(torch.where(finite, log_density, limit))
 
-    def sample(self, n: int = 1, random_state: int | Generator | None = None) -> Any:
+    def score(self, X: Any, y: None = None) -> float:
+        """The total log-likelihood of points in nats, the sum of `score_samples`; `y` is ignored."""
+        self._check_fitted()
+        self._check_names(column_names(X))
+        # Of points in half precision the log-densities are not rounded to it before they are added.
+        x, _ = as_points(X, features=self.n_features_in_)
+        with torch.no_grad():
+            return self.score_samples(x).double().sum().item()
+
+    @full_precision
+    def sample(self, n: int | None = None, random_state: RandomState = None, *, n_samples: int | None = None) -> Any:
         """Points [n, d] drawn from the density, of the kind and dtype of the points it was fitted to.
 
         Args:
-            n: number of points.
-            random_state: a seed, a generator on the estimator's device, or None for PyTorch's own.
+            n: number of points; None for 1.
+            random_state: a seed, a generator on the estimator's device or NumPy's, or None for PyTorch's own.
+            n_samples: scikit-learn's name of `n`.
 
         Raises:
             TypeError: `random_state` is something else.
             ValueError: `n` is not a positive int, not fitted yet.
         """
         self._check_fitted()
-        positive(n=n)
+        n = number_of_samples(n, n_samples)
         with torch.no_grad():
             return self._kind.restore(self._sample(n, as_generator(random_state, self._device)))
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments by name."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Self:
+        """Other arguments, which `fit` checks.
+
+        Raises:
+            ValueError: one that the constructor does not know.
+        """
+        known = inspect.signature(type(self)).parameters
+        if unknown := [name for name in params if name not in known]:
+            raise ValueError(f"{type(self).__name__} has no {', '.join(unknown)}, expected some of {', '.join(known)}")
+        vars(self).update(params)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        inputs = InputTags(one_d_array=True)
+        return Tags(estimator_type="density_estimator", target_tags=TargetTags(required=False), input_tags=inputs)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "n_features_in_")
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one file: safetensors, with its arguments as JSON in the header.
@@ -104,7 +153,7 @@ class DensityEstimator:
         """
         self._check_fitted()
         tensors, plain = _split({name: value for name, value in vars(self).items() if _is_learned(name)})
-        arguments = {name: _plain(getattr(self, name)) for name in inspect.signature(type(self)).parameters}
+        arguments = {name: _plain(value) for name, value in self.get_params().items()}
         files.write(Path(path), tensors, {"class": type(self).__name__, "arguments": arguments, "learned": plain})
 
     @classmethod
@@ -129,8 +178,11 @@ class DensityEstimator:
         return estimator
 
     def __repr__(self) -> str:
-        arguments = (f"{name}={getattr(self, name)!r}" for name in inspect.signature(type(self)).parameters)
+        arguments = (f"{name}={value!r}" for name, value in self.get_params().items())
         return f"{type(self).__name__}({', '.join(arguments)})"
+
+    def _check_arguments(self) -> None:
+        """Raises ValueError for an argument of the constructor that is out of range."""
 
     def _at_least(self, features: int) -> int:
         """How many points [N, features] it takes at least."""
@@ -168,7 +220,15 @@ class DensityEstimator:
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "n_features_in_"):
-            raise ValueError(f"{type(self).__name__} is not fitted yet: call fit(X) first")
+            # Whoever catches scikit-learn's error has imported it.
+            kind = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", ValueError)
+            raise kind(f"{type(self).__name__} is not fitted yet: call fit(X) first")
+
+    def _check_names(self, names: list[str] | None) -> None:
+        """Raises where both tables have names and these differ: columns in another order are other features."""
+        known = getattr(self, "feature_names_in_", names)
+        if names is not None and names != known:
+            raise ValueError(f"X: expected the columns {', '.join(known)}, got {', '.join(names)}")
 
 
 def _is_learned(name: str) -> bool:
@@ -186,7 +246,7 @@ def _split(learned: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, value in learned.items():
         if isinstance(value, Tensor):
             tensors[name] = value
-        elif isinstance(value, list):
+        elif isinstance(value, list) and any(isinstance(part, Tensor) for part in value):
             tensors |= {f"{name}.{index}": tensor for index, tensor in enumerate(value)}
         else:
             plain[name] = value

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from fastgen.density.arrays import check_varying
 from fastgen.density.covariance import cholesky_factor
 from fastgen.density.estimator import DensityEstimator
+from fastgen.nn.arguments import not_negative
 
 
 class Gaussian(DensityEstimator):
@@ -31,9 +32,11 @@ class Gaussian(DensityEstimator):
     """
 
     def __init__(self, regularization: float = 0.0) -> None:
-        if not isinstance(regularization, int | float) or not 0 <= regularization < math.inf:
-            raise ValueError(f"regularization: expected a finite number of at least 0, got {regularization!r}")
         self.regularization = regularization
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        not_negative(regularization=self.regularization)
 
     @property
     def covariance_(self) -> Tensor:

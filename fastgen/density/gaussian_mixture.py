@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -20,8 +21,8 @@ from fastgen.density.expectation_maximization import (
     whitening_of,
 )
 from fastgen.density.kmeans import nearest_centre, spread_centres
-from fastgen.density.random_state import as_generator
-from fastgen.nn.arguments import positive
+from fastgen.density.random_state import RandomState, as_generator
+from fastgen.nn.arguments import not_negative, positive
 
 # And how many axes a batch of such covariances has.
 COVARIANCE_TYPES = {"full": 4, "diag": 3, "spherical": 2}
@@ -66,14 +67,8 @@ class GaussianMixture(DensityEstimator):
         max_iter: int = 100,
         tol: float = 1e-3,
         reg_covar: float = 1e-6,
-        random_state: int | None = None,
+        random_state: RandomState = None,
     ) -> None:
-        positive(n_components=n_components, n_init=n_init, max_iter=max_iter)
-        if covariance_type not in COVARIANCE_TYPES:
-            raise ValueError(f"covariance_type: expected one of {', '.join(COVARIANCE_TYPES)}, got {covariance_type!r}")
-        for name, value in {"tol": tol, "reg_covar": reg_covar}.items():
-            if not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.n_init = n_init
@@ -81,6 +76,22 @@ class GaussianMixture(DensityEstimator):
         self.tol = tol
         self.reg_covar = reg_covar
         self.random_state = random_state
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        positive(n_components=self.n_components, n_init=self.n_init, max_iter=self.max_iter)
+        if self.covariance_type not in COVARIANCE_TYPES:
+            known = ", ".join(COVARIANCE_TYPES)
+            raise ValueError(f"covariance_type: expected one of {known}, got {self.covariance_type!r}")
+        not_negative(tol=self.tol, reg_covar=self.reg_covar)
+
+    def score(self, X: Any, y: None = None) -> float:
+        """The mean log-likelihood of points in nats, as scikit-learn's mixture has it; `y` is ignored.
+
+        Raises:
+            TypeError, ValueError: as `score_samples`, and no points.
+        """
+        return super().score(X) / self._number(X)
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion `-2 log L + (number of parameters) log M` of points [M, d]; lower is better.
@@ -90,10 +101,12 @@ class GaussianMixture(DensityEstimator):
 
         Source: Schwarz, "Estimating the dimension of a model" (1978).
         """
-        log_density = self.score_samples(X)
-        if not len(log_density):
-            raise ValueError(f"X: expected at least 1 point, got {tuple(X.shape)}")
-        return -2 * float(log_density.sum()) + self._parameters() * math.log(len(log_density))
+        return -2 * super().score(X) + self._parameters() * math.log(self._number(X))
+
+    def _number(self, X: Any) -> int:
+        if not len(X):
+            raise ValueError(f"X: expected at least 1 point, got {tuple(np.shape(X))}")
+        return len(X)
 
     def _at_least(self, features: int) -> int:
         return self.n_components
@@ -124,7 +137,7 @@ class GaussianMixture(DensityEstimator):
         self.converged_ = chosen not in active.tolist()
         if not self.converged_:
             warnings.warn(
-                f"GaussianMixture did not converge in {self.max_iter} steps: raise max_iter or tol", stacklevel=3
+                f"GaussianMixture did not converge in {self.max_iter} steps: raise max_iter or tol", stacklevel=4
             )
 
     def _start(self, x: Tensor, generator: Generator | None) -> Mixture:

@@ -47,14 +47,21 @@ class Histogram(DensityEstimator):
     """
 
     def __init__(self, bin_width: str | float | Sequence[float] = "scott") -> None:
-        if isinstance(bin_width, str):
-            if bin_width not in BIN_WIDTHS:
-                raise ValueError(f"bin_width: expected numbers or one of {', '.join(BIN_WIDTHS)}, got {bin_width!r}")
-        else:
-            widths = torch.as_tensor(bin_width, dtype=torch.float64)
-            if widths.dim() > 1 or not len(widths.reshape(-1)) or not ((widths > 0) & widths.isfinite()).all():
-                raise ValueError(f"bin_width: expected finite positive numbers, got {bin_width!r}")
         self.bin_width = bin_width
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if isinstance(self.bin_width, str):
+            if self.bin_width not in BIN_WIDTHS:
+                known = ", ".join(BIN_WIDTHS)
+                raise ValueError(f"bin_width: expected numbers or one of {known}, got {self.bin_width!r}")
+        else:
+            try:
+                widths = torch.as_tensor(self.bin_width, dtype=torch.float64)
+            except (TypeError, ValueError, RuntimeError):
+                widths = torch.empty(0)
+            if widths.dim() > 1 or not len(widths.reshape(-1)) or not ((widths > 0) & widths.isfinite()).all():
+                raise ValueError(f"bin_width: expected finite positive numbers, got {self.bin_width!r}")
 
     def _at_least(self, features: int) -> int:
         return 2 if isinstance(self.bin_width, str) else 1

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fastgen.density.arrays import as_points
 from fastgen.density.inversion import invert_cdf
-from fastgen.density.random_state import as_generator
+from fastgen.density.random_state import RandomState, as_generator, number_of_samples
 from fastgen.nn.arguments import positive
 
 
@@ -82,18 +82,19 @@ class InverseTransform:
         return self._invert(0, levels, ())
 
     @torch.no_grad()
-    def sample(self, n: int = 1, random_state: int | Generator | None = None) -> Any:
+    def sample(self, n: int | None = None, random_state: RandomState = None, *, n_samples: int | None = None) -> Any:
         """Points [n, d], a tensor, or an array where `cdf` gives arrays.
 
         Args:
-            n: number of points.
-            random_state: a seed, a generator on the device, or None for PyTorch's own.
+            n: number of points; None for 1.
+            random_state: a seed, a generator on the device or NumPy's, or None for PyTorch's own.
+            n_samples: scikit-learn's name of `n`.
 
         Raises:
             TypeError: `random_state` is something else.
             ValueError: `n` is not a positive int; an F that is no cumulative.
         """
-        positive(n=n)
+        n = number_of_samples(n, n_samples)
         generator = as_generator(random_state, self._device)
         columns: list[Tensor] = []
         for index in range(len(self._cdfs)):

@@ -17,6 +17,7 @@ from fastgen.density.covariance import cholesky_factor
 from fastgen.density.debias import DEBIAS, laplace_factor, step_along_score
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.kernels import noise
+from fastgen.nn.arguments import is_int
 from fastgen.ops._kde_kernels import KERNELS
 from fastgen.ops.kde import kde_log_density, kde_score
 from fastgen.ops.knn import knn
@@ -77,35 +78,39 @@ class KernelDensity(DensityEstimator):
         method: str = "direct",
         debias: str | None = None,
     ) -> None:
-        _check_bandwidth(bandwidth)
-        for name, value, known in (
-            ("kernel", kernel, KERNELS),
-            ("covariance_type", covariance_type, COVARIANCE_TYPES),
-            ("method", method, ("direct", "fft")),
-            ("debias", debias, (None, *DEBIAS)),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {value!r}")
-        if adaptive is not None and (not isinstance(adaptive, int) or isinstance(adaptive, bool) or adaptive < 1):
-            raise ValueError(f"adaptive: expected a positive int or None, got {adaptive!r}")
-        if kernel != "gaussian" and (method == "fft" or debias):
-            raise ValueError(f"kernel: method='fft' and debias are for 'gaussian', got {kernel!r}")
-        if method == "fft" and (adaptive or debias == "laplace"):
-            raise ValueError("method: 'fft' goes with one bandwidth for all points, without adaptive or 'laplace'")
-        if adaptive and debias == "laplace":
-            raise ValueError("debias: 'laplace' goes with one bandwidth for all points, without adaptive")
         self.bandwidth = bandwidth
         self.kernel = kernel
         self.covariance_type = covariance_type
         self.adaptive = adaptive
         self.method = method
         self.debias = debias
+        self._check_arguments()
 
-    def fit(self, X: Any, *, sample_weight: Any = None) -> Self:
+    def _check_arguments(self) -> None:
+        _check_bandwidth(self.bandwidth)
+        for name, known in (
+            ("kernel", KERNELS),
+            ("covariance_type", COVARIANCE_TYPES),
+            ("method", ("direct", "fft")),
+            ("debias", (None, *DEBIAS)),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {value!r}")
+        if self.adaptive is not None and not (is_int(self.adaptive) and self.adaptive >= 1):
+            raise ValueError(f"adaptive: expected a positive int or None, got {self.adaptive!r}")
+        if self.kernel != "gaussian" and (self.method == "fft" or self.debias):
+            raise ValueError(f"kernel: method='fft' and debias are for 'gaussian', got {self.kernel!r}")
+        if self.method == "fft" and (self.adaptive or self.debias == "laplace"):
+            raise ValueError("method: 'fft' goes with one bandwidth for all points, without adaptive or 'laplace'")
+        if self.adaptive and self.debias == "laplace":
+            raise ValueError("debias: 'laplace' goes with one bandwidth for all points, without adaptive")
+
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> Self:
         """Keep the points, and choose the bandwidth.
 
         Args:
-            X: tensor or NumPy array of points [N, d]; [N] stands for [N, 1].
+            X: tensor, NumPy array, DataFrame or lists: points [N, d]; [N] stands for [N, 1].
+            y: ignored, for scikit-learn's pipelines.
             sample_weight: [N], non-negative; None weighs all the same. Points of weight zero are dropped.
 
         Raises:
@@ -267,8 +272,10 @@ def _weights(given: Any, x: Tensor) -> Tensor:
     """Weights [N] that sum to one."""
     if given is None:
         return x.new_full((len(x),), 1 / len(x))
-    if not isinstance(given, Tensor | np.ndarray):
-        raise TypeError(f"sample_weight: expected a tensor or a NumPy array, got {type(given).__name__}")
+    listed = isinstance(given, Sequence) and not isinstance(given, str)
+    if not (listed or isinstance(given, Tensor) or hasattr(given, "__array__")):
+        raise TypeError(f"sample_weight: expected a tensor, a NumPy array or a list, got {type(given).__name__}")
+    given = given if isinstance(given, Tensor) else np.asarray(given)
     weights = torch.as_tensor(given, dtype=x.dtype, device=x.device)
     if weights.shape != (len(x),):
         raise ValueError(f"sample_weight: expected {(len(x),)}, a number for each point, got {tuple(weights.shape)}")

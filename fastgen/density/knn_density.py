@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.unit_ball import log_unit_ball
+from fastgen.nn.arguments import is_int
 from fastgen.ops.knn import knn
 
 
@@ -36,16 +37,19 @@ class KNNDensity(DensityEstimator):
     """
 
     def __init__(self, k: int | None = None) -> None:
-        if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
-            raise ValueError(f"k: expected a positive int or None, got {k!r}")
         self.k = k
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if self.k is not None and not (is_int(self.k) and self.k >= 1):
+            raise ValueError(f"k: expected a positive int or None, got {self.k!r}")
 
     def _at_least(self, features: int) -> int:
         return self.k or 1
 
     def _fit(self, x: Tensor) -> None:
         self.points_ = x.clone()
-        self.k_ = self.k or round(math.sqrt(len(x)))
+        self.k_ = int(self.k or 0) or round(math.sqrt(len(x)))
 
     def _log_density(self, x: Tensor) -> Tensor:
         n, d = self.points_.shape

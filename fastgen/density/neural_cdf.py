@@ -15,8 +15,9 @@ from fastgen.density.conditional_networks import Parameters, heights, initial_we
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.inversion import invert_cdf
 from fastgen.density.progress import progress
-from fastgen.density.random_state import as_generator
-from fastgen.nn.arguments import positive
+from fastgen.density.random_state import RandomState, as_generator
+from fastgen.nn.arguments import is_number, not_negative, positive
+from fastgen.nn.full_precision import with_autograd
 
 # Of the normal density that is mixed in, in standard deviations of the data.
 _WIDE = 2.0
@@ -83,15 +84,8 @@ class NeuralCDF(DensityEstimator):
         learning_rate: float = 1e-2,
         monotonicity: float = 1.0,
         floor: float = 1e-3,
-        random_state: int | None = None,
+        random_state: RandomState = None,
     ) -> None:
-        positive(hidden_features=hidden_features, num_layers=num_layers, steps=steps, batch_size=batch_size)
-        if not isinstance(learning_rate, int | float) or not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate: expected a finite positive number, got {learning_rate!r}")
-        if not isinstance(monotonicity, int | float) or not 0 <= monotonicity < math.inf:
-            raise ValueError(f"monotonicity: expected a finite number of at least 0, got {monotonicity!r}")
-        if not isinstance(floor, int | float) or not 0 <= floor < 1:
-            raise ValueError(f"floor: expected a number in [0, 1), got {floor!r}")
         self.hidden_features = hidden_features
         self.num_layers = num_layers
         self.steps = steps
@@ -100,10 +94,21 @@ class NeuralCDF(DensityEstimator):
         self.monotonicity = monotonicity
         self.floor = floor
         self.random_state = random_state
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        sizes = ("hidden_features", "num_layers", "steps", "batch_size")
+        positive(**{name: getattr(self, name) for name in sizes})
+        if not is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected a finite positive number, got {self.learning_rate!r}")
+        not_negative(monotonicity=self.monotonicity)
+        if not is_number(self.floor) or not 0 <= self.floor < 1:
+            raise ValueError(f"floor: expected a number in [0, 1), got {self.floor!r}")
 
     def _at_least(self, features: int) -> int:
         return 2
 
+    @with_autograd
     def _fit(self, x: Tensor) -> None:
         check_varying(x, "and there is nothing to learn: expected varying columns")
         generator = as_generator(self.random_state, x.device)
@@ -115,10 +120,9 @@ class NeuralCDF(DensityEstimator):
         optimizer = torch.optim.Adam(tensors, lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         for _ in progress(self.steps, "NeuralCDF"):
-            with torch.enable_grad():
-                loss = self._loss(parameters, z, generator)
-                optimizer.zero_grad()
-                loss.backward()
+            loss = self._loss(parameters, z, generator)
+            optimizer.zero_grad()
+            loss.backward()
             optimizer.step()
             schedule.step()
         self.weights_, self.biases_ = ([tensor.detach() for tensor in kind] for kind in parameters)
@@ -134,7 +138,7 @@ class NeuralCDF(DensityEstimator):
             warnings.warn(
                 f"NeuralCDF did not learn (its networks rise by {rise.min().item():.2g} to {rise.max().item():.2g}, "
                 "expected about 1): raise steps, or lower learning_rate",
-                stacklevel=4,
+                stacklevel=6,
             )
 
     def _loss(self, parameters: Parameters, z: Tensor, generator: Generator | None) -> Tensor:
@@ -158,7 +162,7 @@ class NeuralCDF(DensityEstimator):
         return (regressed - targets).square().mean(1).sum() + self.monotonicity * fall.square().mean(1).sum()
 
     def _log_density(self, x: Tensor) -> Tensor:
-        rows = max(1, _CHUNK_NUMBERS // (x.shape[1] * self.hidden_features))
+        rows = max(1, _CHUNK_NUMBERS // (x.shape[1] * int(self.hidden_features)))
         return torch.cat([self._log_slopes(chunk) for chunk in x.split(rows)])
 
     def _log_slopes(self, x: Tensor) -> Tensor:

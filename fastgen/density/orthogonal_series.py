@@ -6,13 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from fastgen.density.arrays import check_varying
 from fastgen.density.cosines import cosines, integral_of_clipped, terms_of_degree
 from fastgen.density.estimator import DensityEstimator
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import is_number, positive
 
 # Without max_order: the largest that makes no more terms than this, and no higher than that.
 _MOST_TERMS, _HIGHEST_ORDER = 512, 64
@@ -61,18 +62,21 @@ class OrthogonalSeries(DensityEstimator):
         box: tuple[float | Sequence[float], float | Sequence[float]] | None = None,
         floor: float = 1e-4,
     ) -> None:
-        if order != "cv":
-            positive(order=order)
-        if max_order is not None:
-            positive(max_order=max_order)
-        if not isinstance(floor, int | float) or not 0 < floor < 1:
-            raise ValueError(f"floor: expected a number in (0, 1), got {floor!r}")
-        if box is not None and (not isinstance(box, Sequence) or len(box) != 2):
-            raise ValueError(f"box: expected (low, high) or None, got {box!r}")
         self.order = order
         self.max_order = max_order
         self.box = box
         self.floor = floor
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if self.order != "cv":
+            positive(order=self.order)
+        if self.max_order is not None:
+            positive(max_order=self.max_order)
+        if not is_number(self.floor) or not 0 < self.floor < 1:
+            raise ValueError(f"floor: expected a number in (0, 1), got {self.floor!r}")
+        if self.box is not None and not _is_box(self.box):
+            raise ValueError(f"box: expected (low, high) or None, got {self.box!r}")
 
     def _at_least(self, features: int) -> int:
         return 2
@@ -81,7 +85,7 @@ class OrthogonalSeries(DensityEstimator):
         self.low_, self.high_ = self._box(x)
         u = (x - self.low_) / (self.high_ - self.low_)
         d = x.shape[1]
-        order = self._largest_order(d) if self.order == "cv" else self.order
+        order = self._largest_order(d) if self.order == "cv" else int(self.order)
         if (number := math.comb(order + d, d)) > _TERMS_LIMIT:
             name = "max_order" if self.order == "cv" else "order"
             raise ValueError(f"{name}: {order} in {d} dimensions makes {number} terms, expected {_TERMS_LIMIT} at most")
@@ -116,7 +120,7 @@ class OrthogonalSeries(DensityEstimator):
 
     def _largest_order(self, d: int) -> int:
         if self.max_order is not None:
-            return self.max_order
+            return int(self.max_order)
         orders = itertools.takewhile(lambda m: math.comb(m + d, d) <= _MOST_TERMS, range(1, _HIGHEST_ORDER + 1))
         return max(orders, default=1)
 
@@ -146,6 +150,14 @@ class OrthogonalSeries(DensityEstimator):
 
     def _rows_at_once(self, terms: Tensor) -> int:
         return max(1, _CHUNK_NUMBERS // len(terms))
+
+
+def _is_box(box: object) -> bool:
+    try:
+        low, high = box
+        return all(np.asarray(end, dtype=np.float64).ndim < 2 for end in (low, high))
+    except (TypeError, ValueError):
+        return False
 
 
 def risks_by_order(degrees: Tensor, theta: Tensor, squares: Tensor, n: int) -> Tensor:

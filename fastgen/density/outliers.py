@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.density.estimator import DensityEstimator
+from fastgen.nn.arguments import is_number
 
 
 def outliers(model: DensityEstimator, X: Any, contamination: float = 0.1) -> Any:
@@ -31,7 +32,7 @@ def outliers(model: DensityEstimator, X: Any, contamination: float = 0.1) -> Any
     """
     if not callable(getattr(model, "score_samples", None)):
         raise TypeError(f"model: expected a density estimator, got {type(model).__name__}")
-    if isinstance(contamination, bool) or not isinstance(contamination, float | int) or not 0 < contamination <= 0.5:
+    if not is_number(contamination) or not 0 < contamination <= 0.5:
         raise ValueError(f"contamination: expected a number in (0, 0.5], got {contamination!r}")
     with torch.no_grad():
         log_density = torch.as_tensor(model.score_samples(X))

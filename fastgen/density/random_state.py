@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Generator
 
+from fastgen.nn.arguments import is_int, positive
 
-def as_generator(random_state: int | Generator | None, device: torch.device) -> Generator | None:
-    """A generator on `device`: seeded by an int, the caller's own, or None for PyTorch's.
+RandomState = int | Generator | np.random.RandomState | np.random.Generator | None
+
+
+def as_generator(random_state: RandomState, device: torch.device) -> Generator | None:
+    """A generator on `device`: seeded by an int or by a draw of NumPy's, the caller's own, or None for PyTorch's.
 
     Raises:
         TypeError: something else, or a generator of another device.
@@ -18,6 +23,26 @@ def as_generator(random_state: int | Generator | None, device: torch.device) -> 
         if random_state.device.type != device.type:
             raise TypeError(f"random_state: expected a generator on {device.type}, got one on {random_state.device}")
         return random_state
-    if isinstance(random_state, int) and not isinstance(random_state, bool):
-        return Generator(device).manual_seed(random_state)
-    raise TypeError(f"random_state: expected an int, a torch.Generator or None, got {type(random_state).__name__}")
+    if isinstance(random_state, np.random.RandomState):
+        random_state = random_state.randint(2**31)
+    elif isinstance(random_state, np.random.Generator):
+        random_state = random_state.integers(2**31)
+    if is_int(random_state):
+        return Generator(device).manual_seed(int(random_state))
+    raise TypeError(
+        f"random_state: expected an int, a generator of PyTorch or NumPy, or None, got {type(random_state).__name__}"
+    )
+
+
+def number_of_samples(n: int | None, n_samples: int | None) -> int:
+    """How many, by this name or scikit-learn's; 1 where neither is given.
+
+    Raises:
+        ValueError: both, or not a positive int.
+    """
+    if n is not None and n_samples is not None:
+        raise ValueError(f"n_samples: it is another name of n, expected one of them, got {n!r} and {n_samples!r}")
+    number = n if n_samples is None else n_samples
+    number = 1 if number is None else number
+    positive(n=number)
+    return int(number)

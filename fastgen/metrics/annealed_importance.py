@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from fastgen.metrics.arguments import whole_number
-from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.hamiltonian import LogLikelihood, State, transition
+from fastgen.nn.full_precision import full_precision
 
 # Acceptance that step sizes are tuned to (Neal, 2011, section 5.4.4), and how fast.
 _ACCEPTANCE, _RATE = 0.65, 0.1

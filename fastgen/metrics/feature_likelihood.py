@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastgen.metrics.arguments import seed_of, whole_number
 from fastgen.metrics.feature_metric import FeatureMetric, has_none
-from fastgen.metrics.full_precision import with_autograd
 from fastgen.metrics.row_keys import order_of, row_keys
+from fastgen.nn.full_precision import with_autograd
 from fastgen.ops import kde_log_density
 
 PARTS = ("train", "test", "generated")

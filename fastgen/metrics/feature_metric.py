@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.metrics.features import feature_extractor
-from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.metric import Metric
+from fastgen.nn.full_precision import full_precision
 
 
 class FeatureMetric(Metric):

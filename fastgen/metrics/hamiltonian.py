@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from fastgen.metrics.full_precision import with_autograd
+from fastgen.nn.full_precision import with_autograd
 
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.gathered import gather_rows
+from fastgen.nn.full_precision import full_precision
 
 try:
     import torchmetrics

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastgen.metrics.arguments import whole_number
-from fastgen.metrics.full_precision import full_precision
+from fastgen.nn.full_precision import full_precision
 from fastgen.ops._moments_sums import about_mean, add_chunk_, check_finite, mean_of_rows, rows_of_chunk
 
 

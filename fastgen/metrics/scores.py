@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fastgen.metrics.feature_metric import check_features, rows_of
 from fastgen.metrics.frechet_inception_distance import FrechetInceptionDistance
-from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel_inception_distance import KernelInceptionDistance
 from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy
@@ -20,6 +19,7 @@ from fastgen.metrics.parzen import ParzenLogLikelihood
 from fastgen.metrics.row_keys import row_keys
 from fastgen.metrics.sliced_wasserstein import SlicedWasserstein
 from fastgen.metrics.two_samples import TwoSampleMetric
+from fastgen.nn.full_precision import full_precision
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.metrics.arguments import whole_number
-from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.two_samples import TwoSampleMetric
+from fastgen.nn.full_precision import full_precision
 
 
 @full_precision

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgen.metrics.full_precision import full_precision
 from fastgen.metrics.metric import Metric
+from fastgen.nn.full_precision import full_precision
 
 # Wang et al. (2003), section 3.2.
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import numbers
 import re
 from collections.abc import Callable, Sequence
@@ -75,6 +76,13 @@ def at_least(low: int, **values: int) -> None:
     for name, value in values.items():
         if not is_int(value) or value < low:
             raise ValueError(f"{name}: expected an int of at least {low}, got {value!r}")
+
+
+def not_negative(**values: float) -> None:
+    """Raises unless every value is a finite number of at least 0."""
+    for name, value in values.items():
+        if not is_number(value) or not 0 <= value < math.inf:
+            raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
 
 
 def levels_of(levels: int | None, *, or_none: bool = False) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fastgen.metrics.features.cache import cache_folder, keep
 from fastgen.metrics.features.images import unit_images
-from fastgen.metrics.full_precision import full_precision, with_autograd
+from fastgen.nn.full_precision import full_precision, with_autograd
 
 NUM_FEATURES = 64
 EPOCHS, BATCH, PEAK_LR = 24, 64, 4e-3

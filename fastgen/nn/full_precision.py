@@ -1,4 +1,4 @@
-"""What a metric computes is in float32 or more, though it be called under autocast."""
+"""Computed in float32 or more, and with gradients where they are needed, wherever it is called from."""
 
 from __future__ import annotations
 
