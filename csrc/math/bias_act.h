@@ -45,7 +45,7 @@ FASTGEN_HD Activated<T> activated(T z, T alpha) {
   if (act == Act::kElu || act == Act::kSelu) {
     T up = act == Act::kSelu ? T(kSeluScale) : T(1), down = act == Act::kSelu ? T(kSeluScale * kSeluAlpha) : T(1);
     T negative = z < T(0) ? z : T(0), m = down * expm1_negative(negative), e = down * exp(negative);
-    return {z > T(0) ? up * z : (z < T(0) ? m : z), z > T(0) ? up : e, z > T(0) ? T(0) : e};
+    return {z > T(0) ? up * z : (z < T(0) ? m : z), z > T(0) ? up : e, z >= T(0) ? T(0) : e};
   }
   Sigmoid<T> s = sigmoid_of(z);
   if (act == Act::kSigmoid) return {s.value, s.product, s.product * s.lean};

@@ -5,7 +5,14 @@ python -m fastgen.conformance.fuzz --help      millions of drawn calls, compared
 
 from fastgen.conformance.calls import as_tuple
 from fastgen.conformance.kernels import EVERY_OP, best_capability, dtypes, ids, running_on, samples, variants
-from fastgen.conformance.measure import cast, floating, penalty_gradients, relative_error, values_and_gradients
+from fastgen.conformance.measure import (
+    cast,
+    finite_error,
+    floating,
+    penalty_gradients,
+    relative_error,
+    values_and_gradients,
+)
 
 __all__ = [
     "EVERY_OP",
@@ -13,6 +20,7 @@ __all__ = [
     "best_capability",
     "cast",
     "dtypes",
+    "finite_error",
     "floating",
     "ids",
     "penalty_gradients",

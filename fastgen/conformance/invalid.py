@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastgen.conformance.drawing import Drawing
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Sample
 
 

@@ -50,7 +50,7 @@ def _changes(trial: Trial) -> Iterator[Trial]:
 def _simpler(tensor: Tensor) -> Iterator[Tensor]:
     if not tensor.is_contiguous():
         yield tensor.contiguous()
-    if not tensor.is_floating_point() or not tensor.numel():
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
         return
     for other in (torch.ones_like(tensor), tensor.double().round().to(tensor.dtype), _rounded(tensor)):
         if not torch.equal(other, tensor) and not (other != other).all():

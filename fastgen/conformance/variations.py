@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgen.conformance.drawing import Drawing
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Op, Sample
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops._bias_act_arguments import ACTIVATIONS
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Sample
 
 
@@ -37,6 +38,26 @@ def bias_act_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(f"{act}, expanded", (randn(1, 4, 1).expand(3, 4, 5), randn(1).expand(4)), {"act": act})
     for act in ("tanh", "sigmoid", "elu", "selu", "softplus", "swish"):
         yield Sample(f"{act}, saturated", (randn(2, 4, 9) * 50, randn(4)), {"act": act})
+        # Where a second derivative may jump, and inputs often are.
+        yield Sample(
+            f"{act}, extreme: zeros",
+            (none := torch.zeros(2, 4, 3, device=device, dtype=dtype), none[0, :, 0]),
+            {"act": act},
+        )
+
+
+def bias_act_drawn(drawing: Drawing) -> Sample:
+    shape = drawing.shape(drawing.random.randint(1, 5))
+    dim = drawing.random.randrange(len(shape))
+    kwargs = {"act": drawing.choice(list(ACTIVATIONS)), "dim": dim - len(shape) * drawing.chance(0.3)}
+    if drawing.chance(0.3):
+        kwargs["alpha"] = drawing.number(-1, 1)
+    if drawing.chance(0.4):
+        kwargs["gain"] = drawing.choice((0.0, 1.0, drawing.number(-3, 3)))
+    if drawing.chance(0.4):
+        kwargs["clamp"] = drawing.choice((0.0, drawing.number(0.01, 100)))
+    b = drawing.values(shape[dim]) if drawing.chance(0.8) else None
+    return Sample("drawn", (drawing.values(*shape), b), kwargs)
 
 
 def bias_act_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

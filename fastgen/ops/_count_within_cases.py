@@ -27,6 +27,7 @@ def both_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("shared points", (randn(2, 3, 4, 2), randn(3, 5, 2), rand(4), rand(5)))
     yield Sample("one point", (randn(1, 2), randn(1, 2), rand(1), rand(1)))
     yield Sample("no queries", (randn(0, 2), randn(3, 2), rand(0), rand(3)))
+    yield Sample("no problems", (randn(0, 4, 2), randn(0, 3, 2), rand(0, 4), rand(0, 3)))
     yield Sample("no points", (randn(4, 2), randn(0, 2), rand(4), rand(0)))
     yield Sample("more than a tile", (randn(67, 5), randn(143, 5), rand(67, most=4), rand(143, most=4)))
     yield Sample("many dimensions", (randn(33, 70), randn(45, 70), rand(33, most=15), rand(45, most=15)))

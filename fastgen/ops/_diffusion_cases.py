@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Sample
 
 SEED, OFFSET = 2**40 + 7, 2**33 + 1
@@ -80,6 +81,50 @@ def update_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     x, eps, eps_prev = (t.transpose(1, 3) for t in (x, eps, eps_prev))
     yield Sample("transposed", (x, eps, multistep, eps_prev), drawn)
     yield Sample("expanded", (x[:1].expand(2, 9, 7, 3), eps[:1].expand(2, 9, 7, 3), ddpm[:1].expand(7)))
+
+
+def _noise_drawn(drawing: Drawing, shape: tuple[int, ...], *, required: bool) -> dict:
+    """The noise itself, a seed, or neither where the op can do without."""
+    kind = drawing.random.random()
+    if kind < 0.3:
+        return {"noise": drawing.values(*shape)}
+    if not required and kind < 0.5:
+        return {}
+    seed = drawing.random.randrange(2**62)
+    if kind < 0.6:
+        return {"seed": torch.tensor([seed], device=drawing.device)}
+    return {"seed": seed, "offset": 4 * drawing.random.randrange(2**40)}
+
+
+def q_sample_drawn(drawing: Drawing) -> Sample:
+    shape = drawing.shape(drawing.random.randint(1, 5))
+    steps = drawing.choice((1, 7, 1000))
+    args = (
+        drawing.values(*shape),
+        drawing.integers(0, steps, shape[0]),
+        linear_alphas_cumprod(steps).to(drawing.dtype),
+    )
+    kind = drawing.choice(("epsilon", "sample", "v_prediction"))
+    return Sample("drawn", args, {**_noise_drawn(drawing, shape, required=True), "prediction_type": kind})
+
+
+def update_drawn(drawing: Drawing) -> Sample:
+    shape = drawing.shape(drawing.random.randint(1, 5))
+    x, eps = drawing.values(*shape), drawing.values(*shape)
+    kwargs = _noise_drawn(drawing, shape, required=False)
+    through_x0 = drawing.chance(0.6)
+    rows = (shape[0],) if drawing.chance(0.3) else ()
+    coefficients = drawing.uniform(*rows, 7 if through_x0 else 4, low=-1.0, high=1.5)
+    if through_x0:
+        kwargs["return_x0"] = drawing.chance(0.5)
+        kind = drawing.random.random()
+        if kind < 0.4:
+            kwargs["clip"] = drawing.number(0.1, 5)
+        elif kind < 0.8:
+            kwargs["dynamic_threshold"] = drawing.number(0.05, 1.0)
+            kwargs["sample_max_value"] = drawing.choice((math.inf, drawing.number(1, 3)))
+    eps_prev = drawing.values(*shape) if drawing.chance(0.4) else None
+    return Sample("drawn", (x, eps, coefficients, eps_prev), kwargs)
 
 
 def q_sample_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops import _sqrtm_cases
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Sample
 from fastgen.ops._sqrtm_cases import inception_like
 
@@ -31,6 +32,18 @@ def feature_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("two rows", (features(2, 5), features(3, 5)))
     yield Sample("one column", (features(5, 1), features(6, 1)))
     yield Sample("not contiguous", (features(4, 12)[:, ::2], features(6, 5).mT))
+
+
+def drawn(drawing: Drawing) -> Sample:
+    a, b = _sqrtm_cases.pair_drawn(drawing).args
+    return Sample("drawn", (drawing.normal(*a.shape[:-1]), a, drawing.normal(*b.shape[:-1]), b))
+
+
+def feature_drawn(drawing: Drawing) -> Sample:
+    d = drawing.size(40, 1)
+    spread = drawing.uniform(d, low=0.3, high=2.0)
+    x, y = (drawing.normal(drawing.size(70, 2), d) * spread + drawing.number(-2, 2) for _ in range(2))
+    return Sample("drawn", (x, y))
 
 
 def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fastgen.ops._kde_kernels import KERNELS
+from fastgen.ops._drawing import Drawing
+from fastgen.ops._kde_kernels import COMPACT, KERNELS
 from fastgen.ops._registry import Cost, Sample
 
 # On a CPU and on a GPU an exponential takes about as long as this many operations of a matrix product.
@@ -55,6 +57,11 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for kernel in KERNELS[1:]:
         # Wide enough that every query is reached.
         yield Sample(kernel, (randn(7, 2), randn(11, 2), 5.0), {"kernel": kernel})
+        if kernel in COMPACT:
+            apart = randn(3, 2) + torch.tensor([[0], [100], [0]]).to(device, dtype)
+            yield Sample(
+                f"{kernel}, one out of reach, extreme", (apart, randn(11, 2), 4 + positive(1).sum()), {"kernel": kernel}
+            )
         kwargs = {"kernel": kernel, "bandwidth_form": "adaptive", "leave_one_out": True, "weights": positive(151)}
         yield Sample(f"{kernel}, more than a tile", (*twice(151, 3), 4 + positive(151)), kwargs)
 
@@ -88,6 +95,66 @@ def several_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("many problems", (randn(9, 20, 2), randn(9, 33, 2), grid(0.4, 2**0.5, 5)))
     yield Sample("no queries", (randn(0, 2), randn(3, 2), grid(0.4, 2**0.5, 3)))
     yield Sample("epanechnikov", (randn(7, 2), randn(11, 2), grid(1.5, 2.0, 3)), {"kernel": "epanechnikov"})
+
+
+def _points_drawn(drawing: Drawing) -> tuple[Tensor, Tensor, bool]:
+    """Queries, points, and whether they are the same and left out."""
+    problems = drawing.choice(((), (), (), (drawing.size(4),), (drawing.size(3, 1), drawing.size(3, 1))))
+    d = drawing.size(40, 1)
+    n = drawing.size(150, 1)
+    centre = drawing.choice((0.0, 0.0, 0.0, drawing.number(-100, 100)))
+    points = drawing.values(*problems, n, d, finite=True, moderate=True) + centre
+    if n > 1 and drawing.chance(0.2):
+        return points, points.clone(), True
+    shared = problems[drawing.random.randint(0, len(problems)) :]
+    queries = drawing.values(*shared, drawing.size(150), d, finite=drawing.chance(0.9), moderate=True) + centre
+    return queries, points, False
+
+
+def _options_drawn(drawing: Drawing, points: Tensor, left_out: bool) -> dict:
+    options = {"kernel": drawing.choice(list(KERNELS)) if drawing.chance(0.5) else "gaussian"}
+    options["precision"] = "high" if drawing.chance(0.15) else "highest"
+    if left_out:
+        options["leave_one_out"] = True
+    if drawing.chance(0.3):
+        weights = drawing.uniform(*points.shape[:-1])
+        options["weights"] = torch.where(weights > 0.2, weights, 0) if drawing.chance(0.5) else weights + 0.01
+    return options
+
+
+def drawn(drawing: Drawing) -> Sample:
+    queries, points, left_out = _points_drawn(drawing)
+    options, d = _options_drawn(drawing, points, left_out), points.shape[-1]
+    # As wide as the points lie apart, or a few times less or more.
+    scale = float(points.double().std(0).mean()) if len(points) > 1 and points.numel() else 1.0
+    width = drawing.number(0.2, 5) * d**0.5 * (scale if math.isfinite(scale) and scale > 0 else 1.0)
+    form = drawing.choice(("number", "scalar", "diagonal", "adaptive"))
+    shape = {"scalar": points.shape[:-2], "diagonal": (d,), "adaptive": points.shape[:-1]}.get(form, ())
+    bandwidth = width if form == "number" else (width * drawing.uniform(*shape, low=0.7, high=1.5)).to(points.dtype)
+    if form in ("diagonal", "adaptive"):
+        options["bandwidth_form"] = form
+    return Sample("drawn", (queries, points, bandwidth), options)
+
+
+def score_drawn(drawing: Drawing) -> Sample:
+    sample = drawn(drawing)
+    queries, points, _ = sample.args
+    d = points.shape[-1]
+    if not drawing.chance(0.15) or sample.kwargs["kernel"] != "gaussian":
+        return sample
+    root = drawing.normal(d, d).double()
+    matrix = (root @ root.T + d * torch.eye(d)).to(points.dtype)
+    return sample._replace(args=(queries, points, matrix), kwargs={**sample.kwargs, "bandwidth_form": "full"})
+
+
+def several_drawn(drawing: Drawing) -> Sample:
+    queries, points, left_out = _points_drawn(drawing)
+    count, least = drawing.size(12, 1), drawing.number(0.3, 3) * points.shape[-1] ** 0.5
+    ratio = drawing.choice((2**0.25, 2**0.5, 2.0, 1.0, 1.3))
+    bandwidths = (least * ratio ** torch.arange(count, dtype=torch.float64)).to(points.dtype)
+    if drawing.chance(0.3):
+        bandwidths = bandwidths * drawing.uniform(count, low=0.5, high=2.0)
+    return Sample("drawn", (queries, points, bandwidths), _options_drawn(drawing, points, left_out))
 
 
 def several_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Sample
 
 
@@ -42,6 +43,17 @@ def features(n: int, d: int, generator: torch.Generator) -> Tensor:
     """Numbers whose covariance has a decaying spectrum, as features of a network have."""
     scales = torch.arange(1, d + 1).pow(-0.6).mul(3.5)
     return torch.randn(n, d, generator=generator) * scales
+
+
+def drawn(drawing: Drawing) -> Sample:
+    problems = drawing.choice(((), (), (drawing.size(4),), (drawing.size(3, 1), drawing.size(3, 1))))
+    d, n = drawing.size(40, 1), drawing.size(150, 2)
+    points = drawing.values(*problems, n, d, finite=True)
+    itself = drawing.chance(0.3)
+    shared = problems[drawing.random.randint(0, len(problems)) :]
+    queries = points.clone() if itself else drawing.values(*shared, drawing.size(100), d, finite=True)
+    k = drawing.random.randint(1, min(n - itself, drawing.choice((1, 3, 8, 150))))
+    return Sample("drawn", (queries, points, k), {"exclude_self": True} if itself else {})
 
 
 def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

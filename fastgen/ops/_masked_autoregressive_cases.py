@@ -9,7 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fastgen.ops._masked_autoregressive_elements import Affine, RationalQuadratic
+from fastgen.ops._drawing import Drawing
+from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
+from fastgen.ops._masked_autoregressive_elements import SCALE_MAPS, Affine, RationalQuadratic
 from fastgen.ops._masked_autoregressive_order import DegreeOrder, degree_order
 from fastgen.ops._registry import Cost, Sample
 
@@ -77,6 +79,30 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         element=RationalQuadratic(4, "circular", 2.0),
     )
     yield call("splines of 8", randn(9, 4), network(4, (8, 8), 23), element=RationalQuadratic(8, tail_bound=3.0))
+
+
+def drawn(drawing: Drawing) -> Sample:
+    features, layers = drawing.size(18, 1), drawing.random.randint(1, 3)
+    # One hidden layer, and pairs of them.
+    residual = layers == 3 and drawing.chance(0.5)
+    hidden = (drawing.size(34, 1),) * layers if residual else tuple(drawing.size(34, 1) for _ in range(layers))
+    element = Affine(drawing.choice(SCALE_MAPS), drawing.number(0.5, 5), drawing.choice((0.0, 1e-3, 0.1)))
+    if drawing.chance(0.4):
+        tails = drawing.choice(("linear", "circular"))
+        element = RationalQuadratic(drawing.choice((1, 2, 4, 8, 13)), tails, drawing.number(0.5, 5))
+    weights, order = random_network(
+        features,
+        hidden,
+        element.num_parameters,
+        drawing.device,
+        drawing.dtype,
+        residual=residual,
+        shuffled=drawing.chance(0.5),
+    )
+    y = drawing.normal(drawing.size(), features) * drawing.choice((1.0, 1.0, 3.0, 0.0))
+    context = drawing.normal(len(y), order.context_width) if drawing.chance(0.3) else None
+    kwargs = {"element": element, "activation": drawing.choice(list(ACTIVATIONS))}
+    return Sample("drawn", (y, weights, context, order), kwargs)
 
 
 def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._masked_conv2d_geometry import checked
 from fastgen.ops._registry import Cost, Sample
 
@@ -42,6 +43,25 @@ def masked_conv2d_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield sample("expanded", randn(1, 3, 5, 1).expand(2, 3, 5, 4), 2, (3, 3))
     yield sample("channels last", randn(2, 4, 5, 6).to(memory_format=torch.channels_last), 3, (3, 3))
     yield sample("extreme", randn(1, 2, 5, 5) * 1e3, 2, (3, 3))
+
+
+def masked_conv2d_drawn(drawing: Drawing) -> Sample:
+    colours = drawing.choice((1, 1, 1, 2, 3))
+    channels, outputs = (colours * drawing.size(max(1, 36 // colours), 1) for _ in range(2))
+    kernel = [drawing.choice((1, 3, 3, 5, 7)) for _ in range(2)]
+    kwargs = {"mask_type": drawing.choice("AB"), "color_groups": colours}
+    if drawing.chance(0.3):
+        kwargs["dilation"] = drawing.choice((2, (1, 3), (2, 1)))
+    if drawing.chance(0.3):
+        kwargs["stride"] = drawing.choice((2, (1, 3), (2, 1)))
+    if drawing.chance(0.5):
+        kwargs["padding"] = drawing.choice((0, 1, 3, (2, 0), (4, 3)))
+    elif "stride" not in kwargs:
+        kwargs["padding"] = "same"
+    batch, height, width = drawing.shape(3, max(1, 8000 // channels))
+    bias = drawing.values(outputs) if drawing.chance(0.8) else None
+    x, weight = drawing.values(batch, channels, height, width), drawing.values(outputs, channels, *kernel)
+    return Sample("drawn", (x, weight, bias), kwargs)
 
 
 def masked_conv2d_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._knn_cases import features
 from fastgen.ops._registry import Cost, Sample
 
@@ -26,6 +27,28 @@ def _shapes(device: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tens
     yield "several depths of a tile", randn(70, 300), randn(29, 300) + 0.5
     yield "many problems", randn(9, 20, 3), randn(9, 33, 3) + 1
     yield "transposed", randn(3, 8).t(), randn(3, 9).t() + 1
+
+
+def _clouds_drawn(drawing: Drawing) -> tuple[Tensor, Tensor]:
+    problems = drawing.choice(((), (), (drawing.size(4),)))
+    d, centre = drawing.size(40, 1), drawing.choice((0.0, 0.0, drawing.number(-50, 50)))
+    x, y = (drawing.normal(*batch, drawing.size(100, 2), d) for batch in (problems, ()))
+    scale = drawing.choice((1.0, 1.0, 1e-2, 10.0))
+    return drawing.overlap(scale * x + centre), drawing.overlap(scale * (y + drawing.number(-2, 2)) + centre)
+
+
+def polynomial_drawn(drawing: Drawing) -> Sample:
+    kwargs = {"degree": drawing.random.randint(1, 6), "unbiased": drawing.chance(0.5)}
+    if drawing.chance(0.5):
+        kwargs["gamma"] = drawing.number(0.01, 2)
+    if drawing.chance(0.5):
+        kwargs["coef0"] = drawing.choice((0.0, 1.0, drawing.number(-1, 3)))
+    return Sample("drawn", _clouds_drawn(drawing), kwargs)
+
+
+def rbf_drawn(drawing: Drawing) -> Sample:
+    x, y = _clouds_drawn(drawing)
+    return Sample("drawn", (x, y, drawing.number(0.02, 5) / x.shape[-1]), {"unbiased": drawing.chance(0.5)})
 
 
 def polynomial_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

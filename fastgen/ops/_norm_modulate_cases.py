@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Sample
 
 _NORMS = (
@@ -44,6 +45,27 @@ def norm_modulate_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("many channels", (randn(2, 67, 9), randn(2, 67), randn(2, 67)), {"norm": "layer"})
     yield Sample("empty batch", (randn(0, 4, 3), randn(0, 4), randn(0, 4)))
     yield Sample("empty space", (randn(2, 4, 0), randn(2, 4), randn(2, 4)))
+
+
+def norm_modulate_drawn(drawing: Drawing) -> Sample:
+    how = dict(drawing.choice(_NORMS))
+    groups = drawing.size(9, 1)
+    channels = groups * drawing.size(17, 2)
+    if how["norm"] == "group":
+        how["num_groups"] = groups
+    # Two elements or more in a group: one alone is its own mean, and all of its gradient is rounding.
+    least = 2 if how["norm"] in ("instance", "batch") else 0
+    batch, *space = drawing.shape(drawing.random.randint(1 + least // 2, 4), max(4, 6000 // channels), least)
+    shape = (batch, channels, *space)
+    x = drawing.values(*shape) + drawing.choice((0.0, drawing.number(-30, 30)))
+    lies = drawing.choice(((channels,), shape[:2], shape))
+    scale, shift = (drawing.values(*lies) if drawing.chance(0.8) else None for _ in range(2))
+    how["negative_slope"] = drawing.choice((1.0, 0.2, 0.0, drawing.number(0.01, 2)))
+    if how["norm"] == "batch" and drawing.chance(0.4):
+        running = drawing.normal(channels), drawing.uniform(channels, low=0.1, high=2.0)
+        how.update(running_mean=running[0], running_var=running[1], training=drawing.chance(0.5))
+    how["eps"] = drawing.choice((1e-5, 1e-3, 1e-8, 1.0))
+    return Sample("drawn", (x, scale, shift), how)
 
 
 def norm_modulate_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -97,7 +97,7 @@ class Op:
         grad_order: orders of gradient that kernels compute; higher ones go through the reference. 0: not
             differentiable.
         passes: what to benchmark.
-        draw: makes a call of any shape and settings out of what a `fastgen.conformance.drawing.Drawing` draws, for the
+        draw: makes a call of any shape and settings out of what a `fastgen.ops._drawing.Drawing` draws, for the
             campaign; None where variations of the samples reach them all.
         gate_part: of a benchmark case for which the reference would take minutes, the part that the benchmark's gate
             compares with it; else the case itself.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Sample
 from fastgen.ops._spline_arguments import DERIVATIVES
 
@@ -76,6 +77,41 @@ def _split(parameters: Tensor, bins: int) -> tuple[Tensor, ...]:
 
 
 _CASES = ((4096, 32, 8), (4096, 32, 16), (64, 8, 8), (65536, 32, 8))
+
+
+def _settings_drawn(drawing: Drawing, bins: int) -> dict[str, Any]:
+    kwargs: dict[str, Any] = {
+        "inverse": drawing.chance(0.5),
+        "tails": drawing.choice(("linear", "linear", "circular", None)),
+    }
+    if drawing.chance(0.6):
+        kwargs["tail_bound"] = drawing.number(0.1, 10)
+    if drawing.chance(0.2):
+        kwargs["parameterization"] = "zuko"
+    elif drawing.chance(0.5):
+        least = drawing.choice((0.0, 0.3 / bins, 0.9 / bins))
+        kwargs |= {"min_bin_width": least, "min_bin_height": drawing.choice((least, 1e-3 / bins))}
+        kwargs["min_derivative"] = drawing.choice((1e-3, 0.1, 0.5))
+    return kwargs
+
+
+def spline_drawn(drawing: Drawing) -> Sample:
+    bins = drawing.choice((1, 2, 3, 4, 5, 8, 8, 10, 16, 17, 32, 64))
+    kwargs, shape = _settings_drawn(drawing, bins), drawing.shape(drawing.random.randint(1, 3), max(1, 3000 // bins))
+    x, parameters = _draw(shape, bins, drawing.choice((0.0, 0.5, 1.0, 3.0, 6.0)), kwargs)
+    tensors = (t.to(drawing.device, drawing.dtype) for t in (x, *_split(parameters, bins)))
+    return Sample("drawn", tuple(tensors), kwargs)
+
+
+def coupling_drawn(drawing: Drawing) -> Sample:
+    sample = spline_drawn(drawing)
+    x, *parts = sample.args
+    if x.dim() == 1:
+        x, parts = x[None], [part[None] for part in parts]
+    parameters = torch.cat(parts, -1)
+    parameters = parameters.flatten(1) if x.dim() == 2 else parameters.movedim(-1, 2).flatten(1, 2)
+    scale = {"softmax_scale": drawing.number(0.1, 2)} if drawing.chance(0.5) else {}
+    return Sample("drawn", (x, parameters), {**sample.kwargs, "num_bins": parts[0].shape[-1], **scale})
 
 
 def spline_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

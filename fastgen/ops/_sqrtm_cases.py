@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Sample
 
 
@@ -25,6 +26,25 @@ def pair_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     a, b = (_covariance(9, 4).to(device, dtype) for _ in range(2))
     yield Sample("not contiguous", (torch.stack([a, a], -1)[..., 0], torch.stack([b, b], -1)[..., 0]))
     yield Sample("extreme: second of rank 2", (a, _covariance(2, 4).to(device, dtype)))
+
+
+def _covariance_drawn(drawing: Drawing, d: int, *batch: int) -> Tensor:
+    """Of any scale, and mostly of full rank."""
+    n = d + drawing.random.randint(1, 20) if drawing.chance(0.85) else drawing.random.randint(1, d + 1)
+    points = drawing.normal(*batch, n, d).double()
+    return _symmetric(points.mT @ points / n * drawing.choice((1.0, 1.0, 1e-4, 1e4))).to(drawing.dtype)
+
+
+def drawn(drawing: Drawing) -> Sample:
+    return Sample(
+        "drawn", (_covariance_drawn(drawing, drawing.size(40), *drawing.shape(drawing.choice((0, 0, 1, 2)), 6)),)
+    )
+
+
+def pair_drawn(drawing: Drawing) -> Sample:
+    batch = drawing.shape(drawing.choice((0, 0, 1, 2)), 6)
+    shared, d = batch[drawing.random.randint(0, len(batch)) :], drawing.size(40)
+    return Sample("drawn", (_covariance_drawn(drawing, d, *batch), _covariance_drawn(drawing, d, *shared)))
 
 
 def _pairs() -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Sample
 
 # (up, down, taps, padding): as networks resample, and with what else can be asked for.
@@ -54,6 +55,23 @@ def upfirdn2d_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     wide = randn(1, 19, 10, 6).to(memory_format=torch.channels_last)
     yield Sample("many channels last", (wide,), how)
     yield Sample("no filter", (randn(2, 2, 5, 5),), {"f": None, "up": 2, "down": 3})
+
+
+def upfirdn2d_drawn(drawing: Drawing) -> Sample:
+    def factor() -> int | tuple[int, int]:
+        one = drawing.choice((1, 1, 2, 2, 3, 4))
+        return one if drawing.chance(0.8) else (one, drawing.choice((1, 2, 3)))
+
+    shape = drawing.shape(4, 4000)
+    x = drawing.values(*shape)
+    taps = drawing.choice(
+        (None, (drawing.random.randint(1, 12),), tuple(drawing.random.randint(1, 7) for _ in range(2)))
+    )
+    f = None if taps is None else drawing.uniform(*taps, low=-0.3, high=1.0).float()
+    padding = tuple(drawing.random.randint(-2, 7) for _ in range(drawing.choice((1, 2, 4))))
+    how = {"up": factor(), "down": factor(), "padding": padding if len(padding) > 1 else padding[0]}
+    how |= {"flip_filter": drawing.chance(0.3), "gain": drawing.choice((1.0, 4.0, drawing.number(-2, 2)))}
+    return Sample("drawn", (x, f), how)
 
 
 def upfirdn2d_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops._bias_act_arguments import ACTIVATIONS, Settings, checked_settings
-from fastgen.ops._bias_act_cases import bias_act_cases, bias_act_cost, bias_act_samples
+from fastgen.ops._bias_act_cases import bias_act_cases, bias_act_cost, bias_act_drawn, bias_act_samples
 from fastgen.ops._registry import (
     Op,
     Tolerance,
@@ -260,6 +260,7 @@ BIAS_ACT = Op(
     supports={"triton": _supports, "cpp": _supports},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=bias_act_samples,
+    draw=bias_act_drawn,
     cases=bias_act_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),

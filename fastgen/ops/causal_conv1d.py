@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import (
     Cost,
     Op,
@@ -198,6 +199,14 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("extreme", (randn(1, 2, 5) * 1e3, randn(2, 2, 2), randn(2)))
 
 
+def _drawn(drawing: Drawing) -> Sample:
+    channels, outputs, kernel = drawing.size(40, 1), drawing.size(40, 1), drawing.random.randint(1, 6)
+    x = drawing.values(drawing.size(6), channels, drawing.size(300 if drawing.large else 70))
+    bias = drawing.values(outputs) if drawing.chance(0.7) else None
+    dilation = drawing.choice((1, 1, 2, 3, 4, 8, 17, 64))
+    return Sample("drawn", (x, drawing.values(outputs, channels, kernel), bias), {"dilation": dilation})
+
+
 def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for batch, channels, out_channels, time, kernel_size, dilation in (
         (4, 64, 128, 4096, 2, 16),
@@ -236,6 +245,7 @@ CAUSAL_CONV1D = Op(
         "cpp": (torch.float32, torch.float64),
     },
     samples=_samples,
+    draw=_drawn,
     cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-15),

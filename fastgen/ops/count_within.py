@@ -161,7 +161,7 @@ def _dtype(queries: Tensor, points: Tensor) -> torch.dtype:
 
 
 def _flat(radii: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
-    return radii.detach().to(dtype).expand(*batch, radii.shape[-1]).reshape(batch.numel(), -1).contiguous()
+    return radii.detach().to(dtype).expand(*batch, radii.shape[-1]).reshape(batch.numel(), radii.shape[-1]).contiguous()
 
 
 def _fake_count_within(queries: Tensor, points: Tensor, radii: Tensor) -> Tensor:

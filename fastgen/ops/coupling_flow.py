@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgen.ops import _coupling_flow_program as fp
 from fastgen.ops._coupling_flow_program import Affine, FlowProgram, Spline, Words, mlp_layers, residual_layers, steps_of
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Op, Sample, Tolerance, needs_gradient
 from fastgen.ops.affine_coupling import affine_coupling_reference
 from fastgen.ops.spline import rational_quadratic_spline_reference
@@ -51,7 +52,8 @@ def coupling_flow(
     if backend == "reference":
         return coupling_flow_reference(x, context, weights, program, inverse)
     context = None if context is None else context.contiguous()
-    return COUPLING_FLOW.call[backend]["coupling_flow"](x.contiguous(), context, weights, program, inverse)
+    whole = weights.contiguous(), program.contiguous()
+    return COUPLING_FLOW.call[backend]["coupling_flow"](x.contiguous(), context, *whole, inverse)
 
 
 def coupling_flow_reference(
@@ -245,6 +247,34 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield transposed._replace(args=(randn(6, 6).t(), *transposed.args[1:]))
 
 
+def _drawn(drawing: Drawing) -> Sample:
+    def transform() -> Affine | Spline:
+        if drawing.chance(0.5):
+            kind = drawing.choice(("exp", "tanh", "sigmoid", "additive"))
+            return Affine(kind, {"tanh": drawing.number(0.5, 4), "sigmoid": drawing.choice((0.0, 1e-3))}.get(kind, 0.0))
+        bins, tails = drawing.choice((2, 3, 5, 8, 16, 33, 64)), drawing.choice(("linear", "circular"))
+        bound = drawing.number(0.5, 5)
+        if drawing.chance(0.3):
+            return Spline(bins, tails, bound, 0, 0, 1e-3, "zuko")
+        return Spline(bins, tails, bound, *(0.1 / bins,) * 2, 1e-3, softmax_scale=drawing.number(0.2, 1))
+
+    features, context = drawing.size(33, 2), drawing.choice((0, 0, drawing.size(17, 1)))
+    weights, program = _random_flow(
+        features,
+        [transform() for _ in range(drawing.random.randint(1, 4))],
+        drawing.dtype,
+        hidden=drawing.size(34, 1),
+        context=context,
+        blocks=drawing.choice((None, 0, 1, 2)),
+        activation=drawing.choice(list(fp.ACTIVATIONS)),
+        mixed=drawing.chance(0.3),
+        scale=drawing.choice((0.3, 1.0)),
+    )
+    x = drawing.normal(drawing.size(), features) * drawing.choice((1.0, 1.0, 3.0, 0.0))
+    given = drawing.normal(len(x), context) if context else None
+    return Sample("drawn", (x, given, weights.to(drawing.device), program), {"inverse": drawing.chance(0.5)})
+
+
 def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     # The networks of neural spline flows at their initial scale: the last layer is small.
     generator_state = torch.get_rng_state()
@@ -284,6 +314,7 @@ COUPLING_FLOW = Op(
     supports={"cpp": _supports},
     dtypes={"cpp": _DTYPES},
     samples=_samples,
+    draw=_drawn,
     cases=_cases,
     tolerance={torch.float64: Tolerance(2, 1e-13), torch.float32: Tolerance(2, 1e-6)},
     cost=_cost,

@@ -11,9 +11,11 @@ from fastgen.ops._diffusion_arguments import COLUMNS, PREDICTION_TYPES, check_q_
 from fastgen.ops._diffusion_cases import (
     q_sample_cases,
     q_sample_cost,
+    q_sample_drawn,
     q_sample_samples,
     update_cases,
     update_cost,
+    update_drawn,
     update_samples,
 )
 from fastgen.ops._philox import philox_normal
@@ -307,6 +309,7 @@ Q_SAMPLE = Op(
     supports={"triton": _supports, "cpp": _supports},
     dtypes=_DTYPES,
     samples=q_sample_samples,
+    draw=q_sample_drawn,
     cases=q_sample_cases,
     tolerance=_TOLERANCE,
     cost=q_sample_cost,
@@ -327,6 +330,7 @@ DIFFUSION_UPDATE = Op(
     supports={"triton": _supports, "cpp": _supports},
     dtypes=_DTYPES,
     samples=update_samples,
+    draw=update_drawn,
     cases=update_cases,
     tolerance=_TOLERANCE,
     cost=update_cost,

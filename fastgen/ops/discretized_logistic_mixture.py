@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops._discretized_logistic import MIN_LOG_SCALE, check_levels, log_bin_probability
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._philox import philox_uniform
 from fastgen.ops._registry import (
     Cost,
@@ -311,6 +312,21 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield sample("extreme scales, far away", x, parameters)
 
 
+def _drawn(drawing: Drawing) -> Sample:
+    channels, mixtures = drawing.choice((1, 3)), drawing.size(12, 1)
+    batch, height, width = drawing.shape(3, max(1, 600 // mixtures))
+    levels = drawing.choice((2, 17, 256, 256, 65536))
+    parameters = _network_output(batch, channels, mixtures, height, width, drawing.choice((0.0, 1.0, 1.0, 4.0, 30.0)))
+    x = _pixels(batch, channels, height, width, levels).to(drawing.device, drawing.dtype)
+    return Sample("drawn", (x, parameters.to(drawing.device, drawing.dtype)), {"levels": levels})
+
+
+def _draw_drawn(drawing: Drawing) -> Sample:
+    (x, parameters), levels = _drawn(drawing).args, drawing.choice((2, 17, 256))
+    seed, offset = drawing.random.randrange(2**62), 4 * drawing.random.randrange(2**40)
+    return Sample("drawn", (parameters,), {"channels": x.shape[1], "levels": levels, "seed": seed, "offset": offset})
+
+
 def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for batch, channels, size in ((16, 3, 32), (64, 1, 28), (16, 3, 64)):
         x = _pixels(batch, channels, size, size, 256).to(device, dtype)
@@ -359,6 +375,7 @@ DISCRETIZED_LOGISTIC_MIXTURE_LOG_PROB = Op(
     supports={"triton": _always, "cpp": _log_prob_supports_cpp},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=_samples,
+    draw=_drawn,
     cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 5e-14),
@@ -380,6 +397,7 @@ DISCRETIZED_LOGISTIC_MIXTURE_SAMPLE = Op(
     supports={"triton": _always, "cpp": _sample_supports_cpp},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=_draw_samples,
+    draw=_draw_drawn,
     cases=_draw_cases,
     tolerance={
         torch.float64: Tolerance(1, 1e-15),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import (
     Cost,
     Op,
@@ -134,6 +135,15 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("saturated", (randn(2, 8, 9) * 100, randn(2, 8)))
 
 
+def _drawn(drawing: Drawing) -> Sample:
+    batch, half, *space = drawing.shape(drawing.random.randint(2, 5))
+    shape = (batch, 2 * half, *space)
+    condition = drawing.choice((None, shape[:2], shape))
+    if condition is not None:
+        condition = drawing.values(*condition)
+    return Sample("drawn", (drawing.values(*shape), condition))
+
+
 def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, dtype=dtype)
@@ -165,6 +175,7 @@ GATED_ACTIVATION = Op(
     supports={"cuda": _supports_gpu, "triton": _supports_gpu, "cpp": _supports},
     dtypes={"cuda": _GPU_DTYPES, "triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=_samples,
+    draw=_drawn,
     cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import (
     Cost,
     Op,
@@ -266,6 +267,19 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("saturated", (x := randn(2, 8, 9), 2, randn(8) * 100, *film(x)[1:]))
 
 
+def _drawn(drawing: Drawing) -> Sample:
+    # Two channels or more in a group: one element alone is its own mean, and all of its gradient is rounding.
+    groups = drawing.size(9, 1)
+    channels = groups * drawing.size(17, 2)
+    batch, *space = drawing.shape(drawing.random.randint(1, 4), max(1, 6000 // channels))
+    x = drawing.values(batch, channels, *space)
+    if drawing.chance(0.2):
+        x = x + drawing.number(-100, 100)
+    affine = [drawing.values(channels) if drawing.chance(0.7) else None for _ in range(2)]
+    film = [drawing.values(batch, channels) if drawing.chance(0.5) else None for _ in range(2)]
+    return Sample("drawn", (x, groups, *affine, *film), {"eps": drawing.choice((1e-5, 1e-3, 1e-8, 1.0))})
+
+
 def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, dtype=dtype)
@@ -307,6 +321,7 @@ GROUP_NORM_SILU = Op(
     supports={"triton": _supports_gpu, "cpp": _supports},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=_samples,
+    draw=_drawn,
     cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),

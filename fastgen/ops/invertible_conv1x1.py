@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Op, Sample, Tolerance
 
 
@@ -187,6 +188,15 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("channels last", (x.to(memory_format=torch.channels_last), *factors))
 
 
+def _drawn(drawing: Drawing) -> Sample:
+    channels = drawing.size(34, 1)
+    batch, *space = drawing.shape(drawing.random.randint(1, 3), max(1, 4000 // channels))
+    permutation, *factors = _factors(channels)
+    factors = [factor.to(drawing.device, drawing.dtype) for factor in factors]
+    x = drawing.values(batch, channels, *space)
+    return Sample("drawn", (x, permutation.to(drawing.device), *factors), {"inverse": drawing.chance(0.5)})
+
+
 def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     for shape in ((64, 48, 16, 16), (64, 12, 32, 32)):
         permutation, *factors = _factors(shape[1])
@@ -208,6 +218,7 @@ INVERTIBLE_CONV1X1 = Op(
     supports={},
     dtypes={},
     samples=_samples,
+    draw=_drawn,
     cases=_cases,
     tolerance={torch.float64: Tolerance(1, 0), torch.float32: Tolerance(1, 0)},
     cost=_cost,

@@ -13,6 +13,7 @@ from fastgen.ops._kde_arguments import check_arguments, check_bandwidths, check_
 from fastgen.ops._kde_chains import CLOSE, chains_of
 from fastgen.ops._kde_direct import direct_log_sums, direct_score
 from fastgen.ops._kde_gradient import log_sums
+from fastgen.ops._kde_kernels import COMPACT
 from fastgen.ops._kde_problem import problem_of
 from fastgen.ops._registry import Op, Tolerance, needs_gradient
 
@@ -88,7 +89,11 @@ def kde_log_density(
     else:
         answer = direct_log_sums(problem, kernel, leave_one_out, backend)
     answer = answer.view(problem.shape)
-    return (answer - problem.log_constant).to(torch.promote_types(queries.dtype, points.dtype))
+    density = answer - problem.log_constant
+    if kernel in COMPACT and needs_gradient(queries, points, _tensor(bandwidth), weights):
+        # Where no point reaches there is no slope, not in the volume of the kernel either.
+        density = torch.where(answer == -torch.inf, answer, density)
+    return density.to(torch.promote_types(queries.dtype, points.dtype))
 
 
 def kde_score(
@@ -346,6 +351,7 @@ KDE_LOG_DENSITY = Op(
     supports={"triton": _supports_triton, "cpp": _supports_any},
     dtypes=_DTYPES,
     samples=_kde_cases.samples,
+    draw=_kde_cases.drawn,
     cases=_kde_cases.cases,
     tolerance=_TOLERANCE,
     cost=_kde_cases.cost,
@@ -360,6 +366,7 @@ KDE_SCORE = Op(
     supports={"triton": _supports_triton, "cpp": _supports_any},
     dtypes=_DTYPES,
     samples=_kde_cases.score_samples,
+    draw=_kde_cases.score_drawn,
     cases=_kde_cases.cases,
     tolerance=_TOLERANCE,
     cost=_kde_cases.score_cost,
@@ -379,6 +386,7 @@ KDE_LOG_DENSITIES = Op(
     supports={"triton": _supports_several_triton, "cpp": _supports_several},
     dtypes=_DTYPES,
     samples=_kde_cases.several_samples,
+    draw=_kde_cases.several_drawn,
     cases=_kde_cases.several_cases,
     # The smallest bandwidth of a grid has the largest exponents, and one pass has one precision for all.
     tolerance={**_TOLERANCE, torch.float32: Tolerance(2, 2e-5)},

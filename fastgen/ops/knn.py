@@ -75,11 +75,9 @@ def check_arguments(queries: Tensor, points: Tensor, k: int, exclude_self: bool)
         raise ValueError(
             f"queries: with exclude_self they are the points, expected [..., {n}, d], got {tuple(queries.shape)}"
         )
-    if queries.shape[-2] and not 1 <= k <= n - int(exclude_self):
+    if not 1 <= k <= n - int(exclude_self):
         largest = f"N{' - 1' if exclude_self else ''} = {n - int(exclude_self)}"
         raise ValueError(f"k: expected 1 to {largest} for points {tuple(points.shape)}, got {k}")
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
     check_finite("points", points)
     return batch
 
@@ -133,6 +131,7 @@ KNN = Op(
         "library": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     },
     samples=_knn_cases.samples,
+    draw=_knn_cases.drawn,
     cases=_knn_cases.cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),

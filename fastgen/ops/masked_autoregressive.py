@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
-from fastgen.ops._masked_autoregressive_cases import cases, cost, samples
+from fastgen.ops._masked_autoregressive_cases import cases, cost, drawn, samples
 from fastgen.ops._masked_autoregressive_elements import SCALE_MAPS, Affine, RationalQuadratic
 from fastgen.ops._masked_autoregressive_gradient import implicit_gradient
 from fastgen.ops._masked_autoregressive_order import DegreeOrder
@@ -242,6 +242,7 @@ MASKED_AUTOREGRESSIVE_INVERSE = Op(
     supports={"triton": _supports_triton, "cpp": _supports},
     dtypes={"triton": (torch.float32,), "cpp": _DTYPES},
     samples=samples,
+    draw=drawn,
     cases=cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-13),

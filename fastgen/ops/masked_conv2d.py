@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops._masked_conv2d_cases import masked_conv2d_cases, masked_conv2d_cost, masked_conv2d_samples
+from fastgen.ops._masked_conv2d_cases import (
+    masked_conv2d_cases,
+    masked_conv2d_cost,
+    masked_conv2d_drawn,
+    masked_conv2d_samples,
+)
 from fastgen.ops._masked_conv2d_geometry import (
     Geometry,
     centre_mask,
@@ -346,6 +351,7 @@ MASKED_CONV2D = Op(
         "library": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     },
     samples=masked_conv2d_samples,
+    draw=masked_conv2d_drawn,
     cases=masked_conv2d_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-15),

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Op, Sample, Tolerance
 
 
@@ -136,6 +137,15 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("tiny styles, extreme", (randn(2, 3, 5, 6), randn(4, 3, 3, 3), randn(2, 3) * 1e-3))
 
 
+def _drawn(drawing: Drawing) -> Sample:
+    channels, outputs, kernel = drawing.size(18, 1), drawing.size(18, 1), drawing.choice((1, 3, 3, 5))
+    batch, height, width = drawing.shape(3, max(1, 3000 // channels), 1)
+    up = drawing.choice((1, 1, 2, 3))
+    kwargs = {"demodulate": drawing.chance(0.7), "up": up, "padding": drawing.random.randint(0, kernel // 2)}
+    x, weight = drawing.values(batch, channels, height, width), drawing.normal(outputs, channels, kernel, kernel)
+    return Sample("drawn", (x, weight, drawing.normal(batch, channels)), kwargs)
+
+
 def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, dtype=dtype)
@@ -162,6 +172,7 @@ MODULATED_CONV2D = Op(
     supports={"library": _supports},
     dtypes={"library": _DTYPES},
     samples=_samples,
+    draw=_drawn,
     cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),

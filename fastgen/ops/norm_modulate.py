@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops._norm_modulate_arguments import check_norm_modulate, check_running
-from fastgen.ops._norm_modulate_cases import norm_modulate_cases, norm_modulate_cost, norm_modulate_samples
+from fastgen.ops._norm_modulate_cases import (
+    norm_modulate_cases,
+    norm_modulate_cost,
+    norm_modulate_drawn,
+    norm_modulate_samples,
+)
 from fastgen.ops._norm_modulate_fakes import fake_gradient, fake_norm_modulate, fake_second
 from fastgen.ops._registry import Op, Tolerance, differentiates_again, fresh, needs_gradient, reference_gradient
 
@@ -274,6 +279,7 @@ NORM_MODULATE = Op(
     supports={"triton": _supports, "cpp": _supports},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=norm_modulate_samples,
+    draw=norm_modulate_drawn,
     cases=norm_modulate_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-12),

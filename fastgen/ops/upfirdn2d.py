@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, no_view, reference_gradient
 from fastgen.ops._upfirdn2d_arguments import Resampling, checked_resampling
-from fastgen.ops._upfirdn2d_cases import upfirdn2d_cases, upfirdn2d_cost, upfirdn2d_samples
+from fastgen.ops._upfirdn2d_cases import upfirdn2d_cases, upfirdn2d_cost, upfirdn2d_drawn, upfirdn2d_samples
 
 
 def upfirdn2d(
@@ -201,6 +201,7 @@ UPFIRDN2D = Op(
     supports={"triton": _supports_gpu, "cpp": _supports},
     dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=upfirdn2d_samples,
+    draw=upfirdn2d_drawn,
     cases=upfirdn2d_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),

@@ -36,11 +36,11 @@ def activated(z, alpha, ACT: tl.constexpr):
     elif ACT == 5:
         e = tl.exp(tl.where(z < 0, z, zero))
         value = tl.where(z > 0, z, tl.where(z < 0, e - 1.0, z))
-        slope, curvature = tl.where(z > 0, 1.0, e), tl.where(z > 0, 0.0, e)
+        slope, curvature = tl.where(z > 0, 1.0, e), tl.where(z >= 0, 0.0, e)
     elif ACT == 6:
         e = 1.7580993408473766 * tl.exp(tl.where(z < 0, z, zero))
         value = tl.where(z > 0, 1.0507009873554805 * z, tl.where(z < 0, e - 1.7580993408473766, z))
-        slope, curvature = tl.where(z > 0, 1.0507009873554805, e), tl.where(z > 0, 0.0, e)
+        slope, curvature = tl.where(z > 0, 1.0507009873554805, e), tl.where(z >= 0, 0.0, e)
     else:
         s, c = sigmoid(z), sigmoid(-z)
         if ACT == 4:

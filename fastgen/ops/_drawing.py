@@ -77,11 +77,11 @@ class Drawing:
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, generator=self.generator).to(self.device)
 
-    def values(self, *shape: int, scale: float = 1.0, finite: bool = False) -> Tensor:
-        """Numbers of any kind: mostly ordinary, some all large or small, zero, equal, denormal, or with an infinity or
-        NaN among them (not where `finite`).
+    def values(self, *shape: int, finite: bool = False, moderate: bool = False) -> Tensor:
+        """Numbers of any kind: mostly ordinary, some all large or small (within a hundred where `moderate`), zero,
+        equal, denormal, or with an infinity or NaN among them (not where `finite`); some share their memory.
         """
-        return self.change_values(scale * self.normal(*shape), finite=finite)
+        return self.overlap(self.change_values(self.normal(*shape), finite=finite, moderate=moderate))
 
     def change_values(self, tensor: Tensor, *, finite: bool = False, moderate: bool = False) -> Tensor:
         """The tensor, or what an unusual caller has in its place."""
@@ -89,7 +89,7 @@ class Drawing:
         if self.tame or kind < 0.55 or not tensor.numel():
             return tensor
         if kind < 0.75:
-            return tensor * self.choice(_SCALES[1:-1] if moderate else _SCALES)
+            return tensor * self.choice(_SCALES[2:4] if moderate else _SCALES)
         if kind < 0.80:
             return torch.zeros_like(tensor)
         if kind < 0.85 and tensor.dim() > 1:
@@ -97,7 +97,7 @@ class Drawing:
         if kind < 0.90:
             mask = torch.rand(tensor.shape, generator=self.generator).to(self.device) < 0.3
             return torch.where(mask, torch.zeros_like(tensor), tensor)
-        if kind < 0.93:
+        if kind < 0.93 and not moderate:
             return tensor * (8 * torch.finfo(self.dtype).tiny)
         if kind < 0.95 and not finite:
             spoilt = tensor.clone()
