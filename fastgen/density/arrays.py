@@ -34,14 +34,25 @@ def as_given(X: Any) -> Tensor | np.ndarray:
         TypeError: no numbers.
         ValueError: rows of different lengths.
     """
+    if isinstance(X, np.ndarray) and X.dtype == object:
+        X = X.tolist()
     if isinstance(X, Tensor | np.ndarray):
         return X
+    if hasattr(X, "toarray"):
+        raise TypeError(f"X: expected dense numbers, got the sparse {type(X).__name__}: X.toarray() has them")
     if isinstance(X, str | bytes) or not (isinstance(X, Sequence) or hasattr(X, "__array__")):
         raise TypeError(f"X: expected a tensor, a NumPy array, a DataFrame or lists of numbers, got {type(X).__name__}")
     try:
-        return np.asarray(X)
+        array = np.asarray(X)
     except ValueError as error:
         raise ValueError(f"X: expected rows of one length: {error}") from None
+    if array.dtype == object:
+        # Columns of a DataFrame that are numbers of several kinds.
+        try:
+            return array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"X: expected a floating or integer dtype, got objects: {error}") from None
+    return array
 
 
 def column_names(X: Any) -> list[str] | None:

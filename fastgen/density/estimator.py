@@ -133,10 +133,9 @@ class DensityEstimator:
         return self
 
     def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import InputTags, Tags, TargetTags
+        from sklearn.utils import Tags, TargetTags
 
-        inputs = InputTags(one_d_array=True)
-        return Tags(estimator_type="density_estimator", target_tags=TargetTags(required=False), input_tags=inputs)
+        return Tags(estimator_type="density_estimator", target_tags=TargetTags(required=False))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "n_features_in_")

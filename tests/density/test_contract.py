@@ -172,7 +172,7 @@ def test_refuses_data(model):
     for wrong in (None, "data", 3.0, {0: data}):
         with pytest.raises(TypeError, match="X: expected a tensor, a NumPy array, a DataFrame or lists"):
             model.fit(wrong)
-    for wrong in (data > 0, data + 1j, data.astype(object), torch.zeros(3, 2, dtype=torch.bool)):
+    for wrong in (data > 0, data + 1j, data.astype(str), torch.zeros(3, 2, dtype=torch.bool)):
         with pytest.raises(TypeError, match="X: expected a floating or integer dtype, got"):
             model.fit(wrong)
     model.fit(data)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from density.estimator_cases import two_hills
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture as SklearnMixture
@@ -150,6 +151,14 @@ class TestConventions:
             make(cls).fit(frame["height"]).score_samples(data[:, :1]),
             make(cls).fit(data[:, 0].tolist()).score_samples(data[:, 0]),
         )
+        np.testing.assert_array_equal(
+            model.score_samples(data.astype(object)), expected_again := model.score_samples(data)
+        )
+        mixed = pandas.DataFrame({"height": data[:, 0].astype(object), "weight": data[:, 1].astype("float32")})
+        np.testing.assert_allclose(model.score_samples(mixed.astype({"weight": "Float64"})), expected_again, rtol=1e-3)
+        for wrong, said in ((csr_matrix(data), "sparse"), (data.astype(str).astype(object), "floating or integer")):
+            with pytest.raises(TypeError, match=said):
+                model.fit(wrong)
         with pytest.raises(ValueError, match="rows of one length"):
             model.fit([[1.0, 2.0], [3.0]])
         with pytest.raises(TypeError, match="floating or integer dtype, got"):
