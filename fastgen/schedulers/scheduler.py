@@ -40,11 +40,6 @@ class Coefficients(NamedTuple):
     x0_sample: float
     x0_output: float
 
-    def merged(self) -> Coefficients:
-        """The same update without `x0`, where nothing limits it."""
-        sample, output = self.sample + self.x0 * self.x0_sample, self.output + self.x0 * self.x0_output
-        return self._replace(sample=sample, output=output, x0=0.0)
-
 
 @dataclass
 class SchedulerOutput:
@@ -221,10 +216,12 @@ class Scheduler:
         # Dynamic thresholding divides by its limit, which below 1 is no longer a quantile but a number.
         divisor = min(1.0, self._largest_value()) if self._option("thresholding") else 1.0
         rows[:, -2:] /= divisor
-        self._rows = [Coefficients(*row) for row in rows.tolist()]
         if not self._limits():
-            self._rows = [row.merged() for row in self._rows]
-        self.table = torch.tensor(self._rows, dtype=torch.float64, device="cpu").to(device)
+            # Without `x0`, where nothing limits it.
+            rows[:, :2] += rows[:, 4:5] * rows[:, 5:]
+            rows[:, 4] = 0
+        self._rows = [Coefficients._make(row) for row in rows.numpy().tolist()]
+        self.table = rows.to(device)
         # Of the steps that do not go through x0.
         self._linear = self.table[:, :4].contiguous()
 
