@@ -95,7 +95,9 @@ class Logit(nn.Module):
         self.alpha = alpha
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = torch.logit(self.alpha + (1 - 2 * self.alpha) / self.levels * x)
+        # Of p / (1 - p), both counted from their own end of the range: 1 - p would lose its digits near the upper one.
+        scale = (1 - 2 * self.alpha) / self.levels
+        y = torch.log((self.alpha + scale * x) / (self.alpha + scale * (self.levels - x)))
         return y, -self._log_derivative(y)
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,8 @@ def rational_quadratic_spline(
             be seen without waiting for a device: on a CPU outside torch.compile. Elsewhere such inputs give NaN.
         TypeError: a dtype that is not floating, or tensors on different devices.
 
+    The ends map to themselves exactly, with exactly the derivatives there: 1 and a logarithm of 0 with linear tails.
+
     NaN in an input, or in the parameters that its spline uses, gives NaN. Gradients of every order; the first is one
     kernel in either direction that saves nothing beyond its inputs. Half precision is computed in float32.
 

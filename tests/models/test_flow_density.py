@@ -85,6 +85,19 @@ def test_preprocessing_inverts_and_has_its_jacobian():
     assert logabsdet == pytest.approx(-math.log(0.5))
 
 
+def test_the_logit_keeps_its_digits_at_both_ends_of_the_range():
+    """With the least alpha in use, at the ends and within an ulp of them."""
+    ends = torch.tensor([0.0, 1e-6, 1e-3, 1.0, 128.0, 255.0, 255.999])
+    x = torch.cat([ends, torch.nextafter(torch.tensor([256.0]), ends[:1]), torch.tensor([256.0])]).view(-1, 1, 1, 1)
+    logit = Logit(256, 1e-6)
+    for found, exact in zip(logit(x), logit(x.double()), strict=True):
+        torch.testing.assert_close(found.double(), exact, rtol=3e-7, atol=3e-7)
+    y, _ = logit(x[[0, -1]])
+    assert torch.equal(y[0], -y[1])
+    beyond = torch.tensor([-1.0, 257.0]).view(-1, 1, 1, 1)
+    assert logit(beyond)[0].isnan().all()
+
+
 def test_bound_is_below_the_probability_of_the_levels():
     """Averaged over noise, the bound is below the logarithm of the averaged density, which is the probability."""
     flow = make("glow-grey")

@@ -430,6 +430,12 @@ X, W, D = torch.zeros(5), torch.zeros(5, 4), torch.zeros(5, 3)
         ((X.long(), W, W, D), {}, TypeError, "inputs: expected a floating dtype, got torch.int64"),
         ((X.to("meta"), W, W, D), {}, TypeError, "unnormalized_widths: expected meta as inputs, got cpu"),
         ((X + 1.5, W, W, torch.zeros(5, 5)), {"tails": None}, ValueError, r"inputs: expected values in \[-1.0, 1.0\]"),
+        (
+            tuple(t.bfloat16() for t in (X + 0.1, W, W, torch.zeros(5, 5))),
+            {"tails": None, "tail_bound": 0.1},
+            ValueError,
+            "inputs: expected values in .* got 0.10009765625",
+        ),
     ],
 )
 def test_bad_arguments(args: tuple, kwargs: dict, error: type[Exception], message: str):
