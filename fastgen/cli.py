@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 from fastgen import __version__
 from fastgen.device import add_device
-from fastgen.guess import Guess
 from fastgen.metrics_report.arguments import (
     COMPARE_HELP,
     FID_HELP,
@@ -29,6 +28,7 @@ from fastgen.metrics_report.arguments import (
     add_score,
     add_trilemma,
 )
+from fastgen.remark import Remark
 
 # Commands that read their own arguments.
 FORWARDED = {"info": "fastgen.info", "bench": "fastgen.bench.cli"}
@@ -216,8 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("default", Guess)
-                _show_in_one_line(Guess)
+                warnings.simplefilter("default", Remark)
+                _show_in_one_line(Remark)
                 return _run(argv)
         finally:
             _flush()

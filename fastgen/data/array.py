@@ -14,7 +14,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 
 from fastgen.data.images import Images
 from fastgen.data.table import Table
-from fastgen.guess import say
+from fastgen.remark import say
 
 SUFFIXES = (".npy", ".npz")
 EXAMPLE_KEYS = ("images", "vectors", "x", "x_train", "features", "arr_0")

@@ -13,7 +13,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fastgen.data.images import Images
-from fastgen.guess import say
+from fastgen.remark import say
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # Pillow's modes. Palettes and everything else can hold colour.
@@ -39,6 +39,7 @@ class Pictures:
         color: whether they become RGB, or grey.
         background: behind what is transparent, RGB.
         skip_bad: pass over what cannot be read.
+        deep: whether some have 16 bits a channel, of which 8 are read.
         bad: what was passed over, and why.
     """
 
@@ -48,6 +49,7 @@ class Pictures:
     color: bool
     background: tuple[int, int, int]
     skip_bad: bool
+    deep: bool = False
     bad: list[str] = field(default_factory=list)
 
     @property
@@ -67,7 +69,7 @@ class Pictures:
             yield batch
 
     def read(self, batch_size: int) -> Iterator[tuple[list[Path], Tensor]]:
-        """The batches of `batches` and the files that are in them; what was passed over is said at the end."""
+        """The batches of `batches` and the files in them; what was guessed or passed over is said at the end."""
         first: tuple[Path, tuple[int, ...]] | None = None
         with ThreadPoolExecutor(4) as readers:
             for start in range(0, len(self.files), batch_size):
@@ -87,6 +89,8 @@ class Pictures:
                     yield list(good), torch.from_numpy(np.stack(list(good.values())))
         if first is None:
             raise ValueError(f"{self.folder}: no picture can be read; the first: {self.bad[0]}")
+        if self.deep:
+            say(self.folder, "pictures of 16 bits a channel are read with 8")
         if self.bad:
             say(self.folder, f"passed over {len(self.bad)} of {len(self)} pictures; the first: {self.bad[0]}")
 
@@ -140,10 +144,9 @@ def open_folder(
         if image_size is None and len(sizes) > 1:
             (one, first), (other, second) = sizes.items()
             _refuse_sizes(second, other, first, one)
-    if modes & _SIXTEEN_BITS:
-        say(folder, "pictures of 16 bits a channel are read with 8")
     grey = modes <= GREY_MODES and not (transparent and len(set(behind)) > 1)
-    return Pictures(folder, files, image_size, not grey if color is None else color == "rgb", behind, skip_bad)
+    in_color = not grey if color is None else color == "rgb"
+    return Pictures(folder, files, image_size, in_color, behind, skip_bad, bool(modes & _SIXTEEN_BITS))
 
 
 def read_folder(

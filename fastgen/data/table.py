@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from fastgen.guess import say
+from fastgen.remark import say
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data")
 # Of a file, to tell its format by.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from fastgen.metrics.row_keys import row_keys
 from fastgen.metrics.sliced_wasserstein import SlicedWasserstein
 from fastgen.metrics.two_samples import TwoSampleMetric
 from fastgen.nn.full_precision import full_precision
+from fastgen.remark import say
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,25 @@ SCORES: Mapping[str, Score] = {
 }
 
 
+# Examples for each feature: of so many, a Fréchet distance's bias is about a twentieth of the features' variance.
+_ENOUGH = 10
+
+
+def warn_of_bias(width: int, counts: Iterable[int]) -> None:
+    """Say that a Fréchet distance of `width` features is biased, where one of the sets has few examples.
+
+    Between two sets of n examples from one normal density of covariance `s I`, the distance is not 0 but about
+    `s d (d + 4) / (2 n)`.
+    """
+    least, few = _ENOUGH * width, min(counts, default=math.inf)
+    if few < least:
+        enough = f"{least} or more ({_ENOUGH} for each of {width} features)"
+        say(
+            "warning",
+            f"fid of {few} examples is biased upwards: compare it only with that of as many, or take {enough}",
+        )
+
+
 def choose_scores(names: Sequence[str], *, classes: bool) -> list[str]:
     """The names without repetition.
 
@@ -190,4 +211,6 @@ def score(real: FeatureSet, fake: FeatureSet, names: Sequence[str], seed: int = 
                     f"{name}: expected at least {SCORES[name].at_least} examples of {what}, got {len(part)}"
                 )
         found |= SCORES[name].compute(real, fake, seed)
+    if "fid" in names:
+        warn_of_bias(real.features.shape[1], (len(real), len(fake)))
     return found

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fastgen.device import use_device
 from fastgen.metrics import FrechetInceptionDistance, feature_extractor, write_statistics
-from fastgen.metrics.scores import FeatureSet, choose_scores, extract, score
+from fastgen.metrics.scores import FeatureSet, choose_scores, extract, score, warn_of_bias
 from fastgen.metrics.statistics_file import Statistics
 from fastgen.metrics_report.sources import Array, Source, align_columns, align_levels, open_source
 from fastgen.whole_file import check_output
@@ -48,6 +48,7 @@ def run_fid(args: Namespace) -> int:
     if len(statistics) == 2:
         metric = FrechetInceptionDistance("given", reference=statistics[0])
         fid = metric.distance_to(statistics[1]).item()
+        warn_of_bias(len(statistics[0].mu), (_used(s) for s in sources if not isinstance(s, Statistics)))
     if args.json:
         found = {"fid": fid} if args.b is not None else {}
         print(json.dumps(_described(args, sources) | {"metrics": found, "saved": args.save}))

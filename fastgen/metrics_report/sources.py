@@ -15,8 +15,8 @@ from fastgen.data.array import EXAMPLE_KEYS, channels_first, examples_among, is_
 from fastgen.data.folder import Pictures, open_folder
 from fastgen.data.rows import read_matrix, suffix_of
 from fastgen.data.table import Table
-from fastgen.guess import say
 from fastgen.metrics.statistics_file import Statistics, statistics_of_arrays
+from fastgen.remark import say
 
 
 @dataclass

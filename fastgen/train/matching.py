@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fastgen.data import Dataset, Examples, Images, Vectors
-from fastgen.guess import say
+from fastgen.remark import say
 from fastgen.train.recipe import num_classes
 
 

@@ -13,7 +13,7 @@ from command_errors import fails
 
 from fastgen.data import load, read_rows
 from fastgen.data.table import read_table
-from fastgen.guess import Guess
+from fastgen.remark import Remark
 
 NUMBERS = np.random.default_rng(0).normal(size=(30, 3)) * [10, 1, 0.1] + [100, 0.5, 5]
 NAMES = ("height", "weight", "age")
@@ -108,7 +108,7 @@ TABLES = {
 def told():
     """The guesses that were said, one line each."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", Guess)
+        warnings.simplefilter("always", Remark)
         yield lambda: [str(warning.message) for warning in caught]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_errors import fails
+from command_errors import but_bias, fails
 from PIL import Image
 
 from fastgen.cli import main
@@ -36,7 +36,7 @@ class TestTrilemma:
     def test_draws_and_writes(self, run, runs):
         command = ("trilemma", runs / "nsf", runs / "maf", "-n", 100, "--json", "x.json", "--picture", "x.png")
         status, output, errors = run(*command, "--device", "cpu")
-        assert (status, errors) == (0, "")
+        assert (status, but_bias(errors)) == (0, "")
         found = json.loads(Path("x.json").read_text())
         assert (found["data"], found["held_out"], found["samples"], found["features"]) == (
             "two-moons", 60, 100, "standardised",
@@ -73,7 +73,7 @@ class TestTrilemma:
 
     def test_of_images(self, run, runs):
         status, output, errors = run("trilemma", runs / "pixelcnn", "-n", 30, "--picture", "x.svg", "--device", "cpu")
-        assert (status, errors) == (0, "")
+        assert (status, but_bias(errors)) == (0, "")
         assert "by digits features" in output and Path("x.svg").read_text().count("pixelcnn") >= 1
 
     def test_errors(self, run, runs):
@@ -89,7 +89,7 @@ class TestTrilemma:
 class TestEvaluate:
     def test_of_vectors(self, run, runs):
         status, output, errors = run("evaluate", runs / "nsf", "--json", "--device", "cpu")
-        assert (status, errors) == (0, "")
+        assert (status, but_bias(errors)) == (0, "")
         found = json.loads(output)
         assert (found["samples"], found["features"]) == (60, "standardised")
         assert {"nats", "fid", "precision", "recall", "density", "coverage", "sliced_wasserstein"} <= found.keys()
@@ -98,7 +98,7 @@ class TestEvaluate:
     def test_of_images(self, run, runs):
         command = ("evaluate", runs / "pixelcnn", "--device", "cpu", "--samples", 40)
         status, output, errors = run(*command)
-        assert (status, errors) == (0, "")
+        assert (status, but_bias(errors)) == (0, "")
         assert "40 samples" in output and "by digits features" in output and "inception_score" in output
         first, again, other = (run(*command, "--metrics", "fid,modes", "--json", "--seed", s)[1] for s in (1, 1, 2))
         first, again, other = map(json.loads, (first, again, other))
