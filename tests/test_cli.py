@@ -263,6 +263,15 @@ class TestEvaluate:
         status, output, _ = run("evaluate", trained, "--data", "other.npz", "--part", "train")
         assert status == 0 and "other.npz, 27 train images: bits_per_dim" in output
 
+    def test_few_images(self, run, trained):
+        np.savez("few.npz", **rising_images(5))
+        for options in ((), ("--json",)):
+            status, output, errors = run("evaluate", trained, "--data", "few.npz", "--part", "train", *options)
+            assert status == 0 and "fid" in output
+            said = "fastgen: warning: fid of 4 examples is biased upwards: compare it only with that of as many"
+            assert errors.startswith(said) and errors.count("\n") == 1
+        assert run("evaluate", trained, "--data", "few.npz", "--part", "train", "--metrics", "none")[2] == ""
+
     def test_errors(self, run, trained):
         assert fails(run("evaluate", trained, "--part", "test"), "has no part 'test'")
         assert fails(run("evaluate", trained, "--data", "digits"), "the model was trained on [1, 4, 4] of 4")

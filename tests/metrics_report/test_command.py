@@ -149,9 +149,7 @@ class TestScore:
 class TestFew:
     """Of a Fréchet distance of few examples the figure is given, and that it is biased."""
 
-    SAID = (
-        "fastgen: warning: fid of 30 examples is biased upwards: compare it only with that of as many, or take 300 or"
-    )
+    SAID = "fastgen: warning: fid of 30 examples is biased upwards: compare it only with that of as many, or take 300"
 
     def test_fid(self, run, folders):
         for options in ((), ("--json",)):
