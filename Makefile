@@ -1,5 +1,6 @@
 # make demo    a PixelCNN learns handwritten digits and draws new ones (installs everything first)
 # make test    proves every kernel against its reference
+# make sanitize builds the C++ with the address and undefined-behaviour sanitizers and runs the tests of ops and sampler on it
 # make lint    style of the Python and C++ code
 # make bench   measures every op and the sampler, and writes bench/results/<machine>.json
 # make gpu     on a machine with an NVIDIA GPU: builds the CUDA kernels, runs the suite on the GPU, then the benchmarks
@@ -12,7 +13,7 @@ TORCH := torch==2.13.0
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint bench gpu clean
+.PHONY: demo test sanitize lint bench gpu clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -37,6 +38,15 @@ demo: .venv/installed
 # One process per core, one thread each: on a small machine two threads of one process mostly wait for each other.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# In a folder of its own, so that what is installed stays as it is. Python was not built with a sanitizer, hence the
+# preload, of the C++ library too, whose exceptions the sanitizer looks up when it starts; Python's own allocator hides
+# nothing that these tests look for, and never gives everything back. PyTorch allocates each tensor by itself, in its exact size.
+sanitize: .venv/installed
+	FASTGEN_SANITIZE=1 FASTGEN_BUILD_CUDA=0 $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 PYTHONPATH=build/sanitize/lib \
+	$(BIN)/python -m pytest --timeout 3000 tests/ops tests/sampling -k "not triton and not compile and not inductor"
 
 lint: .venv/requirements
 	$(BIN)/ruff check .

@@ -33,7 +33,8 @@ class Problem:
         points: [B, N, d], scaled.
         offsets: [B, N], or None where all are zero.
         precisions: [B, N] where the bandwidth is adaptive; None where they are one.
-        log_constant: what is subtracted from a kernel's answer, of a shape that broadcasts with the answer's.
+        log_total, log_size: of the weights and of the kernel's volume (but for one of an adaptive bandwidth, which is
+            in the offsets), of shapes that broadcast with the answer's; what is subtracted from a kernel's answer.
         bandwidth: in the dtype of the computation.
         shape: of the answer, [..., M].
     """
@@ -42,7 +43,8 @@ class Problem:
     points: Tensor
     offsets: Tensor | None
     precisions: Tensor | None
-    log_constant: float | Tensor
+    log_total: float | Tensor
+    log_size: float | Tensor
     bandwidth: Bandwidth
     shape: tuple[int, ...]
 
@@ -71,6 +73,10 @@ class Problem:
         offsets = self.offsets.detach()
         least = torch.where(offsets == -torch.inf, torch.inf, offsets).min()
         return bool(offsets.max() - least > MOST_RANGE)
+
+    @property
+    def log_constant(self) -> float | Tensor:
+        return self.log_total + self.log_size
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -104,7 +110,6 @@ def problem_of(
         precisions, log_size = scale.value.square().reciprocal(), 0.0
     elif isinstance(log_size, Tensor):
         log_size = log_size.unsqueeze(-1)
-    constant = log_total + log_size + log_volume(kernel, d)
     shape = (*batch, m)
     queries, points = scale.scale(queries), scale.scale(points)
     # Queries of several problems over the same points are queries of one problem.
@@ -116,6 +121,6 @@ def problem_of(
         return None if tensor is None else tensor.expand(*batch, *last).reshape(batch.numel(), *last).contiguous()
 
     return Problem(
-        rows(queries, queries.shape[-2], d), rows(points, n, d), rows(offsets, n), rows(precisions, n), constant,
-        scale, shape,
+        rows(queries, queries.shape[-2], d), rows(points, n, d), rows(offsets, n), rows(precisions, n),
+        log_total, log_size + log_volume(kernel, d), scale, shape,
     )  # fmt: skip

@@ -48,7 +48,10 @@ def polynomial_drawn(drawing: Drawing) -> Sample:
 
 def rbf_drawn(drawing: Drawing) -> Sample:
     x, y = _clouds_drawn(drawing)
-    return Sample("drawn", (x, y, drawing.number(0.02, 5) / x.shape[-1]), {"unbiased": drawing.chance(0.5)})
+    # Of an exponent of about one: the result is a difference of means, and has what digits these leave.
+    exponent = float(torch.cat([t.double().reshape(-1, t.shape[-1]) for t in (x, y)]).var(0).sum())
+    gamma = drawing.number(0.3, 3) / exponent if exponent > 0 else 1.0
+    return Sample("drawn", (x, y, gamma), {"unbiased": drawing.chance(0.5)})
 
 
 def polynomial_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

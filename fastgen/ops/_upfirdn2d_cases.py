@@ -20,6 +20,7 @@ _SETTINGS = {
     "2x down, cropped": (1, 2, 4, (-2, -1, -3, 0)),
     "2x down, shifted": (1, 2, 4, (5, 0, 2, 3)),
     "blur, cropped": (1, 1, 4, (-1, 0, 0, -2)),
+    "blur, cropped into the padding": (1, 1, 4, (-12, 9, 14, -11)),
     "long filter": (2, 1, 12, (6, 5)),
     "two taps": (2, 2, 2, (1, 0)),
     "3x up, 2x down": (3, 2, 5, (2, 3)),

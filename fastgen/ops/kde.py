@@ -89,10 +89,12 @@ def kde_log_density(
     else:
         answer = direct_log_sums(problem, kernel, leave_one_out, backend)
     answer = answer.view(problem.shape)
-    density = answer - problem.log_constant
     if kernel in COMPACT and needs_gradient(queries, points, _tensor(bandwidth), weights):
         # Where no point reaches there is no slope, not in the volume of the kernel either.
-        density = torch.where(answer == -torch.inf, answer, density)
+        sized = torch.where(answer == -torch.inf, answer, answer - problem.log_size)
+        density = sized - problem.log_total
+    else:
+        density = answer - problem.log_constant
     return density.to(torch.promote_types(queries.dtype, points.dtype))
 
 

@@ -209,7 +209,8 @@ def _supports(
     element: Affine | RationalQuadratic,
     activation: str,
 ) -> str:
-    return ""
+    # The gradient is the spline's kernel.
+    return "splines of one bin" if isinstance(element, RationalQuadratic) and element.num_bins < 2 else ""
 
 
 def _supports_triton(

@@ -164,7 +164,7 @@ def masked_conv2d_live_weight(weight: Tensor, *, mask_type: str, color_groups: i
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The arguments as `conv2d` takes them under autocast."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t is not None and t.dtype != torch.float64 else t for t in tensors)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, pad, softplus
 
+from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import (
     Cost,
     Op,
@@ -367,6 +368,25 @@ def _samples_of(device: str, dtype: torch.dtype, quadratic: bool) -> Iterator[Sa
     yield Sample("extreme inputs", (edges.to(device, dtype), *wide[1:]))
 
 
+def _drawn(drawing: Drawing, quadratic: bool) -> Sample:
+    bins, tails = drawing.choice((1, 2, 3, 4, 8, 8, 10, 16, 33, 64)), drawing.choice(("linear", None))
+    kwargs = {"tails": tails, "inverse": drawing.chance(0.5), "tail_bound": drawing.number(0.1, 10)}
+    shape = drawing.shape(drawing.random.randint(1, 3), max(1, 3000 // bins))
+    bound = kwargs["tail_bound"] * (1.2 if tails else 1.0)
+    x = drawing.uniform(*shape, low=-bound, high=bound).clamp(-bound, bound)
+    spread = drawing.choice((0.0, 0.5, 1.0, 3.0, 6.0))
+    sizes = (bins, bins - 1 if tails else bins + 1) if quadratic else (bins,)
+    return Sample("drawn", (x, *(drawing.normal(*shape, size) * spread for size in sizes)), kwargs)
+
+
+def linear_drawn(drawing: Drawing) -> Sample:
+    return _drawn(drawing, False)
+
+
+def quadratic_drawn(drawing: Drawing) -> Sample:
+    return _drawn(drawing, True)
+
+
 def linear_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     return _samples_of(device, dtype, False)
 
@@ -408,6 +428,7 @@ LINEAR_SPLINE = Op(
     supports={"cpp": _supports},
     dtypes={"cpp": _CPU_DTYPES},
     samples=linear_samples,
+    draw=linear_drawn,
     cases=linear_cases,
     tolerance=_TOLERANCE,
     cost=_cost,
@@ -429,6 +450,7 @@ QUADRATIC_SPLINE = Op(
     supports={"cpp": _supports},
     dtypes={"cpp": _CPU_DTYPES},
     samples=quadratic_samples,
+    draw=quadratic_drawn,
     cases=quadratic_cases,
     tolerance=_TOLERANCE,
     cost=_cost,

@@ -82,7 +82,8 @@ def _reference(x: Tensor, f: Tensor, how: Resampling) -> Tensor:
     images = x.to(f.dtype).reshape(batch * channels, 1, height, 1, width, 1)
     images = F.pad(images, (0, how.up[0] - 1, 0, 0, 0, how.up[1] - 1))
     images = images.reshape(batch * channels, 1, height * how.up[1], width * how.up[0])
-    images = F.pad(images, how.padding)
+    # Padded before it is cut: what is cut off may be of the padding on the other side.
+    images = F.pad(F.pad(images, [max(p, 0) for p in how.padding]), [min(p, 0) for p in how.padding])
     images = F.conv2d(images, (f if how.flip_filter else f.flip(0, 1))[None, None])
     images = images[:, :, :: how.down[1], :: how.down[0]]
     return images.reshape(batch, channels, *images.shape[2:]).to(x.dtype)

@@ -275,3 +275,15 @@ def test_input_beyond_a_spline_without_tails():
     weights, order = random_network(3, (4,), 7, "cpu", torch.float32)
     with pytest.raises(ValueError, match=r"y: expected values in \[-1.0, 1.0\]"):
         masked_autoregressive_inverse(torch.full((2, 3), 1.5), weights, None, order, element=element)
+
+
+def test_splines_of_one_bin_have_gradients():
+    """The gradient is the spline's kernel, which has two bins or more: the reference takes one."""
+    element = RationalQuadratic(1, tail_bound=3.0)
+    weights, order = random_network(3, (4,), element.num_parameters, "cpu", torch.float64)
+    y = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    found = masked_autoregressive_inverse(y, weights, None, order, element=element)
+    expected = masked_autoregressive_inverse_reference(y, weights, None, order, element=element)
+    for value, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, right)
+    torch.testing.assert_close(torch.autograd.grad(found[0].sum(), y), torch.autograd.grad(expected[0].sum(), y))
