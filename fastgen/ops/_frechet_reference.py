@@ -21,6 +21,8 @@ def factor_of_features(x: Tensor) -> Tensor:
     centred rows, and one row less: none that is a combination of the others.
     """
     n, d = x.shape
+    # Far from zero the sums would be rounded to less than the differences.
+    x = x - x[:1].detach()
     k = torch.arange(1, n, dtype=x.dtype, device=x.device).unsqueeze(-1)
     contrasts = (x.cumsum(0)[:-1] - k * x[1:]) / (k * (k + 1)).sqrt()
     factor = contrasts / math.sqrt(n - 1)

@@ -1,4 +1,4 @@
-"""A kernel density estimate as its kernels take it: scaled, centred nowhere, one batch dimension.
+"""A kernel density estimate as its kernels take it: amid its points, scaled, one batch dimension.
 
 A kernel computes log sum_j exp(o_j) K(s_j^(1/2) |q_i - x_j|). Bandwidths of every form, weights and volumes become the
 scaled q and x, the offsets o and the precisions s here, in differentiable PyTorch, so that their gradients come from
@@ -18,10 +18,16 @@ from fastgen.ops._kde_bandwidth import Bandwidth, bandwidth_of
 from fastgen.ops._kde_kernels import log_volume
 from fastgen.ops._kde_reference import log_of
 
-# In bandwidths; the square of it times 6e-8 is 6e-5.
+# In bandwidths. The Gaussian's kernel counts the points from their middle, and an exponent is off by the square of that
+# distance times 6e-8, which is then 6e-5; the others' difference of two points is off by the distance times 6e-8.
 FAR = 32
+FAR_FOR_DIFFERENCES = 1024
 # Of offsets: e^-80 is about the smallest number of float32.
 MOST_RANGE = 80
+
+
+# Rows that a centre is taken of.
+_ROWS = 64
 
 
 @dataclass
@@ -52,19 +58,19 @@ class Problem:
         """Whether a CPU kernel needs float64. False where looking is not free."""
         if self.points.dtype != torch.float32 or not self.points.numel() or not is_visible(self.points):
             return False
-        return self._is_far() if kernel == "gaussian" else self._has_small_terms()
+        if kernel == "gaussian":
+            return self._reaches(FAR)
+        return self._has_small_terms() or self._reaches(FAR_FOR_DIFFERENCES)
 
-    def _is_far(self) -> bool:
-        """Whether float32 would cost the Gaussian's kernel more than a few 1e-5 of the log-density: it counts the
-        points from their mean, and an exponent is off by the square of that distance times 6e-8.
-        """
+    def _reaches(self, limit: float) -> bool:
+        """Whether some point is farther than so many bandwidths from the centre."""
         points, precisions = self.points.detach(), self.precisions
         largest = 1.0 if precisions is None else precisions.detach().max().item()
         least, most = points.aminmax()
-        if points.shape[-1] * ((most - least).item() / 2) ** 2 * largest <= FAR**2:
+        if points.shape[-1] * ((most - least).item() / 2) ** 2 * largest <= limit**2:
             return False
-        squared = (points - points.mean(-2, keepdim=True)).square().sum(-1)
-        return bool((squared if precisions is None else squared * precisions.detach()).max() > FAR**2)
+        lengths = torch.linalg.vector_norm(points, dim=-1)
+        return bool((lengths if precisions is None else lengths * precisions.detach().sqrt()).max() > limit)
 
     def _has_small_terms(self) -> bool:
         """Whether some point's term, a weight over a volume, is nothing in float32 beside the largest."""
@@ -81,6 +87,17 @@ class Problem:
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         return self.queries, self.points, self.offsets, self.precisions
+
+
+def _centre(points: Tensor) -> Tensor:
+    """A point amid them, [..., 1, d], that a few far off do not move; what does not depend on it has no gradient in it.
+
+    Each of its numbers is some point's, so that others beside it, however far from zero, lose nothing when it is taken
+    from them; divided by a bandwidth where they lie, they would.
+    """
+    rows = points.detach()[..., :: max(1, points.shape[-2] // _ROWS), :]
+    middle = rows.shape[-2] // 2
+    return rows.sort(-2).values[..., middle : middle + 1, :]
 
 
 def problem_of(
@@ -111,7 +128,8 @@ def problem_of(
     elif isinstance(log_size, Tensor):
         log_size = log_size.unsqueeze(-1)
     shape = (*batch, m)
-    queries, points = scale.scale(queries), scale.scale(points)
+    centre = _centre(points)
+    queries, points = scale.scale(queries - centre), scale.scale(points - centre)
     # Queries of several problems over the same points are queries of one problem.
     shared = points.dim() == 2 and all(t is None or t.dim() == 1 for t in (offsets, precisions)) and not leave_one_out
     if shared:

@@ -179,11 +179,14 @@ def frechet_distance_reference(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2:
 
 def frechet_distance_from_features_reference(x: Tensor, y: Tensor | FrechetReference) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
+    # Means are told from one of the rows, so that their difference is not one of large numbers.
+    origin = x[:1].detach()
+    x = x - origin
     if isinstance(y, Tensor):
-        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        y = y.to(torch.promote_types(y.dtype, torch.float32)) - origin
         other_mu, other_factor = y.mean(0), factor_of_features(y)
     else:
-        other_mu, other_factor = y.mu, y.factor.mT
+        other_mu, other_factor = y.mu - origin.squeeze(0), y.factor.mT
     dtype = torch.promote_types(x.dtype, other_mu.dtype)
     mine = x.mean(0).to(dtype), factor_of_features(x).to(dtype)
     return distance_of_factors(*mine, other_mu.to(dtype), other_factor.to(dtype)).clamp(min=0)

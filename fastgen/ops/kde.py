@@ -49,8 +49,8 @@ def kde_log_density(
             zero counts the sum of the weights, and not the kernel that it would switch on.
         kernel: one of the six above.
         precision: "highest" takes the float64 kernel, several times slower, where on a CPU (outside torch.compile) a
-            point in float32 lies more than 32 bandwidths from the points' mean. "high" never does, and allows products
-            of split bfloat16 where a kernel has them; none has them yet.
+            point in float32 lies more than 32 bandwidths (of other kernels than the Gaussian 1024) from the points'
+            middle. "high" never does, and allows products of split bfloat16 where a kernel has them; none has them yet.
         leave_one_out: the queries are the points, and point i does not count in the density at query i.
         bandwidth_form: how the shape of `bandwidth` is to be read; never guessed from it.
             "scalar": h, a number or a tensor [...] with one for each problem.

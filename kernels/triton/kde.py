@@ -1,6 +1,6 @@
 """The log of a sum of Gaussians and its gradient as matrix products in tiles; `csrc/cpu/kde.h` tells the algebra.
 
-Queries and points are counted from the points' mean; exponents are in base 2, `bias_j + q_i . x_j`; where precisions
+Queries and points come counted from amid the points; exponents are in base 2, `bias_j + q_i . x_j`; where precisions
 differ, queries and points have one more column. What is linear in M + N is left to PyTorch.
 """
 
@@ -89,7 +89,7 @@ def kde_backward_kernel(
 
 
 def _forward(queries, points, offsets, precisions, leave_one_out: bool, score: bool):
-    q, x, bias, half_norms, centre = prepare(queries, points, offsets, precisions)
+    q, x, bias, half_norms = prepare(queries, points, offsets, precisions)
     (problems, m, columns), n = q.shape, x.shape[1]
     inner, sums = q.new_empty((problems, m)), q.new_empty(q.shape if score else (0,))
     if inner.numel():
@@ -97,7 +97,7 @@ def _forward(queries, points, offsets, precisions, leave_one_out: bool, score: b
             q, x, bias, inner, sums, m, n, columns, leave_one_out, score, width(columns), BLOCK
         )
     log_sums = inner.double() * math.log(2) - (half_norms if precisions is None else 0)
-    return log_sums.to(queries.dtype), inner, sums, queries - centre
+    return log_sums.to(queries.dtype), inner, sums
 
 
 def kde_log_density(
@@ -109,10 +109,10 @@ def kde_log_density(
 def kde_score(
     queries: Tensor, points: Tensor, offsets: Tensor | None, precisions: Tensor | None, leave_one_out: bool
 ) -> tuple[Tensor, Tensor]:
-    log_sums, _, sums, q = _forward(queries, points, offsets, precisions, leave_one_out, True)
+    log_sums, _, sums = _forward(queries, points, offsets, precisions, leave_one_out, True)
     if precisions is None:
-        return log_sums, sums - q
-    return log_sums, sums[..., :-1] - q * sums[..., -1:]
+        return log_sums, sums - queries
+    return log_sums, sums[..., :-1] - queries * sums[..., -1:]
 
 
 def kde_log_density_backward(
@@ -124,7 +124,7 @@ def kde_log_density_backward(
     precisions: Tensor | None,
     leave_one_out: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q, x, bias, _, centre = prepare(queries, points, offsets, precisions)
+    q, x, bias, _ = prepare(queries, points, offsets, precisions)
     (problems, m, columns), n = q.shape, x.shape[1]
     query_sums, point_sums = torch.zeros_like(q), torch.zeros_like(x)
     query_totals, point_totals = torch.zeros_like(inner), torch.zeros_like(bias)
@@ -140,12 +140,11 @@ def kde_log_density_backward(
     point_sums *= math.log(2)
     # How hard a query is pulled by all points together: the sum of their shares, each times its precision.
     pull = query_totals.unsqueeze(-1) if precisions is None else query_sums[..., d:]
-    grad_queries = query_sums[..., :d] - (queries - centre) * pull
-    centred = points - centre
-    grad_points = point_sums[..., :d] - centred * point_totals.unsqueeze(-1)
+    grad_queries = query_sums[..., :d] - queries * pull
+    grad_points = point_sums[..., :d] - points * point_totals.unsqueeze(-1)
     if precisions is None:
         return grad_queries, grad_points, point_totals, points.new_empty(0)
-    slope = centred * (point_sums[..., :d] - centred * point_totals.unsqueeze(-1) / 2)
+    slope = points * (point_sums[..., :d] - points * point_totals.unsqueeze(-1) / 2)
     grad_precisions = slope.sum(-1) + point_sums[..., d]
     return grad_queries, grad_points * precisions.unsqueeze(-1), point_totals, grad_precisions
 

@@ -60,7 +60,7 @@ def kde_log_densities(
     chains: Tensor,
     leave_one_out: bool,
 ) -> Tensor:
-    q, x, bias, half_norms, _ = prepare(queries, points, offsets, None)
+    q, x, bias, half_norms = prepare(queries, points, offsets, None)
     (problems, m, columns), n, bandwidths = q.shape, x.shape[1], len(chains)
     precisions = _precisions(chains.tolist())
     nearest, sums = q.new_empty((problems, m)), q.new_empty((problems, m, bandwidths))

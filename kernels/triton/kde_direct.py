@@ -195,9 +195,6 @@ def kde_direct_backward(
     kernel: int,
     of_points: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # Products lose fewer digits near the origin.
-    centre = points.mean(1, keepdim=True)
-    queries, points = queries - centre, points - centre
     factors, logs, precisions, largest = _points(points, offsets, precisions, kernel)
     # Where no kernel reaches there is no slope either.
     reached, log_sums = log_sums != -torch.inf, log_sums - largest

@@ -36,11 +36,10 @@ def problem_and_rows(rows, BLOCK: tl.constexpr):
 
 
 def prepare(queries: Tensor, points: Tensor, offsets: Tensor | None, precisions: Tensor | None):
-    """Centred queries times log2(e) and centred points, with a last column where there are precisions; the points'
-    bias; |q|^2 / 2 in float64; the centre.
+    """Queries times log2(e) and points, with a last column where there are precisions; the points' bias; |q|^2 / 2 in
+    float64.
     """
-    centre = points.mean(1, keepdim=True)
-    q, x = queries - centre, points - centre
+    q, x = queries, points
     half_norms = q.double().square().sum(-1) / 2
     exponent = x.double().square().sum(-1) / -2
     if precisions is not None:
@@ -50,7 +49,7 @@ def prepare(queries: Tensor, points: Tensor, offsets: Tensor | None, precisions:
     if offsets is not None:
         exponent = exponent + offsets
     bias = (exponent * LOG2_E).clamp(min=NOWHERE.value).to(points.dtype)
-    return q * LOG2_E, x, bias, half_norms, centre
+    return q * LOG2_E, x, bias, half_norms
 
 
 def width(columns: int) -> int:
