@@ -19,7 +19,8 @@ class Gaussian(DensityEstimator):
     `log p(x) = -(|L^-1 (x - mean)|^2 + d log 2 pi) / 2 - log det L`, where `L L^T = covariance`, `mean` is that of the
     points and `covariance = (1 / N) sum_i (x_i - mean) (x_i - mean)^T + regularization I`.
 
-    Learned: `mean_` [d], `scale_tril_` [d, d], the Cholesky factor `L`; `covariance_` [d, d] from it.
+    Learned: `mean_` [d], `mean_rest_` [d] (what rounding to the dtype took from it), `scale_tril_` [d, d], the
+    Cholesky factor `L`; `covariance_` [d, d] from it.
 
     Args:
         regularization: a variance added to every direction, in squared units of the data.
@@ -56,9 +57,12 @@ class Gaussian(DensityEstimator):
         covariance.diagonal().add_(self.regularization)
         factor = cholesky_factor(covariance, x, "regularization > 0")
         self.mean_, self.scale_tril_ = mean.to(x.dtype), factor.to(x.dtype)
+        self.mean_rest_ = (mean - self.mean_.double()).to(x.dtype)
 
     def _log_density(self, x: Tensor) -> Tensor:
-        whitened = torch.linalg.solve_triangular(self.scale_tril_, (x - self.mean_).T, upper=False)
+        # Far from zero the mean's last digits are in the rest, which older files do not have.
+        centred = x - self.mean_ - getattr(self, "mean_rest_", 0)
+        whitened = torch.linalg.solve_triangular(self.scale_tril_, centred.T, upper=False)
         constant = 0.5 * len(self.mean_) * math.log(2 * math.pi) + self.scale_tril_.diagonal().log().sum()
         return -0.5 * whitened.square().sum(0) - constant
 

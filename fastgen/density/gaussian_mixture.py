@@ -35,8 +35,9 @@ class GaussianMixture(DensityEstimator):
     likelihood from `n_init` starts, all at once as a batch; each starts from points that k-means++ spread out, and the
     best is kept. A start that has converged leaves the batch.
 
-    Learned: `weights_` [K], `means_` [K, d], `covariances_` [K, d, d], [K, d] or [K], `lower_bound_` (mean
-    log-likelihood in nats of the last step), `n_iter_`, `converged_`.
+    Learned: `weights_` [K], `means_` and `means_rest_` [K, d] (what rounding to the dtype took from them),
+    `covariances_` [K, d, d], [K, d] or [K], `lower_bound_` (mean log-likelihood in nats of the last step), `n_iter_`,
+    `converged_`.
 
     Args:
         n_components: K.
@@ -132,7 +133,9 @@ class GaussianMixture(DensityEstimator):
                 break
         chosen = int(best.argmax())
         self.weights_, self.means_, self.covariances_ = mixture.at(chosen)
-        self.means_ = self.means_ + centre
+        means = self.means_.double() + centre.double()
+        self.means_ = means.to(x.dtype)
+        self.means_rest_ = (means - self.means_.double()).to(x.dtype)
         self.lower_bound_, self.n_iter_ = best[chosen].item(), int(steps[chosen])
         self.converged_ = chosen not in active.tolist()
         if not self.converged_:
@@ -147,7 +150,10 @@ class GaussianMixture(DensityEstimator):
         return from_partition(x, nearest_centre(x, centres), centres, dims, self.reg_covar)
 
     def _log_density(self, x: Tensor) -> Tensor:
-        mixture = Mixture(self.weights_[None], self.means_[None], self.covariances_[None])
+        # Far from zero the means' last digits are in the rest, which older files do not have.
+        centre = self.means_[0]
+        x, means = x - centre, self.means_ - centre + getattr(self, "means_rest_", 0)
+        mixture = Mixture(self.weights_[None], means[None], self.covariances_[None])
         whitening = whitening_of(mixture.covariances)
         chunks = x.split(rows_at_once(mixture.means))
         return torch.cat([log_joint(rows, mixture, whitening)[0][0].logsumexp(-1) for rows in chunks])

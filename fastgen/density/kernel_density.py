@@ -31,10 +31,10 @@ class KernelDensity(DensityEstimator):
     K is one of scikit-learn's six kernels, a function of the distance alone, and `H = diag(h^2)` for bandwidths h, or a
     full matrix. It is evaluated by log-sum-exp: far away the Gaussian's log-density is finite.
 
-    Learned: `points_` [N, d] (moved where `debias="score"`), `weights_` [N], which sum to one, `weighted_` (whether
-    they are not all the same), `centre_` [d], their mean, `bandwidth_` [d], or H [d, d] and its Cholesky `factor_`,
-    `scales_` [N] (what the bandwidth is multiplied by at each point, where `adaptive`), and with `method="fft"` the
-    `grid_` and its `grid_origin_`.
+    Learned: `points_` [N, d] (moved where `debias="score"`, and then with `points_rest_` [N, d], what rounding took),
+    `weights_` [N], which sum to one, `weighted_` (whether they are not all the same), `centre_` [d], their mean,
+    `bandwidth_` [d], or H [d, d] and its Cholesky `factor_`, `scales_` [N] (what the bandwidth is multiplied by at each
+    point, where `adaptive`), and with `method="fft"` the `grid_` and its `grid_origin_`.
 
     Args:
         bandwidth: in units of the data: a number, one for each feature [d], or a matrix H [d, d] in squared units. Or a
@@ -140,7 +140,9 @@ class KernelDensity(DensityEstimator):
         self.scales_ = _adaptive_scales(y, self.adaptive) if self.adaptive else None
         if self.debias == "score":
             y = step_along_score(y, self._over_points(kde_score, y, y), self.scales_)
-            self.points_ = self._from_bandwidths(y)
+            moved = self._stretched(y)
+            self.points_ = self.centre_ + moved
+            self.points_rest_ = moved - (self.points_ - self.centre_)
         if self.method == "fft":
             # In float64: what the transform rounds is relative to the highest density.
             grid, origin = grid_log_density(y.double(), weights.double())
@@ -177,15 +179,12 @@ class KernelDensity(DensityEstimator):
             return (h * covariance.diagonal().sqrt()).to(x.dtype), None
         return (h**2 * covariance).to(x.dtype), (h * factor).to(x.dtype)
 
-    def _to_bandwidths(self, x: Tensor) -> Tensor:
-        """Points [n, d] in units of the bandwidth, around `centre_`, so that no number is large."""
-        centred = x - self.centre_
+    def _to_bandwidths(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
+        """Points [n, d], and a rest, in units of the bandwidth, around `centre_`, so that no number is large."""
+        centred = x - self.centre_ if rest is None else x - self.centre_ + rest
         if self.factor_ is None:
             return centred / self.bandwidth_
         return torch.linalg.solve_triangular(self.factor_, centred.T, upper=False).T
-
-    def _from_bandwidths(self, y: Tensor) -> Tensor:
-        return self.centre_ + self._stretched(y)
 
     def _stretched(self, y: Tensor) -> Tensor:
         """Differences [n, d] in units of the bandwidth, in those of the data."""
@@ -206,7 +205,8 @@ class KernelDensity(DensityEstimator):
         return log_density - log_volume
 
     def _direct(self, queries: Tensor) -> Tensor:
-        points = self._to_bandwidths(self.points_)
+        # Of points that were moved far from zero the last digits are in the rest, which older files do not have.
+        points = self._to_bandwidths(self.points_, getattr(self, "points_rest_", None))
         log_density = self._sum_of_kernels(queries, points)
         if self.debias == "laplace":
             log_density = log_density + laplace_factor(queries, points, self.weights_).clamp(min=0).log()

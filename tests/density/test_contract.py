@@ -184,3 +184,14 @@ def test_refuses_data(model):
     model.fit(data[:, 0])
     with pytest.raises(ValueError, match=r"X: expected \[n, 1\] or \[n\], got \(100, 2\)"):
         model.score_samples(data)
+
+
+# The networks draw otherwise in float64, and the box of a series is rounded to numbers of the dtype.
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "neural" and not name.startswith("series")])
+@pytest.mark.parametrize("offset", [1e4, 1e5])
+def test_float32_far_from_zero(name, offset):
+    """What is computed of float32 points is as of the same numbers in float64."""
+    points, queries = (torch.from_numpy(two_hills(300, 2, seed) + offset).float() for seed in (0, 1))
+    found = ESTIMATORS[name]().fit(points).score_samples(queries)
+    expected = ESTIMATORS[name]().fit(points.double()).score_samples(queries.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
