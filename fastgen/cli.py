@@ -12,7 +12,6 @@ import os
 import sys
 import textwrap
 import traceback
-import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -28,7 +27,7 @@ from fastgen.metrics_report.arguments import (
     add_score,
     add_trilemma,
 )
-from fastgen.remark import Remark
+from fastgen.remark import kept, remarks_kept, tell
 
 # Commands that read their own arguments.
 FORWARDED = {"info": "fastgen.info", "bench": "fastgen.bench.cli"}
@@ -215,10 +214,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("default", Remark)
-                _show_in_one_line(Remark)
-                return _run(argv)
+            with remarks_kept():
+                status = _run(argv)
+            tell()
+            return status
         finally:
             _flush()
     except KeyboardInterrupt:
@@ -230,7 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in argv:
             traceback.print_exc()
-        print(f"fastgen: error: {describe(error)}", file=sys.stderr)
+        # How a file was read may be the reason.
+        remarks = "".join(f" ({remark})" for remark in kept())
+        print(f"fastgen: error: {describe(error)}{remarks}", file=sys.stderr)
         _drop_stdout()
         return 2
 
@@ -243,19 +244,6 @@ def _run(argv: Sequence[str]) -> int:
     room = ELSEWHERE.get(args.command, "fastgen.train.commands")
     # Imported late: `--help` answers at once, and `info` works where the training packages are missing.
     return importlib.import_module(room).run(args) or 0
-
-
-def _show_in_one_line(kind: type[Warning]) -> None:
-    """Print warnings of this kind without the place in the code that they are from."""
-    show = warnings.showwarning
-
-    def show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-        if issubclass(category, kind):
-            print(f"fastgen: {' '.join(str(message).split())}", file=sys.stderr)
-        else:
-            show(message, category, *where, **options)
-
-    warnings.showwarning = show_warning
 
 
 def _flush() -> None:

@@ -35,7 +35,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, KeyError) as error:
         # NumPy's advice how to load a pickle all the same is not for files of strangers.
         pickled = "pickle" in str(error)
-        reason = "it holds Python objects, which are not read" if pickled else error
+        reason = "it holds Python objects, which are not read, or text" if pickled else error
         raise ValueError(f"{path} is not a whole NumPy file of numbers: {reason}") from error
 
 
@@ -63,7 +63,7 @@ def is_rows(array: np.ndarray) -> bool:
 def rows_of(path: Path, array: np.ndarray) -> Table:
     """The rows that `is_rows` knows, in float32 where they are of that or less, else in float64."""
     columns = array.dtype.names
-    values = structured_to_unstructured(array) if columns else array.reshape(len(array), -1)
+    values = structured_to_unstructured(array) if columns else array if array.ndim == 2 else array[:, None]
     narrow = values.dtype.kind == "f" and values.dtype.itemsize <= 4
     values = np.ascontiguousarray(values, dtype=np.float32 if narrow else np.float64)
     return Table(values, columns).without_index(path)

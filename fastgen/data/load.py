@@ -80,7 +80,7 @@ def _check_picture_options(name: str, pictures: Mapping[str, Any], labels: str |
 
 def _is_picture_folder(name: str) -> bool:
     path = Path(name)
-    return name not in DATASETS and path.is_dir() and not any(map(is_idx, path.iterdir()))
+    return name not in ("", *DATASETS) and path.is_dir() and not any(map(is_idx, path.iterdir()))
 
 
 def _read(
@@ -94,9 +94,9 @@ def _read(
         return points(name, seed=seed, **({} if size is None else {"size": size})), None
     if _is_picture_folder(name):
         return read_folder(path, **pictures), None
-    if path.is_dir():
+    if name and path.is_dir():
         return read_idx_folder(path)
-    if not path.exists():
+    if not path.exists() or not name:
         raise ValueError(f"no data '{name}': expected a file or folder, or one of: {', '.join(DATASETS)}")
     if is_idx(path):
         return read_idx_images(path, labels), None

@@ -190,8 +190,12 @@ def _format(lines: Sequence[str]) -> Format:
         rows = [row for _, row in form.cells(sample)]
         widths = [len(row) for row in rows if all(map(fits, row))]
         width = max(widths, key=lambda width: (widths.count(width), width), default=0)
-        if form.comma and width == 1 and (form.delimiter is not None or fits(rows[0][0])):
-            # Commas alone separate cells, unless one name is above what would be two.
+        if (
+            form.comma
+            and width == 1
+            and (form.delimiter is not None or len(widths) < len(rows) - 1 or fits(rows[0][0]))
+        ):
+            # Commas alone separate cells, unless one name is above what would be two everywhere.
             return 0, False
         return widths.count(width), bool(rows) and len(rows[0]) == width
 

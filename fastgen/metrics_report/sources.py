@@ -80,9 +80,9 @@ def open_source(
 
         images = digits()
         return Array(name, images.images, images.levels, True)
-    if path.is_dir():
+    if name and path.is_dir():
         return open_folder(path, image_size, None, background, skip_bad)
-    if not path.exists():
+    if not (name and path.exists()):
         raise ValueError(f"no folder or file {name}")
     if suffix_of(path) in table.SUFFIXES:
         return _features(path, read_matrix(path))

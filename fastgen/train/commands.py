@@ -21,6 +21,7 @@ from torch import nn
 from fastgen.data import Dataset, Examples, Vectors, load
 from fastgen.device import use_device
 from fastgen.models import MODELS
+from fastgen.remark import tell
 from fastgen.train.baseline import independent_pixels_bits_per_dim
 from fastgen.train.checkpoint import LAST, find, read_config
 from fastgen.train.comparison import compare_sampling
@@ -146,6 +147,7 @@ def build_trainer(given: Mapping[str, Any], held: ExitStack) -> Trainer:
 
 def finish_training(trainer: Trainer, resume: bool = False) -> int:
     """Train, and tell how it went. Returns the exit status."""
+    tell()
     try:
         metrics = trainer.fit(resume=resume)
     except TrainingInterrupted as stop:

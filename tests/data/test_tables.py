@@ -163,6 +163,7 @@ def test_numbers_stay_rows(tmp_path, text, values):
         (written("height,weight,height"), "columns 1 and 3 are both named height"),
         (written("height,,age"), "column 2 has no name"),
         (written(",weight,age"), "column 1 has no name"),
+        ("a,b\n" + "1,2\n1,2,3\n" * 10, "x.csv, line 3: 3 cells, expected 2 like the first line"),
         (written() + "1.0,1_000,2\n", "line 31, column 2: '1_000' is no finite number"),
         (written() + "1.0,1e999,2\n", "line 31, column 2: '1e999' is no finite number"),
         (written() + "1.0,NA,2\n", "line 31, column 2: 'NA' is no finite number"),
@@ -223,6 +224,13 @@ def test_arrays_that_are_no_numbers(tmp_path):
         with pytest.raises(ValueError, match="holds Python objects, which are not read") as error:
             read_rows(tmp_path / name)
         assert "allow_pickle" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0,), (3, 0), (30, 0)])
+def test_arrays_of_nothing(tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros(shape))
+    with pytest.raises(ValueError, match=r"x.npy.*(has \d rows of numbers|none of them 0)"):
+        read_rows(tmp_path / "x.npy")
 
 
 def test_several_arrays(tmp_path, told):
@@ -293,6 +301,13 @@ class TestCommands:
         found = [run("evaluate", "run", "--data", name, "--json", "--device", "cpu") for name in ("x.npy", "x.csv")]
         assert json.loads(found[0][1])["nats"] == json.loads(found[1][1])["nats"]
         assert "x.csv: the model knows no names, and takes the columns in their order" in found[1][2]
+
+    def test_a_refusal_is_one_line_with_what_was_guessed(self, run, model):
+        Path("years.csv").write_text(written("2019,2020,2021"))
+        result = run("evaluate", model, "--data", "years.csv")
+        assert fails(
+            result, "no column height among 2019", "(years.csv: the first line (2019, 2020, 2021) is taken for"
+        )
 
     def test_score_knows_columns_by_name(self, run):
         Path("a.csv").write_text(written("height,weight,age"))
