@@ -16,8 +16,8 @@ class FeatureMetric(Metric):
     """A metric of what an extractor says of a batch.
 
     Features are taken without gradient and with autocast off, in float32 or float64; images in half precision are
-    widened for a network in float32. A network of the user's stays in the mode in which it is handed in: call its
-    `eval()` first. States (`state_dict`) and parameters of the metric are without it.
+    widened for a network in float32. A network of the user's works in eval mode where it is so when it is handed in:
+    call its `eval()` first. States (`state_dict`) and parameters of the metric are without it.
 
     Args:
         feature: as for `fastgen.metrics.features.feature_extractor`.

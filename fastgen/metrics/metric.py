@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ class Metric(torchmetrics.Metric):
     - What a metric keeps and what it gives are copies: both belong to the caller, who may change them.
     - All is computed in float32 or more: autocast is off inside, and states do not get narrower.
     - A network that a metric holds is the user's. It is no part of the metric and of the modules above: its mode, its
-      parameters' gradients and its dtype stay as they are. Only to another device it comes along.
+      parameters' gradients and its dtype stay as they are. Only to another device it comes along. What is in eval mode
+      when it is handed in works in eval mode.
     - `forward` gives the value of the batch, with what outlives a `reset` (`outlives_reset`) as it was.
     - Processes may have different numbers of rows, or none.
     - In a `MetricCollection` metrics share states only where they say so (`share_states`).
@@ -186,7 +188,8 @@ class Metric(torchmetrics.Metric):
         def all_or_nothing(*args: Any, **kwargs: Any) -> None:
             before = self._snapshot()
             try:
-                run(*args, **kwargs)
+                with self._networks_in_eval():
+                    run(*args, **kwargs)
             except BaseException:
                 self._restore(before)
                 raise
@@ -201,7 +204,8 @@ class Metric(torchmetrics.Metric):
             synced = self._is_synced
             try:
                 # What torchmetrics keeps for the next call is not for the caller to change.
-                return _copy(run(*args, **kwargs))
+                with self._networks_in_eval():
+                    return _copy(run(*args, **kwargs))
             finally:
                 # Where an error kept torchmetrics from it.
                 if self._is_synced and not synced and self._should_unsync:
@@ -213,8 +217,23 @@ class Metric(torchmetrics.Metric):
         if isinstance(value, nn.Module):
             # Held, and not registered.
             vars(self)[name] = value
+            in_eval = [module for module in value.modules() if not module.training]
+            vars(self)["_handed_in_eval"] = {**vars(self).get("_handed_in_eval", {}), name: in_eval}
         else:
             super().__setattr__(name, value)
+
+    @contextlib.contextmanager
+    def _networks_in_eval(self) -> Iterator[None]:
+        """Within it, what was in eval mode when it was handed in is so, though whoever else holds it trains it."""
+        handed_in = vars(self).get("_handed_in_eval", {}).values()
+        trained = [module for modules in handed_in for module in modules if module.training]
+        for module in trained:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in trained:
+                module.training = True
 
     def _apply(self, fn: Callable, exclude_state: Sequence[str] = "") -> nn.Module:
         super()._apply(lambda tensor: _without_narrowing(fn, tensor), exclude_state)

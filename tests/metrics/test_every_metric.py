@@ -576,6 +576,22 @@ class TestNetworksThatAreHeld:
             torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
             assert all(p.grad is None for p in network.parameters())
 
+    def test_they_work_in_eval_though_another_owner_trains_them(self, cls):
+        for name in self.parts(cls):
+            network = HELD[name]().eval()
+            metric = make(cls, **{name: network})
+            expected, before = value(fed(copy.deepcopy(metric), updates(cls))), copy.deepcopy(network.state_dict())
+            nn.ModuleDict({"network": network, "metric": metric}).train()
+            assert value(fed(metric, updates(cls))) == expected
+            with pytest.raises((ValueError, TypeError, RuntimeError, IndexError)):
+                metric.update(**{k: v[None] if isinstance(v, torch.Tensor) else v for k, v in updates(cls)[0].items()})
+            torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+            assert all(module.training for module in network.modules())
+            # And in eval mode whoever says so later.
+            late = make(cls, **{name: network})
+            network.eval()
+            assert value(fed(late, updates(cls))) == expected
+
     def test_they_come_along_to_another_device(self, cls):
         for name in self.parts(cls):
             network = HELD[name]()
