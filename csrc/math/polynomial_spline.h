@@ -92,6 +92,8 @@ FASTGEN_HD Located<V> locate_linear(const PolynomialSpline<S>& p, Columns<const 
     raw = select(beyond, column<V>(c, k, p.bins - 1 - k, turned), raw);
   }
   V mass = m->term * m->inverse_sum, bottom = m->before * m->inverse_sum;
+  // An end lies in the bin there even if that has no mass.
+  if (kInverse) mass = maximum(V(S(1e-30)), mass);
   m->logarithm = raw - largest - log(sum);
   at.slope = mass * bins;
   at.theta = kInverse ? unit((position - bottom) * reciprocal(mass)) : position * bins - at.index;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ from torch.nn import Parameter
 # How many derivatives the parameters hold beyond one for each bin: both ends fixed at 1, both ends shared, all free.
 DERIVATIVES = {"linear": -1, "circular": 0, None: 1}
 PARAMETERIZATIONS = ("nflows", "zuko")
+
+
+def common_dtype(*tensors: Tensor) -> torch.dtype:
+    """What the results have."""
+    return reduce(torch.promote_types, (t.dtype for t in tensors))
 
 
 def check_splines(inputs: Tensor, parameters: Sequence[Tensor], tails: str | None) -> int:

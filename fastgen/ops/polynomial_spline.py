@@ -22,7 +22,7 @@ from fastgen.ops._registry import (
     needs_gradient,
     reference_gradient,
 )
-from fastgen.ops._spline_arguments import check_domain
+from fastgen.ops._spline_arguments import check_domain, common_dtype
 
 # What a density at a knot is at least, before all are scaled to an integral of one.
 MIN_DENSITY = 1e-3
@@ -67,7 +67,7 @@ def linear_spline(
     _check(inputs, tails, tail_bound, unnormalized_pdf=unnormalized_pdf)
     _check_bins("unnormalized_pdf", inputs, unnormalized_pdf)
     check_domain("inputs", inputs, tails, tail_bound)
-    dtype = torch.promote_types(inputs.dtype, unnormalized_pdf.dtype)
+    dtype = common_dtype(inputs, unnormalized_pdf)
     tensors = inputs.to(dtype), unnormalized_pdf.to(dtype)
     backend = LINEAR_SPLINE.choose(tensors)
     if backend == "reference":
@@ -139,8 +139,7 @@ def quadratic_spline(
     if not 0 <= min_bin_height < 1:
         raise ValueError(f"min_bin_height: expected a number in [0, 1), got {min_bin_height}")
     check_domain("inputs", inputs, tails, tail_bound)
-    dtype = torch.promote_types(inputs.dtype, unnormalized_widths.dtype)
-    dtype = torch.promote_types(dtype, unnormalized_heights.dtype)
+    dtype = common_dtype(inputs, unnormalized_widths, unnormalized_heights)
     tensors = inputs.to(dtype), unnormalized_widths.to(dtype), unnormalized_heights.to(dtype)
     backend = QUADRATIC_SPLINE.choose(tensors)
     if backend == "reference":
@@ -156,7 +155,8 @@ def linear_spline_reference(
     tails: str | None = "linear",
     tail_bound: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    given = common_dtype(inputs, unnormalized_pdf)
+    dtype = torch.promote_types(given, torch.float32)
     bins = unnormalized_pdf.shape[-1]
     turned, position = _position(inputs.to(dtype), tail_bound)
     log_mass = _turn(log_softmax(unnormalized_pdf.to(dtype), -1), turned)
@@ -164,13 +164,16 @@ def linear_spline_reference(
     bottom = _starts(mass)
     if inverse:
         index = _bin_of(position, bottom, turned)
-        result = (index.squeeze(-1) + _unit((position - _at(bottom, index)) / _at(mass, index))) / bins
+        # An end lies in the bin there even if that has no mass.
+        size = _at(mass, index).clamp(min=1e-30)
+        result = (index.squeeze(-1) + _unit((position - _at(bottom, index)) / size)) / bins
     else:
         at = position.detach() * bins
         index = torch.where(turned, at.ceil() - 1, at).clamp(0, bins - 1).nan_to_num().long().unsqueeze(-1)
         result = _at(bottom, index) + (position * bins - index.squeeze(-1)) * _at(mass, index)
     logabsdet = _at(log_mass, index) + math.log(bins) + 0 * position
-    return _with_tails(inputs, result, -logabsdet if inverse else logabsdet, tails, tail_bound)
+    result, logabsdet = _with_tails(inputs, result, -logabsdet if inverse else logabsdet, tails, tail_bound)
+    return result.to(given), logabsdet.to(given)
 
 
 def quadratic_spline_reference(
@@ -183,7 +186,8 @@ def quadratic_spline_reference(
     min_bin_width: float = 1e-3,
     min_bin_height: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    given = common_dtype(inputs, unnormalized_widths, unnormalized_heights)
+    dtype = torch.promote_types(given, torch.float32)
     share = 1 - min_bin_width * unnormalized_widths.shape[-1]
     widths = min_bin_width + share * torch.softmax(unnormalized_widths.to(dtype), -1)
     densities = softplus(unnormalized_heights.to(dtype)) + MIN_DENSITY
@@ -213,7 +217,8 @@ def quadratic_spline_reference(
         slope = (1 - theta) * h0 + theta * h1
         result = bottom + width * theta * (h0 + slope) / 2
     logabsdet = torch.log(slope)
-    return _with_tails(inputs, result, -logabsdet if inverse else logabsdet, tails, tail_bound)
+    result, logabsdet = _with_tails(inputs, result, -logabsdet if inverse else logabsdet, tails, tail_bound)
+    return result.to(given), logabsdet.to(given)
 
 
 def _areas(widths: Tensor, densities: Tensor) -> Tensor:
@@ -260,7 +265,7 @@ def _with_tails(x: Tensor, result: Tensor, logabsdet: Tensor, tails: str | None,
     result = (2 * _unit(result) - 1) * bound
     result = torch.where(x > 0, -result, result)
     result = torch.where(outside, x.to(result.dtype) if tails else torch.nan, result)
-    return result.to(x.dtype), torch.where(outside, 0.0 if tails else torch.nan, logabsdet).to(x.dtype)
+    return result, torch.where(outside, 0.0 if tails else torch.nan, logabsdet)
 
 
 def _check(inputs: Tensor, tails: str | None, tail_bound: float, **parameters: Tensor) -> None:

@@ -17,6 +17,7 @@ from fastgen.ops._spline_arguments import (
     check_domain,
     check_settings,
     check_splines,
+    common_dtype,
 )
 
 # What a CPU kernel keeps of a tile's bins must fit in its stack.
@@ -83,9 +84,7 @@ def rational_quadratic_spline(
     bins = check_splines(inputs, parameters, tails)
     check_settings(bins, tails, tail_bound, min_bin_width, min_bin_height, min_derivative, parameterization)
     check_domain("inputs", inputs, tails, tail_bound)
-    dtype = inputs.dtype
-    for parameter in parameters:
-        dtype = torch.promote_types(dtype, parameter.dtype)
+    dtype = common_dtype(inputs, *parameters)
     tensors = tuple(t.to(dtype) for t in (inputs, *parameters))
     backend = RATIONAL_QUADRATIC_SPLINE.choose(tensors)
     minima = (min_bin_width, min_bin_height, min_derivative)
@@ -145,7 +144,7 @@ def rational_quadratic_coupling(
     check_coupling(x, params, num_bins, tails, softmax_scale)
     check_settings(num_bins, tails, tail_bound, min_bin_width, min_bin_height, min_derivative, parameterization)
     check_domain("x", x, tails, tail_bound)
-    dtype = torch.promote_types(x.dtype, params.dtype)
+    dtype = common_dtype(x, params)
     x, params = x.to(dtype), params.to(dtype)
     backend = RATIONAL_QUADRATIC_COUPLING.choose((x, params), num_bins)
     minima = (min_bin_width, min_bin_height, min_derivative)
@@ -175,7 +174,8 @@ def rational_quadratic_spline_reference(
     *,
     parameterization: str = "nflows",
 ) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    given = common_dtype(inputs, unnormalized_widths, unnormalized_heights, unnormalized_derivatives)
+    dtype = torch.promote_types(given, torch.float32)
     raw = [t.to(dtype) for t in (unnormalized_widths, unnormalized_heights, unnormalized_derivatives)]
     if parameterization == "zuko":
         steepness = 1 / math.log(min_derivative)
@@ -222,7 +222,7 @@ def rational_quadratic_spline_reference(
     # Nothing is defined beyond the spline where it has no tails.
     result = torch.where(outside, x if tails else torch.nan, result)
     logabsdet = torch.where(outside, 0.0 if tails else torch.nan, -logabsdet if inverse else logabsdet)
-    return result.to(inputs.dtype), logabsdet.to(inputs.dtype)
+    return result.to(given), logabsdet.to(given)
 
 
 def rational_quadratic_coupling_reference(
@@ -239,7 +239,8 @@ def rational_quadratic_coupling_reference(
     parameterization: str = "nflows",
     softmax_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    given = common_dtype(x, params)
+    dtype = torch.promote_types(given, torch.float32)
     sizes = [num_bins, num_bins, num_bins + DERIVATIVES[tails]]
     # The parameters of an element, last.
     params = params.to(dtype).reshape(*x.shape[:2], sum(sizes), *x.shape[2:]).movedim(2, -1)
@@ -248,7 +249,7 @@ def rational_quadratic_coupling_reference(
         x.to(dtype), widths * softmax_scale, heights * softmax_scale, derivatives, inverse, tails, tail_bound,
         min_bin_width, min_bin_height, min_derivative, parameterization=parameterization,
     )  # fmt: skip
-    return y.to(x.dtype), logabsdet.flatten(1).sum(1)
+    return y.to(given), logabsdet.flatten(1).sum(1)
 
 
 def _bins(raw: Tensor, minimum: float) -> Tensor:

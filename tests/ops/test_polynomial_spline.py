@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -129,6 +130,18 @@ def test_a_bin_without_mass_is_flat():
     y, logabsdet = linear_spline(torch.tensor([-0.2, 0.0, 0.2], dtype=torch.float64), raw)
     torch.testing.assert_close(y, torch.zeros_like(y))
     assert (logabsdet == -torch.inf).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_ends_of_bins_without_mass(backend: str):
+    """Each belongs to the bin at its right: the left one maps to where mass begins, the right one to itself."""
+    raw = torch.tensor([[-300.0, 0.0, 0.0], [0.0, 0.0, -300.0]], requires_grad=True)
+    with running_on(backend):
+        x, logabsdet = linear_spline(torch.tensor([-1.0, 1.0]), raw, True)
+        (grad,) = torch.autograd.grad(logabsdet.sum() + x.sum(), raw)
+    torch.testing.assert_close(x, torch.tensor([-1 / 3, 1.0]))
+    torch.testing.assert_close(logabsdet, torch.tensor([0.0, 300.0]) + math.log(2 / 3))
+    assert grad.isfinite().all()
 
 
 @pytest.mark.parametrize("spline", SPLINES)
