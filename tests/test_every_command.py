@@ -73,6 +73,17 @@ def test_a_numbered_device_becomes_the_current_one(monkeypatch):
         use_device("cuda:1")
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"info", "bench"}))
+def test_an_interruption_is_one_line(run, command, monkeypatch):
+    class Interrupted:
+        @staticmethod
+        def run(args):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda _: Interrupted)
+    assert run(command, *NEEDED.get(command, [])) == (130, "", "fastgen: interrupted\n")
+
+
 # Modules by the package that brings them, where it has another name.
 PACKAGES = {"PIL": "pillow", "sklearn": "scikit-learn", "lightning_utilities": "torchmetrics", "yaml": "accelerate"}
 
