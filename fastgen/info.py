@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import fastgen
-from fastgen.ops._library import UNUSABLE, build_report, cpu_capability
+from fastgen.ops._library import UNUSABLE, build_report, build_warning, cpu_capability, host_module
 from fastgen.ops._registry import REGISTRY, Op, explain, use_backend
 
 READY = "ready"
@@ -53,6 +53,7 @@ def report() -> dict:
         "huge_pages": huge_pages(),
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith("FASTGEN_")},
         "build": build_report(),
+        "build_warning": build_warning(),
         "host": _host(),
         "ops": {name: {device: backends(op, device) for device in devices} for name, op in REGISTRY.items()},
     }
@@ -107,7 +108,10 @@ def _host() -> dict | None:
     """What the pybind11 module of the sampler reports about itself; None where it was not built."""
     if importlib.util.find_spec("fastgen._host") is None:
         return None
-    return dict(importlib.import_module("fastgen._host").report())
+    try:
+        return dict(host_module().report())
+    except ImportError as error:
+        return {"does not load": " ".join(str(error).split())}
 
 
 def text(found: dict) -> str:
@@ -117,7 +121,8 @@ def text(found: dict) -> str:
     lines += ["devices", *(f"  {device}" for device in found["devices"])]
     lines += [f"  CPU kernels run at {found['cpu_capability']}; transparent huge pages: {found['huge_pages']}"]
     lines += [f"  {name}={value}" for name, value in found["environment"].items()]
-    lines += ["build", *_build_lines(found["build"], found["host"])]
+    lines += ["build", *([f"  {found['build_warning']}"] if found["build_warning"] else [])]
+    lines += _build_lines(found["build"], found["host"])
     for name, devices in found["ops"].items():
         for device, states in devices.items():
             lines.append(f"{name} on {device}")

@@ -8,11 +8,16 @@ info` and for errors.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
+import platform
+import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -24,14 +29,43 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # knows each by.
 CPU_LEVELS = {"AVX2": 1, "AVX512": 2}
 
+# The machines that libraries say they are for, as Python calls them.
+_MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64"}
+
+# Operators that `_C.so` defines itself.
+_OF_LIBRARY = ("_set_cpu_level", "_same_bits")
+
 # Why a compiled backend cannot be used; empty where it can.
 UNUSABLE: dict[str, str] = {}
 
 
 def build_report() -> dict:
-    """What `setup.py` built, for what, and what it skipped and why; empty where the package was never built."""
+    """What `setup.py` built, for what, and what it skipped and why; empty where the package was never built, or where
+    that cannot be read.
+    """
+    return _read_report()[0]
+
+
+def build_warning() -> str:
+    """What is wrong with the build as a whole; empty where nothing is."""
+    report, damage = _read_report()
+    built = str(report.get("torch", torch.__version__))
+    if damage or built.split("+")[0] == torch.__version__.split("+")[0]:
+        return damage
+    return f"built for torch {built}, this is {torch.__version__}: build again"
+
+
+def _read_report() -> tuple[dict, str]:
     path = PACKAGE / "_build.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}, ""
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return {}, f"{path.name} cannot be read ({error}): build again"
+    if not isinstance(report, dict) or not isinstance(report.get("skipped", {}), dict):
+        return {}, f"{path.name} is not what setup.py writes: build again"
+    return report, ""
 
 
 def cpu_capability() -> str:
@@ -63,19 +97,64 @@ def use_cpu_capability(name: str) -> Iterator[None]:
         torch.ops.fastgen._set_cpu_level(CPU_LEVELS[cpu_capability()])
 
 
+def library_damage(path: Path) -> str:
+    """Why a shared library must not be opened, where its headers tell; to open one that is cut short ends the process.
+
+    Source: Tool Interface Standard, "Executable and Linking Format" (1995), and its 64-bit form.
+    """
+    with path.open("rb") as file:
+        header = file.read(64)
+        if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+            # Of another format, or of no format at all, which the loader says.
+            return ""
+        (machine,), (table,) = struct.unpack_from("<H", header, 18), struct.unpack_from("<Q", header, 32)
+        size, count = struct.unpack_from("<HH", header, 54)
+        file.seek(table)
+        segments = file.read(size * count)
+        length = file.seek(0, os.SEEK_END)
+    known = _MACHINES.get(machine, "another machine")
+    if platform.machine() in _MACHINES.values() and known != platform.machine():
+        return f"it is built for {known}, this is {platform.machine()}"
+    # Where in the file each segment starts, and how much of the file it takes.
+    ends = [sum(struct.unpack_from("<Q16xQ", segments, at + 8)) for at in range(0, len(segments) - size + 1, size)]
+    if len(segments) < size * count or max(ends, default=0) > length:
+        return f"it is cut short, of {length} bytes"
+    return ""
+
+
 def _load(file: str) -> str:
     """Load one compiled library; the reason why it cannot be used, or an empty string."""
     path = PACKAGE / file
     if not path.exists():
-        skipped = (
-            build_report().get("skipped", {}).get(file.removesuffix(".so"), "the package was installed without it")
-        )
-        return f"{file} was not built: {skipped}"
+        skipped = build_report().get("skipped", {}).get(file.removesuffix(".so"))
+        return f"{file} was not built: {skipped or 'the package was installed without it'}"
     try:
-        torch.ops.load_library(str(path))
-    except OSError as error:
-        return f"{file} does not load: {str(error).splitlines()[0]}"
-    return ""
+        reason = library_damage(path)
+        if not reason:
+            torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        # What torch raises has the loader's reason as its cause.
+        reason = " ".join(str(error.__cause__ or error).split())
+    if not reason:
+        return ""
+    warning = build_warning()
+    return f"{file} does not load: {reason}" + (f" ({warning})" if warning else "")
+
+
+def host_module() -> ModuleType:
+    """The pybind11 module of the sampler.
+
+    Raises:
+        ImportError: it was not built, or does not load.
+    """
+    name = "fastgen._host"
+    if name not in sys.modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise ImportError("it was not built")
+        if damage := library_damage(Path(spec.origin)):
+            raise ImportError(damage)
+    return importlib.import_module(name)
 
 
 def _load_cpu() -> str:
@@ -84,6 +163,8 @@ def _load_cpu() -> str:
     capability = cpu_capability()
     if capability not in CPU_LEVELS:
         return f"the CPU kernels need AVX2, this CPU has {capability}"
+    if missing := [name for name in _OF_LIBRARY if not hasattr(torch.ops.fastgen, name)]:
+        return f"_C.so was built from other sources, it has no {', '.join(missing)}: build again"
     torch.ops.fastgen._set_cpu_level(CPU_LEVELS[capability])
     return ""
 

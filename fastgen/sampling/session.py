@@ -6,15 +6,13 @@ batch is split among torch's threads; where there are fewer images than threads,
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.ops._library import cpu_capability
+from fastgen.ops._library import cpu_capability, host_module
 from fastgen.sampling.draw import Categorical, Draw, LogisticMixture
 from fastgen.sampling.program import Node, Program, View
 from fastgen.sampling.reference import check_run
@@ -28,17 +26,13 @@ _MAX_TEAM = 4
 def why_unavailable() -> str | None:
     """Why sessions in C++ cannot run here, or None where they can."""
     try:
-        _load()
+        host_module()
     except ImportError as error:
-        return f"fastgen._host is not built ({error})"
+        return f"fastgen._host does not load: {error}"
     isa = cpu_capability().lower()
-    if isa not in _load().report()["isas"]:
+    if isa not in host_module().report()["isas"]:
         return f"no kernels for this CPU ({isa})"
     return None
-
-
-def _load() -> ModuleType:
-    return importlib.import_module("fastgen._host")
 
 
 class Session:
@@ -76,7 +70,7 @@ class Session:
         if reason := why_unavailable():
             raise RuntimeError(f"the C++ executor cannot run here: {reason}")
         self.program, self.batch, self.dtype, self.draw = program, batch, dtype, draw
-        make = _load().SessionFloat32 if dtype == torch.float32 else _load().SessionFloat64
+        make = host_module().SessionFloat32 if dtype == torch.float32 else host_module().SessionFloat64
         self._native = make(
             _describe(program),
             _describe_draw(draw),
@@ -231,7 +225,7 @@ def _view(view: View) -> tuple[int, ...]:
 
 def _describe(program: Program):
     """The program as the C++ side holds it."""
-    native = _load().Program(program.height, program.width, program.colors, program.channels)
+    native = host_module().Program(program.height, program.width, program.colors, program.channels)
     for index, node in enumerate(program.nodes):
         _add_node(native, node, tuple(program.rings[index]))
     native.set_outputs([_view(view) for view in program.outputs])
@@ -270,7 +264,7 @@ def _add_node(native, node: Node, ring: tuple[int, int]) -> None:
 
 
 def _describe_draw(draw: Draw | None):
-    make = _load().Draw
+    make = host_module().Draw
     if isinstance(draw, Categorical):
         return make("categorical", 0, draw.uniforms, draw.table.tolist())
     if isinstance(draw, LogisticMixture):
