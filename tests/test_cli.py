@@ -483,6 +483,18 @@ class TestFullDisk:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert fails(result, f"{command[-1]}: File too large") and not list(Path().iterdir())
 
+    def test_names_of_files_in_capitals(self, run, trained, flow):
+        commands = {
+            "X.PNG": ["sample", trained, "--out"],
+            "X.Npy": ["sample", flow, "--out"],
+            "X.CSV": ["sample", flow, "--out"],
+            "Y.PNG": ["dynamics", "--steps", 3, "--out"],
+            "X.NPZ": ["fid", "digits", "--features", "pixels", "--save"],
+        }
+        for name, command in commands.items():
+            assert run(*command, name)[0] == 0 and Path(name).exists(), name
+        assert run("fid", "X.NPZ", "X.NPZ")[0] == 0 and len(np.load("X.Npy")) == 5000
+
     def test_a_folder_in_the_place_of_a_file(self, run, trained, flow):
         for name in ("x.png", "x.npz"):
             Path(name).mkdir()

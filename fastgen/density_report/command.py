@@ -81,7 +81,7 @@ def report(args: Namespace, data: Vectors, compared: int, results: Sequence[Resu
 
 def _check(args: Namespace) -> None:
     """Raises ValueError for what makes no sense, before anything long is done."""
-    if args.picture and Path(args.picture).suffix not in FORMATS:
+    if args.picture and Path(args.picture).suffix.lower() not in FORMATS:
         raise ValueError(f"--picture {args.picture}: expected a file that ends with one of: {', '.join(FORMATS)}")
     if (args.outliers is None) != (args.output is None):
         raise ValueError("--outliers and --output go together: which share of the rows, and where to")

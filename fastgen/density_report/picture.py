@@ -56,7 +56,7 @@ def save_picture(
         right = figure.subplots()
     _convergence(right, results)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=130)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=130)
     write_whole(path, buffer.getvalue())
 
 

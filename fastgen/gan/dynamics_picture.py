@@ -24,7 +24,7 @@ _COLORS = {"converges": "#2b8a3e", "circles": "#1864ab", "runs away": "#c92a2a"}
 def run(args: Namespace) -> int:
     """`fastgen dynamics`. Returns the exit status."""
     out = Path(args.out)
-    if out.suffix not in FORMATS:
+    if out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out is {out}, expected a name ending in one of: {', '.join(FORMATS)}")
     check_output(out)
     if not all(map(math.isfinite, (args.a, args.p, args.q, args.step))):
@@ -71,7 +71,7 @@ def save_dynamics(path: Path, games: Sequence[Game], step: float, steps: int) ->
         panel.set_xlabel("x descends", fontsize=9)
     figure.suptitle(f"{steps} steps of {step:g} from the dot, and the factor by which a step multiplies the distance")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=110)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=110)
     write_whole(path, buffer.getvalue())
 
 

@@ -28,7 +28,7 @@ def run(args: Namespace) -> int:
 def run_fid(args: Namespace) -> int:
     """`fastgen fid`."""
     _check(args)
-    if args.save is not None and not args.save.endswith(".npz"):
+    if args.save is not None and not args.save.lower().endswith(".npz"):
         raise ValueError(f"--save {args.save}: expected a file that ends with .npz")
     if args.save is not None and not Path(args.save).parent.is_dir():
         raise ValueError(f"--save {args.save}: {Path(args.save).parent} is no folder")

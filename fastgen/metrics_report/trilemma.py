@@ -150,7 +150,7 @@ def _corner(
 
 def check(args: Namespace) -> None:
     """Raises ValueError for what makes no sense, before anything long is done."""
-    if Path(args.picture).suffix not in FORMATS:
+    if Path(args.picture).suffix.lower() not in FORMATS:
         raise ValueError(f"--picture {args.picture}: expected a file that ends with one of: {', '.join(FORMATS)}")
     for path in (args.picture, args.json):
         if path:

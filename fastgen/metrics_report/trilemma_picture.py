@@ -52,7 +52,7 @@ def save_picture(path: Path, corners: Sequence[Corner], ideal: Corner, title: st
     _plane(right, corners, ideal, low, high)
     figure.suptitle(f"the generative learning trilemma on {title}", fontsize=11)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], dpi=130)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=130)
     write_whole(path, buffer.getvalue())
 
 

@@ -38,7 +38,7 @@ def run_interpolate(args: Namespace) -> int:
     if args.steps < 2:
         raise ValueError(f"--steps is {args.steps}, expected at least 2")
     out = Path(args.out)
-    if out.suffix != ".png":
+    if out.suffix.lower() != ".png":
         raise ValueError(f"--out is {out}, expected a name ending in .png")
     check_writable(out.parent)
     check_output(out)

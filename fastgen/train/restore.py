@@ -42,7 +42,7 @@ def run_restore(args: Namespace) -> int:
     if args.n < 1:
         raise ValueError(f"-n is {args.n}, expected at least 1")
     out = Path(args.out)
-    if out.suffix != ".png":
+    if out.suffix.lower() != ".png":
         raise ValueError(f"--out is {out}, expected a name ending in .png")
     check_writable(out.parent)
     check_output(out)

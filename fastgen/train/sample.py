@@ -37,7 +37,7 @@ def run_sample(args: Namespace) -> int:
     if args.n is not None and args.n < 1:
         raise ValueError(f"-n is {args.n}, expected at least 1")
     out = Path(args.out)
-    if out.suffix not in (".png", ".npy", ".csv"):
+    if out.suffix.lower() not in (".png", ".npy", ".csv"):
         raise ValueError(f"--out is {out}, expected a name ending in .png, .npy or .csv")
     check_writable(out.parent)
     check_output(out)
@@ -61,11 +61,11 @@ def run_sample(args: Namespace) -> int:
 
 def _write(out: Path, samples: Tensor, model: nn.Module, config: Mapping[str, Any]) -> None:
     """Write `samples` in the way that the name of the file asks for."""
-    if out.suffix == ".npy":
+    if out.suffix.lower() == ".npy":
         buffer = io.BytesIO()
         np.save(buffer, samples.cpu().numpy())
         write_whole(out, buffer.getvalue())
-    elif out.suffix == ".csv":
+    elif out.suffix.lower() == ".csv":
         write_whole(out, _table(samples, config.get("dataset", {}).get("columns")))
     elif _is_of_vectors(model):
         save_figure(out, samples, getattr(model, "log_prob", None), _learned_from(config, model))
@@ -89,7 +89,7 @@ def _check_options(model: nn.Module, args: Namespace) -> None:
     for name in ("temperature", "sampler", "steps", "eta", "guidance", "truncation"):
         if name not in taken and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for {whose.get(name, 'diffusion models')}, this one is a {kind}")
-    if args.out.endswith(".csv") and not _is_of_vectors(model):
+    if args.out.lower().endswith(".csv") and not _is_of_vectors(model):
         raise ValueError(f"--out is {args.out}, expected .png or .npy for images")
 
 
