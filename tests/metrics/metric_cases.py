@@ -34,7 +34,7 @@ SMALL = {
     "nearest_k": 2,
     "weights": (0.5, 0.5),
     "chains": 2,
-    "steps": 4,
+    "steps": 2,
     "leapfrog_steps": 2,
 }
 SIZES = (9, 1, 12, 20)

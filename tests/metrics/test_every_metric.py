@@ -31,6 +31,12 @@ every = pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
 KEEPING = [c for c in EVERY if issubclass(c, TwoSampleMetric) or c is FrechetInceptionDistance]
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """How well its widths fit is shown elsewhere."""
+    monkeypatch.setattr("fastgen.metrics.feature_likelihood._STEPS", 3)
+
+
 def value(metric):
     return numbers(metric.compute())
 
