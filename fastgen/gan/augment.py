@@ -65,7 +65,7 @@ class Augment(RunningAverages):
 
     def forward(self, images: Tensor) -> Tensor:
         for name in self.policies:
-            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.probability
+            chosen = torch.rand(images.shape[0], 1, 1, 1, device=images.device) < self.probability
             images = torch.where(chosen, POLICIES[name](images), images)
         return images
 
@@ -137,7 +137,7 @@ POLICIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def _uniform(images: Tensor) -> Tensor:
     """A number from [0, 1) for each image, [batch, 1, 1, 1]."""
-    return torch.rand(len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
+    return torch.rand(images.shape[0], 1, 1, 1, device=images.device, dtype=images.dtype)
 
 
 def _whole(n: int, most: int, device: torch.device) -> Tensor:

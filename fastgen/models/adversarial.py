@@ -16,7 +16,7 @@ from fastgen.models.evaluating import evaluating
 from fastgen.models.labels import check_classes
 from fastgen.models.likelihood import normalize_levels, quantize_levels
 from fastgen.models.vectors import standardization
-from fastgen.nn.arguments import is_int, is_number, pair, positive
+from fastgen.nn.arguments import is_int, is_number, pair, positive, readable, without_effect
 
 PLAYERS = ("discriminator", "generator")
 
@@ -59,6 +59,8 @@ class AdversarialModel(nn.Module):
             if not (is_number(config[name]) and 0 <= config[name] < math.inf):
                 raise ValueError(f"{name}: expected a number of at least 0, got {config[name]!r}")
         positive(discriminator_steps=self.discriminator_steps, regularize_every=self.regularize_every)
+        if not config["augment"]:
+            without_effect(type(self).__init__, config, "without augment", "augment_probability", "augment_target")
         self.augment: Augment | None = None
         if config["augment"]:
             probability, target = config["augment_probability"], config["augment_target"]
@@ -189,22 +191,24 @@ class AdversarialModel(nn.Module):
         if z.dim() != 2 or z.shape[1] != self.latent_size:
             raise ValueError(f"z: expected [batch, latent_size] = [batch, {self.latent_size}], got {list(z.shape)}")
         x = self.generator(z, labels)
-        if x.shape != (len(z), *self.shape):
-            raise ValueError(f"generator: expected [{len(z)}, {', '.join(map(str, self.shape))}], got {list(x.shape)}")
+        if x.shape != (z.shape[0], *self.shape):
+            raise ValueError(
+                f"generator: expected [{z.shape[0]}, {', '.join(map(str, self.shape))}], got {list(x.shape)}"
+            )
         return x
 
     def discriminate(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The discriminator's outputs [batch] for data as the networks see them, augmented in training."""
         seen = x if self.augment is None or not self.training else self.augment(x)
         outputs = self.discriminator(seen, labels)
-        if not isinstance(outputs, Tensor) or outputs.shape != (len(x),):
+        if not isinstance(outputs, Tensor) or outputs.shape != (x.shape[0],):
             got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(f"discriminator: expected outputs [{len(x)}], one for each example, got {got}")
+            raise ValueError(f"discriminator: expected outputs [{x.shape[0]}], one for each example, got {got}")
         return outputs
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Data [batch, *shape] of noise [batch, latent_size]: images in [-1, 1], vectors in their own units."""
-        self.check_labels(labels, len(z))
+        self.check_labels(labels, z.shape[0])
         x = self.generate(z, labels)
         return x if self.standardize is None else self.standardize.inverse(x)[0]
 
@@ -265,12 +269,12 @@ class AdversarialModel(nn.Module):
         if x.is_floating_point() != (self.levels is None) or x.dtype == torch.bool or x.is_complex():
             wanted = "a floating dtype" if self.levels is None else "integer levels"
             raise TypeError(f"x: expected {wanted}, got {x.dtype}")
-        if tuple(x.shape[1:]) != self.shape or x.dim() == 0 or len(x) == 0:
+        if tuple(x.shape[1:]) != self.shape or x.dim() == 0 or x.shape[0] == 0:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"x: expected [batch, {expected}], at least one example, got {list(x.shape)}")
         if x.device != self.device:
             raise ValueError(f"x: expected a tensor on {self.device}, where the model is, got {x.device}")
-        if self.levels is not None and x.device.type == "cpu":
+        if self.levels is not None and x.device.type == "cpu" and readable(x):
             low, high = (int(value) for value in x.aminmax())
             if low < 0 or high >= self.levels:
                 raise ValueError(f"x: expected levels 0 to {self.levels - 1}, got {low} to {high}")

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from fastgen.models.evaluating import evaluating
 from fastgen.models.likelihood import Likelihood, normalize_levels
 from fastgen.models.partial import known_pixels
-from fastgen.nn.arguments import is_int, levels_of, pair, plain_numbers, positive, probability
+from fastgen.nn.arguments import is_int, levels_of, pair, plain_numbers, positive, probability, readable
 from fastgen.nn.frozen import Freezable, KeptOfModules
 from fastgen.sampling import CachedSampler, naive_sample, uniform_noise
 
@@ -200,29 +200,29 @@ class AutoregressiveModel(Freezable):
         if not x.is_floating_point():
             raise TypeError(f"x: expected a floating dtype, levels go through normalize first, got {x.dtype}")
         self._check_shape("x", x)
-        self._check_label_shape(labels, len(x))
+        self._check_label_shape(labels, x.shape[0])
 
     def check_images(self, images: Tensor, labels: Tensor | None) -> None:
         """Raises where `images` and `labels` are not what `log_prob` takes."""
         _check_integer("images", images)
         self._check_shape("images", images)
         # uint8 holds no other levels than 0 to 255. Reading values would break a compiled graph.
-        if not (images.dtype == torch.uint8 and self.levels == 256) and not torch.compiler.is_compiling():
+        if not (images.dtype == torch.uint8 and self.levels == 256) and readable(images):
             low, high = (int(v) for v in images.aminmax())
             if low < 0 or high >= self.levels:
                 raise ValueError(f"images: expected levels 0 to {self.levels - 1}, got {low} to {high}")
-        self.check_labels(labels, len(images))
+        self.check_labels(labels, images.shape[0])
 
     def check_labels(self, labels: Tensor | None, batch: int) -> None:
         """Raises where `labels` are not classes of this model, one per image."""
         self._check_label_shape(labels, batch)
-        if labels is not None and not torch.compiler.is_compiling():
+        if labels is not None and readable(labels):
             low, high = (int(v) for v in labels.aminmax())
             if low < 0 or high >= self.num_classes:
                 raise ValueError(f"labels: expected classes 0 to {self.num_classes - 1}, got {low} to {high}")
 
     def _check_shape(self, name: str, x: Tensor) -> None:
-        if x.dim() != 4 or x.shape[1:] != self.shape or len(x) == 0:
+        if x.dim() != 4 or x.shape[1:] != self.shape or x.shape[0] == 0:
             channels, height, width = self.shape
             raise ValueError(
                 f"{name}: expected [batch, {channels}, {height}, {width}], at least one image, got {tuple(x.shape)}"

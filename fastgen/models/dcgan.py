@@ -171,7 +171,7 @@ class DCGANGenerator(nn.Module):
         initialize(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        h = self.project(z).view(len(z), -1, *self.inner_size)
+        h = self.project(z).view(z.shape[0], -1, *self.inner_size)
         condition = () if self.num_classes is None else (labels.long(),)
         h = self.norms[0](h, *condition)
         for convolution, norm in zip(self.convolutions, self.norms[1:], strict=True):

@@ -92,15 +92,15 @@ class DenoisingAutoencoder(EncoderDecoder):
 
     def errors(self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """`-log P(x | x~)` in nats with one corruption of each image, [batch]; arguments and errors as in `encode`."""
-        self._checked_labels(labels, len(images))
+        self._checked_labels(labels, images.shape[0])
         return -self.likelihood.log_prob(images, self.denoise(self.corrupt(self.normalize(images), generator)))
 
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of `-log P(x | x~)` over the corrupted images of each one's walk back, a scalar."""
-        self._checked_labels(labels, len(images))
+        self._checked_labels(labels, images.shape[0])
         corrupted = self.corrupt(self.normalize(images))
         outputs = [self.denoise(corrupted)]
-        walkers = [torch.arange(len(images), device=images.device)]
+        walkers = [torch.arange(images.shape[0], device=images.device)]
         while self.training and self.walkback and len(outputs) < LONGEST_WALK:
             on = (torch.rand(len(walkers[-1])) < self.walkback).nonzero()[:, 0].to(images.device)
             if not len(on):
@@ -154,8 +154,8 @@ class DenoisingAutoencoder(EncoderDecoder):
         positive(n=n, steps=steps)
         self._checked_labels(labels, n)
         x = self._noise(n, generator) if start is None else self.normalize(start)
-        if len(x) != n:
-            raise ValueError(f"start: expected {n} images, got {len(x)}")
+        if x.shape[0] != n:
+            raise ValueError(f"start: expected {n} images, got {x.shape[0]}")
         with evaluating(self):
             for step, output in enumerate(self.chain(x, generator)):
                 if progress is not None:

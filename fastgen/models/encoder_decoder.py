@@ -73,7 +73,7 @@ class EncoderDecoder(LatentManipulation, ImageModel):
         Raises:
             TypeError, ValueError: images or labels that are not this model's.
         """
-        return self.encoder(self.normalize(images), self._condition(labels, len(images)))
+        return self.encoder(self.normalize(images), self._condition(labels, images.shape[0]))
 
     def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean image of latents [batch, *latent_shape]: uint8 levels, floating where `levels` is None."""
@@ -82,7 +82,7 @@ class EncoderDecoder(LatentManipulation, ImageModel):
     def output(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the decoder says of the images of latents, as `likelihood` takes it; arguments as in `decode`."""
         self._check_latents(z)
-        return self.decoder(z, self._condition(labels, len(z)))
+        return self.decoder(z, self._condition(labels, z.shape[0]))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

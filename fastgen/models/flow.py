@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from fastgen.models.dequantization import dequantize
 from fastgen.models.evaluating import evaluating
 from fastgen.models.latent import LatentManipulation
-from fastgen.nn.arguments import is_int, is_number, plain_numbers, positive
+from fastgen.nn.arguments import is_int, is_number, plain_numbers, positive, readable
 from fastgen.nn.frozen import Freezable
 from fastgen.nn.fused_flow import FusedFlow
 
@@ -161,7 +161,7 @@ class Flow(LatentManipulation, Freezable):
         if self.levels is not None:
             return -self.log_prob_bound(x, context, generator=generator).mean()
         self.check_input(x)
-        if len(x) == 0:
+        if x.shape[0] == 0:
             raise ValueError(f"x: expected at least one example, got {tuple(x.shape)}")
         return -self.log_prob(x, context).mean()
 
@@ -198,7 +198,7 @@ class Flow(LatentManipulation, Freezable):
         if not (is_number(temperature) and 0 <= temperature < math.inf):
             raise ValueError(f"temperature: expected a number of at least 0, got {temperature!r}")
         for_each, context = self._sampling_context(n, context, labels)
-        z = self.draw_latents(n if context is None else len(context), generator) * temperature
+        z = self.draw_latents(n if context is None else context.shape[0], generator) * temperature
         with self._evaluating():
             x = self._presentable(self._to_data(z, context)[0])
         return x.unflatten(0, (-1, n)) if for_each else x
@@ -212,7 +212,7 @@ class Flow(LatentManipulation, Freezable):
         """
         positive(n=n)
         for_each, context = self._sampling_context(n, context, None)
-        z = self.draw_latents(n if context is None else len(context), generator)
+        z = self.draw_latents(n if context is None else context.shape[0], generator)
         x, logabsdet = self._to_data(z, context)
         log_prob = self._base_log_prob(z) - logabsdet
         return (x.unflatten(0, (-1, n)), log_prob.unflatten(0, (-1, n))) if for_each else (x, log_prob)
@@ -253,7 +253,7 @@ class Flow(LatentManipulation, Freezable):
         if images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
             raise TypeError(f"images: expected an integer dtype, got {images.dtype}")
         self._check_shape("images", images, self.shape)
-        if len(images) == 0:
+        if images.shape[0] == 0:
             raise ValueError(f"images: expected at least one image, got {tuple(images.shape)}")
         _check_range("images", "levels", images, self.levels)
 
@@ -377,7 +377,7 @@ def check_context(context_features: int | None, num_classes: int | None = None) 
 
 def _check_range(name: str, what: str, values: Tensor, count: int) -> None:
     # uint8 holds nothing else than 0 to 255. Reading values would break a compiled graph.
-    if (values.dtype == torch.uint8 and count >= 256) or values.numel() == 0 or torch.compiler.is_compiling():
+    if (values.dtype == torch.uint8 and count >= 256) or not readable(values):
         return
     low, high = (int(value) for value in values.aminmax())
     if low < 0 or high >= count:

@@ -15,7 +15,7 @@ from fastgen.models.adversarial_arguments import check_image_arguments
 from fastgen.models.constructor_config import constructor_config
 from fastgen.models.vectors import as_json
 from fastgen.nn import Maxout, ProjectionHead
-from fastgen.nn.arguments import pair, plain_numbers, positive, probability
+from fastgen.nn.arguments import pair, plain_numbers, positive, probability, without_effect
 
 
 class GAN(AdversarialModel):
@@ -82,6 +82,8 @@ class GAN(AdversarialModel):
             raise ValueError(
                 f"features, image_size: expected one of them, for vectors or for images, got {features}, {image_size}"
             )
+        unused = ("on images", "mean", "std") if features is None else ("on vectors", "image_channels", "levels")
+        without_effect(GAN.__init__, config, *unused)
         positive(latent_size=latent_size, hidden_features=hidden_features, layers=layers)
         probability(dropout=dropout)
         if features is None:

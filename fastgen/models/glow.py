@@ -21,7 +21,7 @@ from fastgen.nn import (
     RationalQuadraticCoupling,
     Squeeze,
 )
-from fastgen.nn.arguments import plain_numbers, positive, probability
+from fastgen.nn.arguments import plain_numbers, positive, probability, without_effect
 
 
 class Glow(Flow):
@@ -95,6 +95,8 @@ class Glow(Flow):
         }
         if coupling not in couplings:
             raise ValueError(f"coupling: expected one of {', '.join(couplings)}, got {coupling!r}")
+        if coupling != "rational_quadratic":
+            without_effect(Glow.__init__, config, f"with {coupling} couplings", "num_bins")
         probability(dropout=dropout)
         check_context(None, num_classes)
         shape = image_shape(image_size, image_channels, levels, scales)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastgen.models.labels import check_classes
 from fastgen.models.likelihood import normalize_levels, quantize_levels
-from fastgen.nn.arguments import levels_of, pair, positive
+from fastgen.nn.arguments import levels_of, pair, positive, readable
 
 
 class ImageModel(nn.Module):
@@ -70,12 +70,12 @@ class ImageModel(nn.Module):
         if images.is_floating_point() != (self.levels is None) or images.dtype == torch.bool or images.is_complex():
             wanted = "a floating dtype" if self.levels is None else "integer levels"
             raise TypeError(f"images: expected {wanted}, got {images.dtype}")
-        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape or len(images) == 0:
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape or images.shape[0] == 0:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"images: expected [batch, {expected}], at least one image, got {list(images.shape)}")
         if images.device != self.device:
             raise ValueError(f"images: expected a tensor on {self.device}, where the model is, got {images.device}")
-        if self.levels is not None and images.device.type == "cpu" and not torch.compiler.is_compiling():
+        if self.levels is not None and images.device.type == "cpu" and readable(images):
             low, high = (int(value) for value in images.aminmax())
             if low < 0 or high >= self.levels:
                 raise ValueError(f"images: expected levels 0 to {self.levels - 1}, got {low} to {high}")

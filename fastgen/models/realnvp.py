@@ -22,7 +22,7 @@ from fastgen.nn import (
     checkerboard_mask,
     weight_norm,
 )
-from fastgen.nn.arguments import plain_numbers, positive, probability
+from fastgen.nn.arguments import plain_numbers, positive, probability, without_effect
 
 
 class RealNVP(Flow):
@@ -107,6 +107,10 @@ class RealNVP(Flow):
             raise ValueError(
                 f"features, image_size: expected one of them, for vectors or for images, got {features}, {image_size}"
             )
+        unused = ("on vectors", "image_channels", "levels", "scales", "channels", "alpha")
+        if features is None:
+            unused = ("on images", "transforms", "hidden_features", "mean", "std")
+        without_effect(RealNVP.__init__, config, *unused)
         positive(num_blocks=num_blocks)
         probability(dropout=dropout)
         network = {"num_blocks": num_blocks, "context_features": check_context(context_features, num_classes)}

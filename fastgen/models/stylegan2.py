@@ -14,7 +14,7 @@ from fastgen.gan import path_lengths
 from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.adversarial_arguments import check_image_arguments, halvings
 from fastgen.models.constructor_config import constructor_config
-from fastgen.nn.arguments import is_number, pair, plain_numbers, positive
+from fastgen.nn.arguments import is_number, pair, plain_numbers, positive, without_effect
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 from fastgen.nn.resample import Resample2d
 from fastgen.nn.running_average import RunningAverages
@@ -106,6 +106,8 @@ class StyleGAN2(RunningAverages, AdversarialModel):
             raise ValueError(f"style_mixing: expected a share in [0, 1], got {style_mixing!r}")
         if not 0 <= path_length < math.inf:
             raise ValueError(f"path_length: expected a number of at least 0, got {path_length!r}")
+        if path_length == 0:
+            without_effect(StyleGAN2.__init__, config, "with path_length=0", "path_length_every")
         stages = halvings(image_size)
         if stages == 0:
             raise ValueError(f"image_size: expected sides that can be halved to 4 or more, got {image_size!r}")
@@ -228,15 +230,15 @@ class StyleGenerator(nn.Module):
             return w
         other = self.mapping(torch.randn_like(z), labels).unsqueeze(1)
         # Where it crosses over is drawn for each image; the first layer's style is always the first.
-        crossing = torch.randint(1, self.num_styles, (len(z), 1), device=z.device)
-        mixed = torch.rand(len(z), 1, device=z.device) < self.style_mixing
+        crossing = torch.randint(1, self.num_styles, (z.shape[0], 1), device=z.device)
+        mixed = torch.rand(z.shape[0], 1, device=z.device) < self.style_mixing
         later = (torch.arange(self.num_styles, device=z.device) >= crossing) & mixed
         return torch.where(later.unsqueeze(2), other, w)
 
     def synthesize(self, styles: Tensor) -> Tensor:
         """Images of styles [batch, num_styles, style_size]."""
         style = iter(styles.unbind(1))
-        h = self.first(self.start.expand(len(styles), -1, -1, -1), next(style))
+        h = self.first(self.start.expand(styles.shape[0], -1, -1, -1), next(style))
         following = next(style)
         image = self.images[0](h, following)
         for (up, convolution), to_image in zip(self.blocks, self.images[1:], strict=True):
@@ -278,7 +280,7 @@ class StyleDiscriminator(nn.Module):
         h = self.from_image(x)
         for block in self.blocks:
             h = block(h)
-        group = max(size for size in range(1, _GROUP + 1) if len(x) % size == 0)
+        group = max(size for size in range(1, _GROUP + 1) if x.shape[0] % size == 0)
         h = self.convolution(minibatch_stddev(h, group))
         h = self.dense(h.flatten(1))
         outputs = self.last(h).squeeze(1)

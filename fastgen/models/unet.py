@@ -151,14 +151,14 @@ class UNet(nn.Module):
         if not isinstance(time, Tensor):
             time = torch.tensor([float(time)], device=x.device)
         time = time.view(-1)
-        if len(time) not in (1, len(x)):
-            raise ValueError(f"time: expected a number, [1] or [{len(x)}], got {list(time.shape)}")
+        if time.shape[0] not in (1, x.shape[0]):
+            raise ValueError(f"time: expected a number, [1] or [{x.shape[0]}], got {list(time.shape)}")
         embedding = self.time_embedding(time)
         if self.class_embedding is not None:
             none = self.class_embedding.weight[-1:]
             embedding = embedding + (none if labels is None else self.class_embedding(labels))
         # One row where all images have the same time and class: in sampling, that is all the time.
-        films = self.film(F.silu(embedding)).expand(len(x), -1)
+        films = self.film(F.silu(embedding)).expand(x.shape[0], -1)
         return films.split(self.film_sizes, 1)
 
     def _check(self, x: Tensor, labels: Tensor | None) -> None:
@@ -171,8 +171,8 @@ class UNet(nn.Module):
             return
         if self.num_classes is None:
             raise ValueError("labels: this network has no classes, expected None")
-        if labels.shape != (len(x),):
-            raise ValueError(f"labels: expected [{len(x)}], one for each image, got {list(labels.shape)}")
+        if labels.shape != (x.shape[0],):
+            raise ValueError(f"labels: expected [{x.shape[0]}], one for each image, got {list(labels.shape)}")
 
 
 class Stage(nn.Module):

@@ -124,7 +124,7 @@ class VAE(EncoderDecoder):
             reconstruction, kl = self.bound_terms(images, labels, generator=generator)
             return reconstruction - kl
         mean, logvar = self.posterior(images, labels)
-        seed, at_once = _seed(generator), max(1, MOST_DECODED // len(images))
+        seed, at_once = _seed(generator), max(1, MOST_DECODED // images.shape[0])
         weights = []
         for start in range(0, samples, at_once):
             k = min(at_once, samples - start)

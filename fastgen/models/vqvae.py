@@ -118,7 +118,7 @@ class VQVAE(EncoderDecoder):
 
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of `-log p(x|z) - log P(codes) + commitment`, in nats: a scalar."""
-        self._checked_labels(labels, len(images))
+        self._checked_labels(labels, images.shape[0])
         found = self.quantizer(self.encode(images))
         reconstruction = self.log_likelihood(images, found.quantized)
         # Summed over the numbers of a latent, as the other terms are over pixels and places.
@@ -132,7 +132,7 @@ class VQVAE(EncoderDecoder):
 
         Arguments and errors as in `encode`.
         """
-        self._checked_labels(labels, len(images))
+        self._checked_labels(labels, images.shape[0])
         found = self._quantized(self.encode(images))
         return self.log_likelihood(images, found.quantized) + self._log_prior(found.indices)
 

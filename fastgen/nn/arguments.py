@@ -7,11 +7,13 @@ import inspect
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 
 
 def plain_numbers(init: Callable[..., None]) -> Callable[..., None]:
@@ -44,6 +46,20 @@ def _plain(value: Any) -> Any:
     if type(value) in (list, tuple) and any(isinstance(part, np.generic) for part in value):
         return type(value)(map(_plain, value))
     return value
+
+
+def without_effect(init: Callable[..., None], given: Mapping[str, Any], why: str, *names: str) -> None:
+    """Raises where one of these options, which have no effect as things are, is given and is not its default.
+
+    Args:
+        init: the constructor, which knows the defaults.
+        given: its arguments.
+        why: says when they have no effect.
+    """
+    for name in names:
+        default = inspect.signature(init).parameters[name].default
+        if given[name] != default:
+            raise ValueError(f"{name}: has no effect {why}, expected its default {default!r}, got {given[name]!r}")
 
 
 def is_int(value: Any) -> bool:
@@ -113,6 +129,13 @@ def divisible_by_colors(color_groups: int, **channels: int) -> None:
     for name, value in channels.items():
         if value % color_groups:
             raise ValueError(f"{name}: expected a multiple of color_groups={color_groups}, got {value}")
+
+
+def readable(values: Tensor) -> bool:
+    """Whether the numbers of a tensor can be looked at: there are some, and no graph and no `torch.func` is at work."""
+    if torch.compiler.is_compiling() or maybe_current_level() is not None:
+        return False
+    return not values.is_meta and values.numel() > 0
 
 
 def floating(x: Tensor) -> None:

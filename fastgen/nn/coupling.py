@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import features_of, plain_numbers, positive, rows_of
+from fastgen.nn.arguments import features_of, plain_numbers, positive, rows_of, without_effect
 from fastgen.nn.elementwise_spline import RationalQuadraticCDF
 from fastgen.nn.spline_box import Box
 from fastgen.ops._spline_arguments import DERIVATIVES, check_settings
@@ -205,6 +205,7 @@ class AffineCoupling(FeatureCoupling):
         min_scale: float = 1e-3,
     ) -> None:
         check_scale_map(scale_map, bound, min_scale)
+        without_effect(AffineCoupling.__init__, locals(), f"on the scale map {scale_map!r}", *unused_of(scale_map))
         super().__init__(mask, transform_net_create_fn, unconditional_transform, params_per_feature=2)
         self.scale_map = scale_map
         self.bound = bound
@@ -355,6 +356,11 @@ def check_scale_map(scale_map: str, bound: float, min_scale: float) -> None:
         raise ValueError(f"bound: expected a positive number, got {bound!r}")
     if not min_scale >= 0:
         raise ValueError(f"min_scale: expected a number of at least 0, got {min_scale!r}")
+
+
+def unused_of(scale_map: str) -> tuple[str, ...]:
+    """The options that a scale map does not have."""
+    return {"exp": ("bound", "min_scale"), "tanh": ("min_scale",), "sigmoid": ("bound",)}[scale_map]
 
 
 def transformed_where(mask: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class RationalQuadraticCDF(nn.Module):
         dtype = torch.promote_types(state, torch.float32)
         y, logabsdet = rational_quadratic_spline(
             self.box.centred(x.to(dtype)),
-            *(parameter.to(dtype).expand(len(x), *parameter.shape) for parameter in parameters),
+            *(parameter.to(dtype).expand(x.shape[0], *parameter.shape) for parameter in parameters),
             inverse=inverse,
             tails=self.box.tails,
             tail_bound=self.box.half,

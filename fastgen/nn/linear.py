@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastgen.nn.arguments import features_of, plain_numbers, positive
 from fastgen.nn.frozen import Freezable
 from fastgen.nn.logabsdet import constant_logabsdet
+from fastgen.ops._triangular import solve_triangular
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
     invertible_conv1x1_factors,
@@ -131,7 +132,7 @@ class LULinear(InvertibleMatrix):
         diagonal = self.upper_diag
         entries = torch.cat((diagonal, self.lower_entries, self.upper_entries))
         both = entries.index_select(0, self._layout.flatten()).view(self._layout.shape)
-        return torch.tril(both, -1) + torch.diag(torch.ones_like(diagonal)), torch.triu(both)
+        return torch.tril(both, -1) + torch.eye(self.features, dtype=both.dtype, device=both.device), torch.triu(both)
 
     def weight(self) -> Tensor:
         lower, upper = self.factors()
@@ -268,5 +269,5 @@ def _lu_layout(features: int) -> Tensor:
 
 def _solve(lower: Tensor, upper: Tensor, right: Tensor) -> Tensor:
     """`X` with `L U X = right`, `L` with ones on its diagonal."""
-    half = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
-    return torch.linalg.solve_triangular(upper, half, upper=True)
+    half = solve_triangular(lower, right, upper=False, unitriangular=True)
+    return solve_triangular(upper, half, upper=True)

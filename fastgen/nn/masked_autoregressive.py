@@ -101,6 +101,8 @@ class MaskedAutoregressive(Freezable):
         else:
             if random_mask or dropout_probability or use_batch_norm:
                 raise ValueError("hidden_features: random masks, dropout and batch norm need an int")
+            if num_blocks != 2 or not use_residual_blocks:
+                raise ValueError("hidden_features: num_blocks and use_residual_blocks need an int")
             net = MaskedMLP(features, hidden_features, context_features, outputs, order, activation)
         self.features, self.context_features = features, context_features
         self.autoregressive_net = net
@@ -214,6 +216,12 @@ def element_of(transform: str, options: Mapping[str, Any]) -> tuple[Box, Affine 
                 raise TypeError(f"{name}: expected options of {transform!r}, {', '.join(sorted(names[transform]))}")
             raise ValueError(f"{name}: an option of transform={owners[0]!r}, and this is {transform!r}")
     if transform == "affine":
+        scale_map = options.get("scale_map", "softplus")
+        for name in {"tanh": ["min_scale"], "softclip": ["min_scale"]}.get(scale_map, ["bound"]):
+            if name in options:
+                raise ValueError(f"{name}: has no effect on the scale map {scale_map!r}")
+        if scale_map == "exp" and "min_scale" in options:
+            raise ValueError("min_scale: has no effect on the scale map 'exp'")
         return Box("linear"), Affine(**options)
     bound = {"tail_bound": options["tail_bound"]} if "tail_bound" in options else {}
     box = Box(options.get("tails", "linear"), **bound)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import floating, plain_numbers, positive
-from fastgen.nn.coupling import Coupling, check_scale_map, transformed_where
+from fastgen.nn.arguments import floating, plain_numbers, positive, without_effect
+from fastgen.nn.coupling import Coupling, check_scale_map, transformed_where, unused_of
 from fastgen.ops.affine_coupling import affine_coupling
 
 
@@ -74,6 +74,8 @@ class MaskedAffineCoupling(Coupling):
         if mask.dim() != 3:
             raise ValueError(f"mask: expected [channels, height, width], got shape {tuple(mask.shape)}")
         check_scale_map(scale_map, bound, min_scale)
+        why = f"on the scale map {scale_map!r}"
+        without_effect(MaskedAffineCoupling.__init__, locals(), why, *unused_of(scale_map))
         self.scale_map = scale_map
         self.bound = bound
         self.min_scale = min_scale

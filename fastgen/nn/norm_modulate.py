@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.nn.arguments import plain_numbers, positive
+from fastgen.nn.arguments import plain_numbers, positive, readable, without_effect
 from fastgen.ops.norm_modulate import norm_modulate
 
 
@@ -45,6 +45,8 @@ class NormModulate(nn.Module):
         self.num_channels, self.norm, self.num_groups = num_channels, norm, num_groups
         self.negative_slope, self.eps, self.momentum = negative_slope, eps, momentum
         batch = norm == "batch"
+        if not batch:
+            without_effect(NormModulate.__init__, locals(), f"with norm {norm!r}", "momentum")
         self.register_buffer("running_mean", torch.zeros(num_channels) if batch else None)
         self.register_buffer("running_var", torch.ones(num_channels) if batch else None)
 
@@ -133,7 +135,7 @@ class ConditionalBatchNorm(NormModulate):
             raise ValueError(f"labels: expected int64 {tuple(x.shape[:1])}, got {labels.dtype} {tuple(labels.shape)}")
         count = self.modulation.num_embeddings
         # Looking at labels on a GPU would wait for it; there the embedding's own check stops the program.
-        if labels.is_cpu and not torch.compiler.is_compiling() and labels.numel():
+        if labels.is_cpu and readable(labels):
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= count:
                 raise ValueError(f"labels: expected 0 to {count - 1}, got {low} to {high}")

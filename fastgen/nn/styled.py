@@ -47,7 +47,7 @@ class StyledConv2d(nn.Module):
         h = self.convolution(x, self.style(style))
         noise = self.noise
         if self.training:
-            noise = torch.randn(len(h), 1, *h.shape[2:], device=h.device, dtype=h.dtype)
+            noise = torch.randn(h.shape[0], 1, *h.shape[2:], device=h.device, dtype=h.dtype)
         return bias_act(h + noise * self.noise_strength, self.bias, act="lrelu")
 
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from fastgen.nn.arguments import floating, plain_numbers, positive
+from fastgen.nn.arguments import floating, plain_numbers, positive, without_effect
 from fastgen.nn.running_average import RunningAverages
 from fastgen.ops.vector_quantize import code_perplexity, vector_quantize
 
@@ -44,8 +44,7 @@ class VectorQuantizer(RunningAverages):
         decay: g, of the moving averages; None for a codebook that is a parameter, trained by
             `|sg[x] - e|^2` in the loss.
         commitment: weight of the commitment loss, `|x - sg[e]|^2`.
-        restart_below: a share of the average count, 0 for codes that are never restarted; without `decay` it is not
-            used.
+        restart_below: a share of the average count, 0 for codes that are never restarted; of moving averages alone.
         feature_dim: where the features are: 1 in images [batch, code_dim, height, width], -1 in sequences.
 
     Shape: `x` any with `code_dim` at `feature_dim`; indices have that shape without it.
@@ -79,6 +78,8 @@ class VectorQuantizer(RunningAverages):
             raise ValueError(f"commitment: expected at least 0, got {commitment!r}")
         if not 0 <= restart_below < 1:
             raise ValueError(f"restart_below: expected a share in [0, 1), got {restart_below!r}")
+        if decay is None:
+            without_effect(VectorQuantizer.__init__, locals(), "without decay", "restart_below")
         self.num_codes, self.code_dim, self.decay = num_codes, code_dim, decay
         self.commitment, self.restart_below, self.feature_dim = commitment, restart_below, feature_dim
         codebook = torch.randn(num_codes, code_dim)

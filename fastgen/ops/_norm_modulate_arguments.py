@@ -44,7 +44,8 @@ def _check_modulation(name: str, tensor: Tensor | None, x: Tensor) -> None:
         return
     if not tensor.is_floating_point() or tensor.device != x.device:
         raise TypeError(f"{name}: expected a floating dtype on {x.device}, got {tensor.dtype} on {tensor.device}")
-    if tensor.shape not in (x.shape[1:2], x.shape[:2], x.shape):
+    # Of the one shape that it can be: to compare with others would tie a batch of any size to the channels.
+    if tensor.shape != {1: x.shape[1:2], 2: x.shape[:2]}.get(tensor.dim(), x.shape):
         raise ValueError(
             f"{name}: expected {tuple(x.shape[1:2])}, {tuple(x.shape[:2])} or {tuple(x.shape)}, "
             f"got {tuple(tensor.shape)}"

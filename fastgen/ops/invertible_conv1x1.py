@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgen.ops._drawing import Drawing
 from fastgen.ops._registry import Cost, Op, Sample, Tolerance
+from fastgen.ops._triangular import solve_triangular
 
 
 def invertible_conv1x1(
@@ -87,14 +88,14 @@ def invertible_conv1x1_weight(
     """
     dtype = torch.promote_types(lower.dtype, torch.float32)
     lower, log_diagonal = lower.to(dtype), log_diagonal.to(dtype)
-    upper = upper.to(dtype).triu(1) + torch.diag(sign.to(dtype) * log_diagonal.exp())
+    ones = torch.eye(lower.shape[0], dtype=dtype, device=lower.device)
+    upper = upper.to(dtype).triu(1) + ones * (sign.to(dtype) * log_diagonal.exp())
     logabsdet = log_diagonal.sum()
     if not inverse:
         # The ones on the diagonal of L add U.
         return torch.addmm(upper, lower.tril(-1), upper).index_select(0, permutation), logabsdet
-    ones = torch.eye(lower.shape[0], dtype=dtype, device=lower.device)
-    half = torch.linalg.solve_triangular(lower, ones, upper=False, unitriangular=True)
-    return torch.linalg.solve_triangular(upper, half, upper=True).index_select(1, permutation), -logabsdet
+    half = solve_triangular(lower, ones, upper=False, unitriangular=True)
+    return solve_triangular(upper, half, upper=True).index_select(1, permutation), -logabsdet
 
 
 def invertible_conv1x1_factors(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -155,7 +155,7 @@ def _as_computed(x: Tensor, modulation: Tensor | None) -> Tensor | None:
     """[batch, channels] in the dtype that is computed with, or the shape and dtype of `x`."""
     if modulation is None:
         return None
-    if modulation.shape == x.shape and x.dim() > 2:
+    if modulation.dim() == x.dim() > 2:
         return modulation.to(x.dtype).contiguous()
     return modulation.to(_compute_type(x)).expand(x.shape[:2]).contiguous()
 
@@ -187,7 +187,7 @@ class _NormModulate(torch.autograd.Function):
         ctx.save_for_backward(x, scale, y if settings.negative_slope != 1 else None, mean, rstd)
         ctx.mark_non_differentiable(mean, rstd)
         ctx.settings, ctx.backend = settings, backend
-        ctx.per_pixel = any(t is not None and t.shape == x.shape and x.dim() > 2 for t in (scale, shift))
+        ctx.per_pixel = any(t is not None and t.dim() == x.dim() > 2 for t in (scale, shift))
         return y, mean, rstd
 
     @staticmethod
