@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.inverse.operators import Inpainting, Operator
 from fastgen.models.divergence import Guard
+from fastgen.nn.arguments import is_int
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def repaint(problem: Problem, x: Tensor, *, resamples: int = 5) -> Tensor:
     """
     if not isinstance(problem.operator, Inpainting):
         raise ValueError(f"method: repaint fills in pixels, {type(problem.operator).__name__} hides none")
-    if not isinstance(resamples, int) or resamples < 1:
+    if not is_int(resamples) or resamples < 1:
         raise ValueError(f"resamples: expected a positive int, got {resamples!r}")
     mask, guard = problem.operator.mask.to(x.device), Guard(len(problem))
     for step, (now, after) in enumerate(pairwise(problem.levels)):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.nn.arguments import is_int
+
 
 class Operator:
     """`measurement = operator(image) + noise_std * noise`, of images [batch, channels, height, width] in [-1, 1].
@@ -109,9 +111,9 @@ class SuperResolution(Operator):
 
     def __init__(self, factor: int = 2, noise_std: float = 0.0) -> None:
         super().__init__(noise_std)
-        if not isinstance(factor, int) or factor < 2:
+        if not is_int(factor) or factor < 2:
             raise ValueError(f"factor: expected an int of at least 2, got {factor!r}")
-        self.factor = factor
+        self.factor = int(factor)
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, self.factor)
@@ -155,7 +157,7 @@ class Deblurring(Operator):
     @classmethod
     def gaussian(cls, size: int = 3, sigma: float = 1.0, **options: float) -> Deblurring:
         """A normal kernel of `size x size`, which adds up to one."""
-        if not isinstance(size, int) or size < 1 or size % 2 == 0 or not sigma > 0:
+        if not is_int(size) or size < 1 or size % 2 == 0 or not sigma > 0:
             raise ValueError(f"size and sigma: expected an odd int and a positive number, got {size} and {sigma}")
         place = torch.arange(size) - size // 2
         row = torch.exp(-0.5 * (place / sigma) ** 2)
@@ -207,7 +209,7 @@ class SingleImageHDR(Operator):
         super().__init__(noise_std)
         if not (math.isfinite(exposure) and exposure > 0):
             raise ValueError(f"exposure: expected a positive number, got {exposure}")
-        if not isinstance(levels, int) or levels < 2:
+        if not is_int(levels) or levels < 2:
             raise ValueError(f"levels: expected an int of at least 2, got {levels!r}")
         self.exposure, self.levels = exposure, levels
 

@@ -33,21 +33,24 @@ class Constants(nn.Module):
             self.register_buffer(name, None if value is None else value.to(device), persistent=False)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        # What `to_empty` gives memory to had no numbers.
+        empty = any(buffer.is_meta for buffer in self.buffers(False))
         super()._apply(*args, **kwargs)
-        if self.precise and any(value.is_floating_point() and value.itemsize < 4 for value in self.buffers(False)):
-            with torch.device("cpu"):
-                constants = self._constants()
-            for name, value in constants.items():
-                setattr(self, name, value.to(getattr(self, name).device, torch.float32))
+        if empty or (self.precise and any(buffer.itemsize < 4 for buffer in self.buffers(False))):
+            self._restore(torch.device("meta"))
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
+        # Loaded by assignment, without `to_empty`, a module takes the device of what is assigned.
+        self._restore(next((tensor.device for tensor in state_dict.values()), torch.device("cpu")))
+
+    def _restore(self, instead_of_meta: torch.device) -> None:
+        """The constants again, in the dtype and on the device that they have now."""
         with torch.device("cpu"):
             constants = self._constants()
         for name, value in constants.items():
             if value is not None:
                 now = getattr(self, name)
-                # Loaded by assignment, without `to_empty`, a module takes the device of what is assigned.
-                loaded = next((tensor.device for tensor in state_dict.values()), torch.device("cpu"))
-                setattr(self, name, value.to(loaded if now.is_meta else now.device, now.dtype))
+                dtype = torch.promote_types(now.dtype, torch.float32) if self.precise else now.dtype
+                setattr(self, name, value.to(instead_of_meta if now.is_meta else now.device, dtype))

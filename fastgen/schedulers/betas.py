@@ -33,7 +33,7 @@ def betas(
     Raises:
         ValueError: an unknown schedule, no steps, betas that are not increasing within (0, 1).
     """
-    if not isinstance(num_train_timesteps, int) or num_train_timesteps < 1:
+    if isinstance(num_train_timesteps, bool) or not isinstance(num_train_timesteps, int) or num_train_timesteps < 1:
         raise ValueError(f"num_train_timesteps: expected a positive int, got {num_train_timesteps!r}")
     if trained_betas is not None:
         return _trained(trained_betas, num_train_timesteps)

@@ -29,7 +29,8 @@ class Config(dict[str, Any]):
 def registers_config(init: Callable[..., None]) -> Callable[..., None]:
     """Keeps a constructor's arguments as `config`, with the names of those that were not given.
 
-    The tables that it makes are on the host, whatever device tensors are made on by default.
+    NumPy's numbers and arrays are Python's from here on, and tables are made on the host, whatever device tensors are
+    made on by default.
     """
     signature = inspect.signature(init)
 
@@ -41,7 +42,7 @@ def registers_config(init: Callable[..., None]) -> Callable[..., None]:
         options = {name: _portable(value) for name, value in bound.arguments.items() if name != "self"}
         self.config = Config(options | {UNSET: sorted(options.keys() - given)})
         with torch.device("cpu"):
-            init(*bound.args, **bound.kwargs)
+            init(self, **options)
 
     return constructor
 

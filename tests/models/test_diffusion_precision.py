@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, make
@@ -266,3 +267,47 @@ def test_the_flow_is_solved_in_float32_under_autocast(family):
         torch.testing.assert_close(model.log_prob(x, **options), expected, rtol=1e-6, atol=1e-6)
         sampled = draw(model, {"sampler": "ode"})
     torch.testing.assert_close(sampled, draw(model, {"sampler": "ode"}), rtol=1e-6, atol=1e-6)
+
+
+@every
+def test_numbers_of_numpy_in_samplers(family):
+    model = small(family)
+    for sampler in model.samplers:
+        for steps in (1, 7, 10):
+            if family == "2015" and steps != 10:
+                continue
+            options = {"sampler": sampler, **({"rtol": 1e-2, "atol": 1e-2} if sampler == "ode" else {})}
+            found = draw(model, {**options, "steps": np.int64(steps)}, np.int32(2))
+            assert torch.equal(found, draw(model, {**options, "steps": steps}, 2))
+            options |= {"eta": np.float64(0.5)} if sampler == "ddim" else {}
+            options |= {"s_churn": np.float32(3)} if (family, sampler) == ("edm", "heun") else {}
+            assert draw(model, {**options, "steps": steps}, 2).shape == (2, 1, 4, 4)
+    options = {"timesteps": np.int64(3)} if family in SMALL else {"num_probes": np.int64(2), "rtol": 0.1, "atol": 0.1}
+    assert model.bits_per_dim(some_images(), **options).isfinite().all()
+
+
+def test_numbers_of_numpy_in_inverse_problems():
+    model = small("edm", levels=None)
+    for operator in (
+        inverse.SuperResolution(np.int64(2)),
+        inverse.Deblurring.gaussian(np.int64(3), np.float64(1.0)),
+        inverse.SingleImageHDR(np.float32(2.0), np.int64(16), np.float64(0.1)),
+    ):
+        assert inverse.solve(model, operator(torch.zeros(1, 1, 4, 4)), operator, steps=np.int64(3)).shape[0] == 1
+    operator = inverse.Inpainting(torch.ones(4, 4, dtype=torch.bool))
+    options = {"method": "repaint", "resamples": np.int64(2), "steps": 2}
+    assert inverse.solve(model, torch.zeros(1, 1, 4, 4), operator, **options).shape[0] == 1
+
+
+@every
+def test_memory_of_any_content_holds_a_schedule_at_once(family):
+    """Made on the meta device, and given weights by hand and not by a state dict."""
+    cls, options = FAMILIES[family]
+    expected = small(family)
+    with torch.device("meta"):
+        model = cls(4, 1, 17, **{**TINY, **options, **SMALL.get(family, {})})
+    model.to_empty(device="cpu")
+    buffers = dict(model.named_buffers())
+    assert buffers.keys() == dict(expected.named_buffers()).keys()
+    for name, value in expected.named_buffers():
+        assert torch.equal(buffers[name], value)

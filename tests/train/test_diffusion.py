@@ -16,6 +16,7 @@ from fastgen.cli import main
 from fastgen.data import load
 from fastgen.models import MODELS as MODEL_CLASSES
 from fastgen.train import Settings, Trainer, TrainingInterrupted, load_model
+from fastgen.train.evaluate import evaluate
 from fastgen.train.recipes import DiffusionRecipe
 
 MODELS = ("ddpm", "diffusion-2015", "score-sde", "edm", "flow-matching")
@@ -163,3 +164,13 @@ def test_what_restore_refuses(runs, run):
     assert fails(run("restore", model, 0, "--task", "denoise", "--noise", -1), "noise_std: expected a number")
     assert fails(run("restore", model, 0, "--task", "denoise", "-n", 0), "-n is 0")
     assert fails(run("restore", model, 0, "--task", "denoise", "--out", "x.jpg"), "expected a name ending in .png")
+
+
+def test_the_best_of_the_ancestor_is_told_by_its_bound(runs, data):
+    """By the same draws after every epoch, which cover all timesteps, and near what all of them say."""
+    model = load_model(runs / "diffusion-2015")[0]
+    images = load(data).train
+    scores = [evaluate(model, images, batch_size=len(images))["loss"] for _ in range(2)]
+    assert scores[0] == scores[1]
+    whole = model.bits_per_dim(torch.as_tensor(images.values), generator=torch.Generator().manual_seed(0)).mean()
+    assert scores[0] == pytest.approx(whole.item(), rel=0.3)
