@@ -46,7 +46,7 @@ sanitize: .venv/installed
 	FASTGEN_SANITIZE=1 FASTGEN_BUILD_CUDA=0 $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 PYTHONPATH=build/sanitize/lib \
-	$(BIN)/python -m pytest --timeout 3000 tests/ops tests/sampling -k "not triton and not compile and not inductor"
+	$(BIN)/python -P -m pytest --timeout 3000 tests/ops tests/sampling -k "not triton and not compile and not inductor"
 
 lint: .venv/requirements
 	$(BIN)/ruff check .

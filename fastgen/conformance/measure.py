@@ -14,6 +14,7 @@ overflows in the dtype and not in float64, a kernel may or may not.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from fastgen.ops._registry import Op, Sample
 # How often inputs are moved: an element beside a knot, which decides a norm, changes its bin in half of the draws.
 _NUDGES = 8
 # Kernels take and give zeros for denormal numbers, and what follows may enlarge those: by so much.
-_AFTER_DENORMALS = 1e6
+_AFTER_DENORMALS = 1e9
 # Where every drawn call in a million must be right, chance goes further: an index that two near points decide flips in
 # half of the nudges, and of a single number the reference's own rounding may be nothing.
 _NUDGES_WHERE_DRAWN, _PATIENCE = 32, 4
@@ -74,7 +75,7 @@ class Judge:
         shares, wrong = self._beyond_bounds(errors, self.usual_errors, dtype)
         if wrong and drawn:
             roundings = [torch.finfo(u.dtype).eps / 2 if u.is_floating_point() else 0.0 for u in self.usual]
-            moved = map(max, self.rounding_errors(_NUDGES_WHERE_DRAWN), roundings)
+            moved = map(max, self.rounding_errors(_NUDGES_WHERE_DRAWN), roundings, self._errors_of_exact())
             shares, wrong = self._beyond_bounds(errors, list(moved), dtype, _PATIENCE)
         elif wrong and not self.op.random:
             shares, wrong = self._beyond_bounds(errors, self.rounding_errors(), dtype)
@@ -100,6 +101,19 @@ class Judge:
         nudged = (_nudged(self.case, seed) for seed in range(nudges))
         moved = [self._errors_of(_results(self.op.reference, case, self.pass_, gradients)) for case in nudged]
         return [max(errors) for errors in zip(self.usual_errors, *moved, strict=True)]
+
+    def _errors_of_exact(self) -> list[float]:
+        """What float64 itself is off by, where a case is of float64 and there is nothing more exact: the reference's
+        error in float32, at its precision.
+        """
+        if all(u.dtype != torch.float64 for u in self.usual):
+            return [0.0] * len(self.usual)
+        gradients = [g.float() for g in self.output_gradients]
+        errors = self._errors_of(
+            _results(self.op.reference, copy_case(self.case, torch.float32), self.pass_, gradients)
+        )
+        precision = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        return [precision * error if math.isfinite(error) else 0.0 for error in errors]
 
     def _errors_of(self, results: Sequence[Tensor]) -> list[float]:
         return [

@@ -110,8 +110,10 @@ def _geometry(
     color_groups: int,
 ) -> Geometry:
     """The static facts of a call from the shapes of its arguments; raises where they do not fit."""
-    if len(weight) != 4:
-        raise ValueError(f"weight: expected [out_channels, in_channels, height, width], got {weight}")
+    if len(weight) != 4 or min(weight) < 1:
+        raise ValueError(
+            f"weight: expected [out_channels, in_channels, height, width], one or more of each, got {weight}"
+        )
     check_mask(weight[0], weight[1], weight[2:], mask_type, color_groups)
     if len(x) != 4 or x[1] != weight[1]:
         raise ValueError(f"x: expected [batch, {weight[1]}, height, width], got {x}")

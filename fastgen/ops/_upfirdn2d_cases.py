@@ -51,6 +51,7 @@ def upfirdn2d_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(f"{name}, wide", (randn(1, 1, 5, 83),), {**how, "flip_filter": True})
     yield Sample("one pixel", (randn(1, 1, 2, 2),), how)
     yield Sample("empty batch", (randn(0, 2, 8, 8),), how)
+    yield Sample("no rows, padded", (randn(1, 2, 0, 5),), {"f": taps(4), "padding": 4})
     yield Sample("transposed", (randn(2, 1, 9, 8).transpose(2, 3),), how)
     yield Sample("expanded", (randn(1, 1, 8, 8).expand(2, 2, 8, 8),), how)
     wide = randn(1, 19, 10, 6).to(memory_format=torch.channels_last)

@@ -113,8 +113,10 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, dimens
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
             raise TypeError(f"{name}: expected {x.dtype} on {x.device}, got {tensor.dtype} on {tensor.device}")
-    if weight.dim() != 3 or weight.shape[2] < 1:
-        raise ValueError(f"weight: expected [out_channels, in_channels, kernel_size], got {tuple(weight.shape)}")
+    if weight.dim() != 3 or min(weight.shape) < 1:
+        raise ValueError(
+            f"weight: expected [out_channels, in_channels, kernel_size], one or more of each, got {tuple(weight.shape)}"
+        )
     if x.dim() != dimensions or x.shape[1] != weight.shape[1]:
         expected = f"[batch, {weight.shape[1]}{', time' if dimensions == 3 else ''}]"
         raise ValueError(f"x: expected {expected}, got {tuple(x.shape)}")

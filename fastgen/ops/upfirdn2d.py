@@ -176,10 +176,13 @@ def _fake(
 
 
 def _supports(x: Tensor, f: Tensor, how: Resampling) -> str:
-    return ""
+    # The gradient is the same kernel the other way, and a result of no pixels is none.
+    return "images without pixels" if x.shape[2:].numel() == 0 else ""
 
 
 def _supports_gpu(x: Tensor, f: Tensor, how: Resampling) -> str:
+    if refusal := _supports(x, f, how):
+        return refusal
     # Offsets inside a plane, which has all channels where they are last, are 32 bits wide; a padded image is not much
     # larger.
     size = x.shape[1] * max(x.shape[2:].numel(), math.prod(how.output_size(x.shape[2:], f)))
