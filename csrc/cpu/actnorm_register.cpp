@@ -101,7 +101,7 @@ static void run_backward(const ActNormFunctions<S>& f, const ActNormSizes& s, co
     DenormalsAreZero guard;
     for (int64_t chunk = first_chunk; chunk < end_chunk; ++chunk) {
       int64_t begin = chunk * s.rows_at_once(), end = std::min(s.batch, begin + s.rows_at_once());
-      T *sum = &sums[2 * chunk * width], *product_sum = sum + width;
+      T *sum = sums.data() + 2 * chunk * width, *product_sum = sum + width;
       if (s.by_rows()) {
         int64_t at = begin * s.row();
         f.backward_rows(grads + at, xs + at, channels.shift.data(), channels.factor.data(), out + at, sum, product_sum,
@@ -124,7 +124,7 @@ static void run_backward(const ActNormFunctions<S>& f, const ActNormSizes& s, co
     double sum = 0, product_sum = 0;
     int64_t copies = width / s.channels;
     for (int64_t chunk = 0; chunk < s.chunks(); ++chunk) {
-      const T* of_chunk = &sums[2 * chunk * width];
+      const T* of_chunk = sums.data() + 2 * chunk * width;
       for (int64_t i = c * copies; i < (c + 1) * copies; ++i) sum += of_chunk[i], product_sum += of_chunk[width + i];
     }
     double factor = copies ? channels.factor[c * copies] : 0,

@@ -88,7 +88,7 @@ static void run_forward(const AffineCouplingFunctions<S>& f, const AffineCouplin
   bool stream = streams(call, sizeof(S), 1) && aligned(ys);
   for_each_part(call, [&](const AffineCoupling& piece, int64_t row, int64_t part, int64_t first) {
     f.forward(piece, part_of(xs, row, first), part_of(shifts, row, first), part_of(log_scales, row, first),
-              ys + row * call.n + first, parts > 1 ? &partial[row * parts + part] : sums + row, stream);
+              ys + row * call.n + first, parts > 1 ? partial.data() + row * parts + part : sums + row, stream);
   });
   for (int64_t row = 0; parts > 1 && row < call.rows; ++row) {
     double sum = 0;

@@ -103,7 +103,7 @@ struct PieceSums {
   PieceSums(const BiasActPlan& plan, bool wanted)
       : plan(plan), values(wanted ? plan.pieces * plan.sums_of_piece() : 0) {}
 
-  T* of(int64_t piece) { return values.empty() ? nullptr : &values[piece * plan.sums_of_piece()]; }
+  T* of(int64_t piece) { return values.empty() ? nullptr : values.data() + piece * plan.sums_of_piece(); }
 
   void add_up(Tensor& out) const {
     if (out.numel() == 0) return;

@@ -52,8 +52,8 @@ struct GroupNormSiluParameters {
   }
 
   GroupNormSiluChannels<T> from(int64_t first_channel) const {
-    return {&centre[first_channel], &factor[first_channel], &offset[first_channel], &slope[first_channel],
-            &constant[first_channel]};
+    return {centre.data() + first_channel, factor.data() + first_channel, offset.data() + first_channel,
+            slope.data() + first_channel, constant.data() + first_channel};
   }
 };
 
@@ -106,7 +106,7 @@ static void run_forward(const GroupNormSiluFunctions<S>& f, const GroupNormSiluP
       plan,
       [&](int64_t unit, int64_t piece) {
         PlacedPiece p(plan, unit, piece);
-        f.statistics(xs + p.element, p.sizes, &means[p.partial], &squares[p.partial]);
+        f.statistics(xs + p.element, p.sizes, means.data() + p.partial, squares.data() + p.partial);
       },
       [&](int64_t unit) {
         for_groups(plan, unit, [&](int64_t sample, int64_t group) {
@@ -198,7 +198,7 @@ static void run_backward(const GroupNormSiluFunctions<S>& f, const GroupNormSilu
       [&](int64_t unit, int64_t piece) {
         PlacedPiece p(plan, unit, piece);
         f.backward_sums(gs + p.element, xs + p.element, parameters.from(p.first_channel), p.sizes, out + p.element,
-                        &sums[p.partial], &product_sums[p.partial]);
+                        sums.data() + p.partial, product_sums.data() + p.partial);
       },
       [&](int64_t unit) {
         for_groups(plan, unit, [&](int64_t sample, int64_t group) {

@@ -187,7 +187,7 @@ static std::tuple<Tensor, Tensor, Tensor> norm_modulate_gradient_cpu(const Tenso
     plan.for_each_unit(
         [&](int64_t plane) {
           int64_t at = plane * plan.positions;
-          f.gradient_sums(pixels_at(at), channel_of(plane), plan.positions, &sums[plane * kNormModulateSums],
+          f.gradient_sums(pixels_at(at), channel_of(plane), plan.positions, sums.data() + plane * kNormModulateSums,
                           scale_pixels ? scale_pixels + at : nullptr, shift_pixels ? shift_pixels + at : nullptr);
         },
         [&](int64_t unit) {
@@ -261,7 +261,7 @@ static std::tuple<Tensor, Tensor, Tensor> norm_modulate_second_cpu(const Tensor&
     plan.for_each_unit(
         [&](int64_t plane) {
           int64_t at = plane * plan.positions;
-          f.second_sums(pixels_at(at), channel_of(plane), plan.positions, &sums[plane * kNormModulateSums]);
+          f.second_sums(pixels_at(at), channel_of(plane), plan.positions, sums.data() + plane * kNormModulateSums);
         },
         [&](int64_t unit) {
           unit_means[unit] = second_means<T>(
@@ -273,7 +273,7 @@ static std::tuple<Tensor, Tensor, Tensor> norm_modulate_second_cpu(const Tensor&
           f.second(pixels_at(at), channel_of(plane), h_scales.of(plane), h_shifts.of(plane), unit_means[unit],
                    plan.positions, to_grad + at, to_x + at, scale_pixels ? scale_pixels + at : nullptr);
           if (!scale_numbers) return;
-          const double* sum = &sums[plane * kNormModulateSums];
+          const double* sum = sums.data() + plane * kNormModulateSums;
           const NormModulateMeans<T>& m = unit_means[unit];
           scale_numbers[plane] = T(rstds[unit] * (sum[kSumHU] - m.h * sum[kSumU] - m.hn * sum[kSumUN]));
         });

@@ -83,8 +83,9 @@ def _laid_out(case: Sample, pass_: str, drawing: Drawing) -> Sample:
     def lay(value):
         if not isinstance(value, Tensor):
             return value
-        if empty and value.is_floating_point() and not value.is_meta:
-            # A sum of no terms is zero, whatever they would have been multiplied by.
+        if (empty or pass_ != "forward") and value.is_floating_point() and not value.is_meta:
+            # A sum of no terms is zero, whatever they would have been multiplied by; and of what is not a number,
+            # PyTorch's own slopes are NaN or not as the tensor is long enough for its vectors.
             value = torch.where(value.isfinite(), value, torch.ones_like(value))
         value = value.detach() if value.is_meta else drawing.layout(value.detach())
         return value.requires_grad_(next(marks)) if value.is_floating_point() else value

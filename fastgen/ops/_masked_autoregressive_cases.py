@@ -78,6 +78,7 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         network(5, (12, 9), 12, shuffled=True),
         element=RationalQuadratic(4, "circular", 2.0),
     )
+    yield call("splines, empty batch", randn(0, 3), network(3, (4,), 11), element=spline)
     yield call("splines of 8", randn(9, 4), network(4, (8, 8), 23), element=RationalQuadratic(8, tail_bound=3.0))
 
 

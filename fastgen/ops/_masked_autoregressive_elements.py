@@ -128,7 +128,7 @@ class RationalQuadratic:
         backward = RATIONAL_QUADRATIC_COUPLING.call[backend]["rational_quadratic_coupling_backward"]
         _, *numbers = self.settings
         call = (
-            x.contiguous(), parameters.reshape(x.shape[0], -1), self.num_bins, 1.0,
+            x.contiguous(), parameters.flatten(1), self.num_bins, 1.0,
             False, *map(float, numbers), self.parameterization == "zuko",
         )  # fmt: skip
         slope, y_slopes = backward(torch.ones_like(x), None, *call)

@@ -60,7 +60,9 @@ def masked_conv2d_drawn(drawing: Drawing) -> Sample:
         kwargs["padding"] = "same"
     batch, height, width = drawing.shape(3, max(1, 8000 // channels))
     bias = drawing.values(outputs) if drawing.chance(0.8) else None
-    x, weight = drawing.values(batch, channels, height, width), drawing.values(outputs, channels, *kernel)
+    # Finite: kernels do not read what is masked, the reference multiplies it by zero.
+    x = drawing.values(batch, channels, height, width, finite=True)
+    weight = drawing.values(outputs, channels, *kernel, finite=True)
     return Sample("drawn", (x, weight, bias), kwargs)
 
 

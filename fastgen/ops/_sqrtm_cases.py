@@ -26,6 +26,7 @@ def pair_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     a, b = (_covariance(9, 4).to(device, dtype) for _ in range(2))
     yield Sample("not contiguous", (torch.stack([a, a], -1)[..., 0], torch.stack([b, b], -1)[..., 0]))
     yield Sample("extreme: second of rank 2", (a, _covariance(2, 4).to(device, dtype)))
+    yield Sample("batch of empty matrices", tuple(_covariance(9, 0, 3).to(device, dtype) for _ in range(2)))
 
 
 def _covariance_drawn(drawing: Drawing, d: int, *batch: int) -> Tensor:

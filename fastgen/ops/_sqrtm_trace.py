@@ -38,7 +38,7 @@ def trace_and_gradients(
         ValueError: a matrix that is not finite, symmetric or positive semi-definite.
     """
     a, b = symmetric(names[0], a), symmetric(names[1], b)
-    if len(a) > 1 and a.shape[-1] <= _SMALL and factor is None:
+    if len(a) > 1 and 0 < a.shape[-1] <= _SMALL and factor is None:
         return _of_batch(a, b, of_a, of_b, names)
     known = None if factor is None else Factor(factor)
     found = [_of_pair(one, other, of_a, of_b, names, known) for one, other in zip(a, b, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from fastgen.conformance import fuzz
 from fastgen.conformance.guard import Guarded
+from fastgen.conformance.trial import draw_trial
 from fastgen.ops._registry import REGISTRY, Cost, Op, Sample, Tolerance
 
 OPS = list(REGISTRY)
@@ -59,6 +61,34 @@ def make_op(monkeypatch):
 
 def campaign(*arguments: object) -> int:
     return fuzz.main([str(argument) for argument in arguments])
+
+
+def _backends(op: str) -> str:
+    """Those whose kernels are tried by themselves: an op has no other."""
+    return next(b for b in ("cpp", "library", "reference") if b in REGISTRY[op].backends)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_some_calls_of_every_op_are_right(op: str, capsys):
+    status = campaign("--op", op, "--backend", _backends(op), "--calls", 20, "--seed", 1)
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert printed.out.endswith("nothing wrong\n")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_calls_of_every_op_are_of_many_shapes_and_settings(op: str):
+    """An op without a `draw` is varied from its samples; most of either are calls that it takes."""
+    backend = _backends(op)
+    shapes, settings = set(), set()
+    for number in range(60):
+        case = draw_trial(REGISTRY[op], backend, 0, number).case
+        tensors = [v for v in (*case.args, *case.kwargs.values()) if isinstance(v, Tensor)]
+        shapes.add(tuple(tuple(t.shape) for t in tensors))
+        settings.add(repr([v for v in (*case.args, *case.kwargs.items()) if not isinstance(v, Tensor)]))
+    assert len(shapes) >= 20, f"{len(shapes)} shapes"
+    keywords = [p for p in inspect.signature(REGISTRY[op].public).parameters.values() if p.default is not p.empty]
+    assert len(settings) >= 3 or not keywords, f"{len(settings)} settings"
 
 
 @pytest.mark.slow
