@@ -9,6 +9,7 @@ that knows about backends: `choose` picks one per call with plain `if`s on devic
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -246,6 +247,19 @@ def _lazy_launcher(family: str, name: str) -> Callable:
         return getattr(importlib.import_module(f"fastgen._triton.{family}"), name)(*args)
 
     return launch
+
+
+def full_precision(function: Callable) -> Callable:
+    """A function of tensors that autocast leaves alone, as it does kernels: for sums, roots and distances, whose matrix
+    products are no layers.
+    """
+
+    @functools.wraps(function)
+    def run(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **kwargs)
+
+    return run
 
 
 def is_forced(backend: str) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgen.ops import _coupling_flow_program as fp
 from fastgen.ops._coupling_flow_program import Affine, FlowProgram, Spline, Words, mlp_layers, residual_layers, steps_of
 from fastgen.ops._drawing import Drawing
-from fastgen.ops._registry import Cost, Op, Sample, Tolerance, needs_gradient
+from fastgen.ops._registry import Cost, Op, Sample, Tolerance, full_precision, needs_gradient
 from fastgen.ops.affine_coupling import affine_coupling_reference
 from fastgen.ops.spline import rational_quadratic_spline_reference
 
@@ -56,6 +56,7 @@ def coupling_flow(
     return COUPLING_FLOW.call[backend]["coupling_flow"](x.contiguous(), context, *whole, inverse)
 
 
+@full_precision
 def coupling_flow_reference(
     x: Tensor, context: Tensor | None, weights: Tensor, program: Tensor, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from fastgen.ops._frechet_arguments import check_features, check_mean, check_val
 from fastgen.ops._frechet_gradient import overlap, overlap_with
 from fastgen.ops._frechet_reference import distance_of_factors, factor_of_features
 from fastgen.ops._frechet_rows import overlap_of_rows, overlap_with_covariance
-from fastgen.ops._registry import Op, Tolerance, needs_gradient
+from fastgen.ops._registry import Op, Tolerance, full_precision, needs_gradient
 from fastgen.ops._sqrtm_arguments import check_matrix, check_pair, check_values
 from fastgen.ops._sqrtm_factor import factor_of
 from fastgen.ops.moments import moments
@@ -172,11 +172,13 @@ def _of_smaller_side(x: Tensor, y: Tensor | FrechetReference) -> Tensor:
     return _distance(mu - reference[0], traces, overlap_with(rows, reference[1]) / math.sqrt(n - 1))
 
 
+@full_precision
 def frechet_distance_reference(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
     traces = _trace(sigma1) + _trace(sigma2)
     return _distance(mu1 - mu2, traces, trace_sqrtm_reference(sigma1, sigma2))
 
 
+@full_precision
 def frechet_distance_from_features_reference(x: Tensor, y: Tensor | FrechetReference) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     # Means are told from one of the rows, so that their difference is not one of large numbers.

@@ -11,7 +11,14 @@ from fastgen.ops._masked_autoregressive_cases import cases, cost, drawn, samples
 from fastgen.ops._masked_autoregressive_elements import SCALE_MAPS, Affine, RationalQuadratic
 from fastgen.ops._masked_autoregressive_gradient import implicit_gradient
 from fastgen.ops._masked_autoregressive_order import DegreeOrder
-from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
+from fastgen.ops._registry import (
+    Op,
+    Tolerance,
+    differentiates_again,
+    full_precision,
+    needs_gradient,
+    reference_gradient,
+)
 from fastgen.ops._spline_arguments import check_domain
 
 
@@ -66,6 +73,7 @@ def masked_autoregressive_inverse(
     return _inverse(y, weights, context, order, element, activation, backend)
 
 
+@full_precision
 def masked_autoregressive_inverse_reference(
     y: Tensor,
     weights: Tensor,

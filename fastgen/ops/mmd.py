@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from fastgen.ops import _mmd_cases
 from fastgen.ops._mmd_gradient import Polynomial, Rbf
 from fastgen.ops._pairs_arguments import check_finite, check_pairs, computing_dtype, rows_of
-from fastgen.ops._registry import Op, Tolerance
+from fastgen.ops._registry import Op, Tolerance, full_precision
 
 # Kernel values that the reference holds at once.
 CHUNK = 2**22
@@ -118,6 +118,7 @@ def rbf_mmd(x: Tensor, y: Tensor, gamma: float, *, unbiased: bool = False) -> Te
     return Rbf.apply(*rows, gamma, unbiased, RBF_MMD.call[backend]["rbf_mmd"]).view(batch)
 
 
+@full_precision
 def polynomial_mmd_reference(
     x: Tensor,
     y: Tensor,
@@ -135,6 +136,7 @@ def polynomial_mmd_reference(
     return _mmd(x, y, kernel, unbiased)
 
 
+@full_precision
 def rbf_mmd_reference(x: Tensor, y: Tensor, gamma: float, *, unbiased: bool = False) -> Tensor:
     dtype = computing_dtype(x, y)
     x, y = x.to(dtype), y.to(dtype)

@@ -15,6 +15,7 @@ from fastgen.ops._registry import (
     Tolerance,
     can_be_read,
     differentiates_again,
+    full_precision,
     needs_gradient,
     reference_gradient,
 )
@@ -77,6 +78,7 @@ class _Moments(torch.autograd.Function):
         return grad.add_(of_mean / len(x)).to(x.dtype), None
 
 
+@full_precision
 def _library(x: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     check_finite("x", x)
     n, d = x.shape

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from fastgen.ops import _sqrtm_cases, _sqrtm_reference
-from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
+from fastgen.ops._registry import (
+    Op,
+    Tolerance,
+    differentiates_again,
+    full_precision,
+    needs_gradient,
+    reference_gradient,
+)
 from fastgen.ops._sqrtm_arguments import check_matrix, check_pair, check_values
 from fastgen.ops._sqrtm_root import root_and_basis
 from fastgen.ops._sqrtm_trace import trace_and_gradients
@@ -108,10 +115,12 @@ def trace_sqrtm_of_factor(a: Tensor, b: Tensor, factor: Tensor | None, names: tu
     return trace.view(batch).to(dtype)
 
 
+@full_precision
 def sqrtm_reference(a: Tensor) -> Tensor:
     return _sqrtm_reference.sqrtm(a)
 
 
+@full_precision
 def trace_sqrtm_reference(a: Tensor, b: Tensor) -> Tensor:
     dtype = torch.promote_types(a.dtype, b.dtype)
     return _sqrtm_reference.trace_sqrtm(a.to(dtype), b.to(dtype))

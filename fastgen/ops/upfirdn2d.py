@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, no_view, reference_gradient
+from fastgen.ops._registry import (
+    Op,
+    Tolerance,
+    differentiates_again,
+    full_precision,
+    needs_gradient,
+    no_view,
+    reference_gradient,
+)
 from fastgen.ops._upfirdn2d_arguments import Resampling, checked_resampling
 from fastgen.ops._upfirdn2d_cases import upfirdn2d_cases, upfirdn2d_cost, upfirdn2d_drawn, upfirdn2d_samples
 
@@ -75,6 +83,7 @@ def upfirdn2d_reference(
     return _reference(x, x.new_ones(1) if f is None else f, how)
 
 
+@full_precision
 def _reference(x: Tensor, f: Tensor, how: Resampling) -> Tensor:
     f = f.to(_compute_type(x))
     f = (torch.outer(f, f) if f.dim() == 1 else f) * how.gain
