@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import features_of, plain_numbers, positive
+from fastgen.nn.frozen import Kept
 from fastgen.ops.actnorm import actnorm
 
 
@@ -47,13 +48,13 @@ class ActNorm(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.shift = nn.Parameter(torch.zeros(features))
         self.register_buffer("initialized", torch.tensor(False))
-        # Whether `initialized` may be False: known without reading it from a device.
-        self._may_need_batch = True
+        # Whether it is still False, without reading it from a device at every call; the second for torch.compile.
+        self._known, self._has_seen_batch = Kept(indices=True), False
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features_of(x, self.features)
         # An empty batch says nothing, but the other ranks wait for it.
-        if self.training and self._may_need_batch and (x.shape[0] or _is_distributed()):
+        if self.training and self._may_need_batch() and (x.shape[0] or _is_distributed()):
             self._initialize(x)
         return actnorm(x, self.shift, self.log_scale)
 
@@ -68,11 +69,19 @@ class ActNorm(nn.Module):
         self.shift.copy_(torch.where(self.initialized, self.shift, shift))
         self.log_scale.copy_(torch.where(self.initialized, self.log_scale, log_scale))
         self.initialized.fill_(True)
-        self._may_need_batch = False
+        self._has_seen_batch = True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._may_need_batch = True
+        self._has_seen_batch = False
+
+    def _may_need_batch(self) -> bool:
+        if torch.compiler.is_compiling():
+            return not self._has_seen_batch
+        return self._known.get(self._needs_batch, [self.initialized]) is not False
+
+    def _needs_batch(self) -> bool:
+        return not self.initialized
 
     def extra_repr(self) -> str:
         return f"features={self.features}"

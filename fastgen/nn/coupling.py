@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import features_of, plain_numbers, positive, rows_of, without_effect
 from fastgen.nn.elementwise_spline import RationalQuadraticCDF
+from fastgen.nn.frozen import Kept
 from fastgen.nn.spline_box import Box
 from fastgen.ops._spline_arguments import DERIVATIVES, check_settings
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling
@@ -91,6 +92,20 @@ class Coupling(nn.Module):
         raise NotImplementedError
 
 
+class _Runs(NamedTuple):
+    """Where both parts are runs of features, splitting is a view and merging one concatenation; where it is not known
+    whether they are, or they are not, both go by indices.
+
+    Attributes:
+        identity, transformed: start and length.
+        order: where each feature is among both parts, one after the other.
+    """
+
+    identity: tuple[int, int] | None = None
+    transformed: tuple[int, int] | None = None
+    order: Tensor | None = None
+
+
 class FeatureCoupling(Coupling):
     """A coupling whose parts are features of a vector, or channels of an image; a subclass says what `f` is.
 
@@ -134,8 +149,8 @@ class FeatureCoupling(Coupling):
         self.params_per_feature = params_per_feature
         self.register_buffer("identity_features", torch.tensor(identity, dtype=torch.int64))
         self.register_buffer("transform_features", torch.tensor(transformed, dtype=torch.int64))
-        self.register_buffer("_order", None, persistent=False)
-        self._find_runs(identity, transformed)
+        self._parts = Kept(indices=True)
+        self._runs()
         self.transform_net = transform_net_create_fn(len(identity), len(transformed) * params_per_feature)
         if unconditional_transform is not None:
             self.unconditional_transform = unconditional_transform(features=len(identity))
@@ -147,32 +162,35 @@ class FeatureCoupling(Coupling):
         return len(self.transform_features) * self.params_per_feature
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            _take(x, self._identity_run, self.identity_features),
-            _take(x, self._transform_run, self.transform_features),
-        )
+        runs = self._runs()
+        return _take(x, runs.identity, self.identity_features), _take(x, runs.transformed, self.transform_features)
 
     def _merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
         if identity.dtype != transformed.dtype:
             identity = identity.to(transformed.dtype)
-        if self._order is not None:
-            return torch.cat((identity, transformed), dim=1).index_select(1, self._order)
-        parts = (transformed, identity) if self._identity_run[0] else (identity, transformed)
+        runs = self._runs()
+        if runs.identity is None or runs.transformed is None:
+            order = self._order() if runs.order is None else runs.order.to(identity.device)
+            return torch.cat((identity, transformed), dim=1).index_select(1, order)
+        parts = (transformed, identity) if runs.identity[0] else (identity, transformed)
         return torch.cat(parts, dim=1)
 
-    def _find_runs(self, identity: list[int], transformed: list[int]) -> None:
-        """Where both parts are runs of features, splitting is a view and merging one concatenation."""
-        self._identity_run, self._transform_run = _run_of(identity), _run_of(transformed)
-        self._order = None
-        if self._identity_run is None or self._transform_run is None:
-            order = sorted(range(self.features), key=(identity + transformed).__getitem__)
-            self._order = torch.tensor(order, device=self.identity_features.device)
+    def _runs(self) -> _Runs:
+        features = (self.identity_features, self.transform_features)
+        return self._parts.get(self._find_runs, features) or _Runs()
+
+    def _find_runs(self) -> _Runs:
+        runs = [_run_of(features.tolist()) for features in (self.identity_features, self.transform_features)]
+        return _Runs(*runs, self._order() if None in runs else None)
+
+    def _order(self) -> Tensor:
+        """Where each feature is among both parts, one after the other."""
+        return torch.cat((self.identity_features, self.transform_features)).argsort()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        # A checkpoint brings its own mask.
-        if not self.identity_features.is_meta:
-            self._find_runs(self.identity_features.tolist(), self.transform_features.tolist())
+        # A checkpoint brings its own mask, and torch.compile takes the runs that are there.
+        self._runs()
 
 
 class AffineCoupling(FeatureCoupling):

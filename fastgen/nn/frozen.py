@@ -48,7 +48,7 @@ class Kept:
     Args:
         waits: compare on a GPU too, for a value that costs far more than to wait for the device.
         indices: the tensors say which elements, not how much: index buffers and masks. On a GPU they count as the same
-            where they are the same objects and PyTorch has counted no write.
+            where they are the same objects and PyTorch has counted no write; torch.compile takes what is there.
     """
 
     def __init__(self, *, waits: bool = False, indices: bool = False) -> None:
@@ -75,6 +75,8 @@ class Kept:
         """`make()`, kept or new, which depends on `tensors` and `settings` alone; None where it cannot be known that
         what is kept belongs to them: the caller does without.
         """
+        if self._indices and torch.compiler.is_compiling():
+            return self.last(make.__name__)
         made_of, kind = self._made_of, self._kind_for(tensors)
         if kind is None:
             return None
@@ -94,10 +96,10 @@ class Kept:
             return None
         if self._waits or all(map(_IS_CPU, tensors)):
             return Copies
-        return Originals if self._indices else None
+        return Originals if self._indices and not tensors[0].is_meta else None
 
     def last(self, name: str) -> Any:
-        """What the method `name` made last, unchecked: for torch.compile, which can look at nothing."""
+        """What the function of this name made last, unchecked."""
         return None if self._made_of is None else self._made_of.values.get(name)
 
 

@@ -131,7 +131,11 @@ class LULinear(InvertibleMatrix):
         """`L` and `U`, [features, features], in at least float32."""
         diagonal = self.upper_diag
         entries = torch.cat((diagonal, self.lower_entries, self.upper_entries))
-        both = entries.index_select(0, self._layout.flatten()).view(self._layout.shape)
+        layout = self._layout
+        if layout.device != entries.device:
+            # Weights given to a module on the meta device.
+            layout = _lu_layout(self.features).to(entries.device)
+        both = entries.index_select(0, layout.flatten()).view(layout.shape)
         return torch.tril(both, -1) + torch.eye(self.features, dtype=both.dtype, device=both.device), torch.triu(both)
 
     def weight(self) -> Tensor:

@@ -166,10 +166,8 @@ class MaskedAutoregressive(Freezable):
     def _degree_order(self) -> DegreeOrder | None:
         """The order of the masks that the network has now; None where they cannot be looked at."""
         masks = [layer.mask for layer in self.autoregressive_net.masked_linears()]
-        if torch.compiler.is_compiling():
-            order = self._order.last("_order_of_masks")
-            return None if order is None else order.to(masks[0].device)
-        return None if masks[0].is_meta else self._order.get(self._order_of_masks, masks)
+        order = self._order.get(self._order_of_masks, masks)
+        return None if order is None else order.to(masks[0].device)
 
     def _order_of_masks(self) -> DegreeOrder:
         net = self.autoregressive_net

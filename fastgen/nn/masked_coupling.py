@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastgen.nn.arguments import floating, plain_numbers, positive, without_effect
 from fastgen.nn.coupling import Coupling, check_scale_map, transformed_where, unused_of
+from fastgen.nn.frozen import Kept
 from fastgen.ops.affine_coupling import affine_coupling
 
 
@@ -79,10 +80,11 @@ class MaskedAffineCoupling(Coupling):
         self.scale_map = scale_map
         self.bound = bound
         self.min_scale = min_scale
-        transformed, device = transformed_where(mask), torch.get_default_device()
-        self.register_buffer("mask", transformed.to(device))
-        # The transformed values of a flattened image: the op runs on these alone.
-        self.register_buffer("_positions", _positions_in(transformed).to(device), persistent=False)
+        transformed = transformed_where(mask)
+        self.register_buffer("mask", transformed.to(torch.get_default_device()))
+        self._parts = Kept(indices=True)
+        self._count = int(transformed.sum())
+        self._positions()
         self.transform_net = transform_net_create_fn(len(mask), 2 * len(mask))
 
     def _check_shape(self, x: Tensor) -> None:
@@ -94,10 +96,11 @@ class MaskedAffineCoupling(Coupling):
         return 2 * len(self.mask)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.masked_fill(self.mask, 0.0), x.flatten(1).index_select(1, self._positions)
+        return x.masked_fill(self.mask, 0.0), x.flatten(1).index_select(1, self._positions())
 
     def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        shift, raw_scale = (half.flatten(1).index_select(1, self._positions) for half in params.chunk(2, dim=1))
+        positions = self._positions()
+        shift, raw_scale = (half.flatten(1).index_select(1, positions) for half in params.chunk(2, dim=1))
         return affine_coupling(
             transformed,
             shift,
@@ -111,18 +114,25 @@ class MaskedAffineCoupling(Coupling):
     def _merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
         if identity.dtype != transformed.dtype:
             identity = identity.to(transformed.dtype)
-        return identity.flatten(1).index_copy(1, self._positions, transformed).view_as(identity)
+        return identity.flatten(1).index_copy(1, self._positions(), transformed).view_as(identity)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        # A checkpoint brings its own mask.
-        if not self.mask.is_meta:
-            self._positions = _positions_in(self.mask)
+        # A checkpoint brings its own mask, and torch.compile takes the positions that are there.
+        self._positions()
+
+    def _positions(self) -> Tensor:
+        """The transformed values of a flattened image: the op runs on these alone."""
+        positions = self._parts.get(self._find_positions, [self.mask])
+        if positions is not None:
+            return positions.to(self.mask.device)
+        # A mask that cannot be looked at, as in torch.func.vmap over masks, marks as many values as the module's own.
+        return (~self.mask.flatten()).to(torch.uint8).argsort(stable=True)[: self._count]
+
+    def _find_positions(self) -> Tensor:
+        positions = self.mask.flatten().nonzero().flatten()
+        self._count = len(positions)
+        return positions
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.mask.shape)}, scale_map={self.scale_map!r}"
-
-
-def _positions_in(mask: Tensor) -> Tensor:
-    """Where a flattened image is transformed."""
-    return mask.flatten().nonzero().flatten()

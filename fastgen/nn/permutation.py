@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,6 @@ class Permutation(nn.Module):
             raise ValueError(f"permutation: expected the numbers 0 .. features - 1 in any order, got {permutation}")
         self.dim = dim
         self.register_buffer("_permutation", permutation.long())
-        self.register_buffer("_inverse_permutation", self._permutation.argsort(), persistent=False)
 
     @property
     def permutation(self) -> Tensor:
@@ -50,17 +48,13 @@ class Permutation(nn.Module):
         return self._permute(x, self._permutation)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._permute(y, self._inverse_permutation)
+        return self._permute(y, self._permutation.argsort())
 
     def _permute(self, x: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         floating(x)
         if x.dim() <= self.dim or x.shape[self.dim] != len(order):
             raise ValueError(f"x: expected {len(order)} features in dimension {self.dim}, got {tuple(x.shape)}")
         return x.index_select(self.dim, order), zero_logabsdet(x)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self._inverse_permutation = self._permutation.argsort()
 
     def extra_repr(self) -> str:
         return f"features={len(self._permutation)}"
