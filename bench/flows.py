@@ -1,5 +1,6 @@
 """Flows: density and samples in eval mode, and a training step, against nflows, zuko and the compiled layers.
 
+Ours are frozen where they are evaluated; the pass `log_prob, unfrozen` says what it costs to compare the weights.
 Peers have the weights of ours, and the gate holds them to the same numbers in float64. `eager` and `compile` are our
 layers on the ops' references. `conditioners` is what the conditioners alone take in PyTorch, forward (and, in a step,
 backward) on inputs at hand: the ratio says how much of their time the whole flow takes.
@@ -65,12 +66,14 @@ def _zuko_maf() -> Flow:
 
 
 EVALUATED = (("log_prob", 4096), ("sample", 4096), ("log_prob", 64), ("sample", 64), ("log_prob", 1), ("sample", 1))
+# What a call costs that compares the weights.
+_UNFROZEN = "log_prob, unfrozen"
 SUBJECTS = (
     Subject(
         "NeuralSplineFlow",
         "8 couplings, D=16, 2x128, K=8",
         lambda: NeuralSplineFlow(16),
-        (*EVALUATED, ("step", 4096)),
+        (*EVALUATED, (_UNFROZEN, 1), ("step", 4096)),
         ("nflows", nflows_peer),
     ),
     Subject("MAF", "3 MLPs, D=64, 2x128", _zuko_maf, (("sample", 256), ("log_prob", 256)), ("zuko", zuko_peer)),
@@ -104,7 +107,10 @@ def _name(subject: Subject, pass_: str, batch: int) -> str:
 
 def _measure(subject: Subject, pass_: str, batch: int, options: Options) -> Row:
     device = options.device
-    flow = subject.build(device).train(pass_ == "step")
+    flow = subject.build(device)
+    if pass_ not in ("step", _UNFROZEN):
+        flow.freeze()
+    flow.train(pass_ == "step")
     torch.manual_seed(1)
     x = torch.randn(batch, flow.features, device=device)
     peer_name, make_peer = subject.peer
@@ -164,21 +170,23 @@ def _evaluations(flow: Flow, x: Tensor, pass_: str, peers: dict[str, Peer], opti
         return lambda: decode(torch.randn(batch, features, device=x.device))
 
     def calls(log_prob: Callable, decode: Callable) -> Call:
-        return (lambda: log_prob(x)) if pass_ == "log_prob" else draw(decode)
+        return (lambda: log_prob(x)) if pass_.startswith("log_prob") else draw(decode)
 
     methods: dict[str, Call] = {
-        "fastgen": (lambda: flow.log_prob(x)) if pass_ == "log_prob" else lambda: flow.sample(batch)
+        "fastgen": (lambda: flow.log_prob(x)) if pass_.startswith("log_prob") else lambda: flow.sample(batch)
     }
     if "eager" in options.against:
         methods["eager"] = calls(forced(flow.log_prob, "reference"), forced(flow.decode, "reference"))
     if "compile" in options.against and not options.quick:
         torch._dynamo.reset()
         compiled = torch.compile(
-            forced(flow.log_prob if pass_ == "log_prob" else flow.decode, "reference"), dynamic=False
+            forced(flow.log_prob if pass_.startswith("log_prob") else flow.decode, "reference"), dynamic=False
         )
         methods["compile"] = calls(compiled, compiled)
     for name, peer in peers.items():
-        methods[name] = (lambda p=peer: p.log_prob(x)) if pass_ == "log_prob" else lambda p=peer: p.sample(batch)
+        methods[name] = (
+            (lambda p=peer: p.log_prob(x)) if pass_.startswith("log_prob") else lambda p=peer: p.sample(batch)
+        )
     nets = _conditioners(flow)
     inputs = [x[:, : net.in_features].contiguous() if hasattr(net, "in_features") else x for net in nets]
     methods["conditioners"] = lambda: [net(v) for net, v in zip(nets, inputs, strict=True)]
@@ -256,7 +264,7 @@ def _gate(title: str, flow: Flow, x: Tensor, pass_: str, make_peer: Callable[[Fl
 def _call(flow: Flow | Peer, pass_: str) -> Callable[[Tensor], Tensor]:
     if pass_ == "step":
         return lambda x: -flow.log_prob(x).mean()
-    return flow.log_prob if pass_ == "log_prob" else flow.decode
+    return flow.log_prob if pass_.startswith("log_prob") else flow.decode
 
 
 def _numbers(call: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, pass_: str) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from fastgen.nn import Split
 from fastgen.nn.arguments import levels_of, pair, positive
+from fastgen.nn.frozen import Freezable
 
 
-class Multiscale(nn.Module):
+class Multiscale(Freezable):
     """A transform of images [batch, channels, height, width] to noise [batch, channels * height * width].
 
     The first scale transforms the image; half of the channels of what it gives are noise, the next scale transforms

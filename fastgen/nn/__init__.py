@@ -11,6 +11,7 @@ from fastgen.nn.conditioner import MLP, ConvNet, ResidualNet
 from fastgen.nn.coupling import AdditiveCoupling, AffineCoupling, RationalQuadraticCoupling
 from fastgen.nn.elementwise_spline import RationalQuadraticCDF
 from fastgen.nn.equalized import EqualizedConv2d, EqualizedLinear
+from fastgen.nn.frozen import freeze, unfreeze
 from fastgen.nn.gated import GatedPixelCNNLayer, HorizontalStackConv2d, VerticalStackConv2d
 from fastgen.nn.group_norm_silu import GroupNormSiLU
 from fastgen.nn.inverse import Inverse
@@ -99,6 +100,8 @@ __all__ = [
     "concat_elu",
     "data_dependent_init",
     "down_shift",
+    "freeze",
     "right_shift",
+    "unfreeze",
     "weight_norm",
 ]

@@ -48,7 +48,8 @@ class Kept:
     Args:
         waits: compare on a GPU too, for a value that costs far more than to wait for the device.
         indices: the tensors say which elements, not how much: index buffers and masks. On a GPU they count as the same
-            where they are the same objects and PyTorch has counted no write; torch.compile takes what is there.
+            where they are the same objects and PyTorch has counted no write; torch.compile and torch.jit.trace take
+            what is there.
     """
 
     def __init__(self, *, waits: bool = False, indices: bool = False) -> None:
@@ -75,8 +76,8 @@ class Kept:
         """`make()`, kept or new, which depends on `tensors` and `settings` alone; None where it cannot be known that
         what is kept belongs to them: the caller does without.
         """
-        if self._indices and torch.compiler.is_compiling():
-            return self.last(make.__name__)
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            return self.last(make.__name__) if self._indices else None
         made_of, kind = self._made_of, self._kind_for(tensors)
         if kind is None:
             return None
@@ -92,7 +93,7 @@ class Kept:
         """How to know whether what is kept belongs to these tensors."""
         if self._frozen:
             return Originals if self._made_of.are(tensors) and _is_ordinary_call() else None
-        if not are_plain(tensors):
+        if not are_plain(tensors, differentiable=not self._indices):
             return None
         if self._waits or all(map(_IS_CPU, tensors)):
             return Copies
@@ -321,20 +322,22 @@ def _copied(kind: type[Kept], waits: bool, indices: bool, made_of: Copies | Orig
     return kept
 
 
-def are_plain(tensors: Iterable[Tensor]) -> bool:
-    """Whether they are tensors whose numbers can be looked at here, and are all there is of them."""
-    if not _is_ordinary_call() or not set(map(type, tensors)) <= _PLAIN:
+def are_plain(tensors: Iterable[Tensor], *, differentiable: bool = True) -> bool:
+    """Whether they are tensors whose numbers can be looked at here, and are all there is of them; `differentiable`:
+    they may have tangents.
+    """
+    if not _is_ordinary_call(differentiable) or not set(map(type, tensors)) <= _PLAIN:
         return False
     return _functorch_level() is None or not any(map(_is_wrapped, tensors))
 
 
-def _is_ordinary_call() -> bool:
+def _is_ordinary_call(differentiable: bool = True) -> bool:
     """Not a compilation, a trace, an interception of operators, or a forward-mode differentiation."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state()
         or torch._C._len_torch_dispatch_stack()
-        or _forward_ad._current_level >= 0
+        or (differentiable and _forward_ad._current_level >= 0)
     )
 
 

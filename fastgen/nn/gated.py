@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastgen.nn.arguments import divisible_by_colors, odd, plain_numbers, positive
 from fastgen.nn.constants import Constants
+from fastgen.nn.frozen import Freezable
 from fastgen.nn.masked import MaskedConv2d
 from fastgen.nn.shifted import down_shift
 from fastgen.ops.gated_activation import gated_activation
@@ -133,7 +134,7 @@ class GatedPixelCNNOutput(NamedTuple):
     skip: Tensor | None
 
 
-class GatedPixelCNNLayer(nn.Module):
+class GatedPixelCNNLayer(Freezable):
     """A layer of Gated PixelCNN: both stacks, each gated, the vertical one feeding the horizontal one.
 
         a_v = vertical(v)                      v' = gate(a_v + V_v s)

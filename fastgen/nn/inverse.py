@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastgen.nn.frozen import Freezable
 
-class Inverse(nn.Module):
+
+class Inverse(Freezable):
     """Swaps the directions of a transform: `forward` is its `inverse`, and `inverse` its `forward`.
 
     Around a `MaskedAutoregressive` this is an inverse autoregressive flow: sampling is one pass of the network.
