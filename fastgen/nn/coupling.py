@@ -185,7 +185,7 @@ class FeatureCoupling(Coupling):
 
     def _order(self) -> Tensor:
         """Where each feature is among both parts, one after the other."""
-        return torch.cat((self.identity_features, self.transform_features)).argsort()
+        return torch.cat((self.identity_features, self.transform_features)).sort().indices
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

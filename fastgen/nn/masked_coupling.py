@@ -127,7 +127,7 @@ class MaskedAffineCoupling(Coupling):
         if positions is not None:
             return positions.to(self.mask.device)
         # A mask that cannot be looked at, as in torch.func.vmap over masks, marks as many values as the module's own.
-        return (~self.mask.flatten()).to(torch.uint8).argsort(stable=True)[: self._count]
+        return (1 - self.mask.flatten().to(torch.uint8)).sort(stable=True).indices[: self._count]
 
     def _find_positions(self) -> Tensor:
         positions = self.mask.flatten().nonzero().flatten()

@@ -48,7 +48,7 @@ class Permutation(nn.Module):
         return self._permute(x, self._permutation)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._permute(y, self._permutation.argsort())
+        return self._permute(y, self._permutation.sort().indices)
 
     def _permute(self, x: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         floating(x)
