@@ -1,4 +1,7 @@
-"""What a layer gives belongs to the caller, and is of use outside of the mode it was made in."""
+"""What a layer gives belongs to the caller, is of use outside of the mode it was made in, and can be traced."""
+
+import io
+import warnings
 
 import pytest
 import torch
@@ -40,3 +43,16 @@ def test_gradients_after_a_call_in_inference_mode(name, frozen):
             weight = torch.ones_like(output, requires_grad=True)
             (output * weight).sum().backward(retain_graph=True)
             assert torch.equal(weight.grad, output.detach())
+
+
+@pytest.mark.parametrize("record", [False, True], ids=["no_grad", "grad"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_trace_gives_the_same_of_another_batch(name, record):
+    layer, inputs = LAYERS[name].make().eval(), LAYERS[name].inputs()
+    with torch.set_grad_enabled(record), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(layer, inputs), file := io.BytesIO())
+    traced = torch.jit.load(io.BytesIO(file.getvalue()))
+    for batch in (inputs, tuple(torch.cat((x, x, x)) for x in inputs)):
+        for value, usual in zip(numbers(traced(*batch)), numbers(layer(*batch)), strict=True):
+            torch.testing.assert_close(value, usual)
