@@ -41,12 +41,13 @@ test: .venv/installed
 
 # In a folder of its own, so that what is installed stays as it is. Python was not built with a sanitizer, hence the
 # preload, of the C++ library too, whose exceptions the sanitizer looks up when it starts; Python's own allocator hides
-# nothing that these tests look for, and never gives everything back. PyTorch allocates each tensor by itself, in its exact size.
+# nothing that these tests look for, and never gives everything back (no leaks are sought). PyTorch allocates each tensor by
+# itself, in its exact size. Uncaptured: a report would die with the process.
 sanitize: .venv/installed
 	FASTGEN_SANITIZE=1 FASTGEN_BUILD_CUDA=0 $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 PYTHONPATH=build/sanitize/lib \
-	$(BIN)/python -P -m pytest --timeout 3000 tests/ops tests/sampling -k "not triton and not compile and not inductor"
+	$(BIN)/python -P -m pytest -s --timeout 3000 tests/ops tests/sampling -k "not triton and not compile and not inductor"
 
 lint: .venv/requirements
 	$(BIN)/ruff check .
