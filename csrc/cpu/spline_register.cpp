@@ -4,7 +4,6 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <tuple>
 
@@ -194,7 +193,7 @@ static std::tuple<Tensor, Tensor> coupling_cpu(const Tensor& x, const Tensor& pa
   Tensor y = torch::stable::empty_like(x);
   Tensor logabsdet = torch::stable::new_empty(x, {layout.samples}, reduced_dtype(x));
   if (x.numel() == 0) {
-    std::memset(logabsdet.mutable_data_ptr(), 0, layout.samples * logabsdet.element_size());
+    std::fill_n(static_cast<char*>(logabsdet.mutable_data_ptr()), layout.samples * logabsdet.element_size(), 0);
     return {y, logabsdet};
   }
   dispatch(x, [&](const auto& f, auto element) {
