@@ -18,20 +18,20 @@ def unit(ratio):
 
 
 @triton.jit
-def bin_columns(turned, K: tl.constexpr, BINS: tl.constexpr):
-    """In which column the parameter of each bin lies; -1 and below, or K and above, for the padding."""
+def bin_order(turned, K: tl.constexpr, BINS: tl.constexpr):
+    """Which bin of its element each column is; -1 and below, or K and above, for the padding."""
     k = tl.arange(0, BINS)[None, :]
     return tl.where(turned[:, None], K - 1 - k, k)
 
 
 @triton.jit
 def softmax_terms(
-    pointer, offset, columns, positions, inside, scale, clip, ZUKO: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr
+    pointer, offset, positions, inside, scale, clip, ZUKO: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr
 ):
     """The terms exp(raw - max) [elements, BINS], their sum, and the clip's slope."""
     k = tl.arange(0, BINS)[None, :]
     real = k < K
-    raw = tl.load(pointer + offset[:, None] + columns * positions, mask=inside[:, None] & real, other=0.0)
+    raw = tl.load(pointer + offset[:, None] + k * positions, mask=inside[:, None] & real, other=0.0)
     raw = raw.to(tl.float32) * scale
     slope = tl.full(raw.shape, 1.0, tl.float32)
     if ZUKO:
@@ -49,10 +49,10 @@ def sum_where(tile, mask):
 
 
 @triton.jit
-def bin_of(position, terms, factor, minimum, K: tl.constexpr, BINS: tl.constexpr):
-    """The bin that holds the position on the axis of these terms."""
-    k = tl.arange(0, BINS)[None, :]
-    knots = (tl.cumsum(terms, 1) - terms) * factor[:, None] + k * minimum
+def bin_of(position, terms, factor, minimum, turned, k, K: tl.constexpr):
+    """The bin that holds the position on the axis of these terms; `k` is which bin each is."""
+    before = tl.where(turned[:, None], tl.cumsum(terms, 1, reverse=True), tl.cumsum(terms, 1)) - terms
+    knots = before * factor[:, None] + k * minimum
     return tl.sum(((position[:, None] >= knots) & (k > 0) & (k < K)).to(tl.int32), 1)
 
 

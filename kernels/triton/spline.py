@@ -17,8 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgen._triton.rational_quadratic import (
-    bin_columns,
     bin_of,
+    bin_order,
     knot_column,
     knot_derivative,
     softmax_gradient,
@@ -56,20 +56,19 @@ def spline_kernel(
     # The right half is turned around, so that positions keep their digits near either end.
     turned = value > 0.0
     position = (bound - tl.abs(value)) / (2.0 * bound)
-    columns = bin_columns(turned, K, BINS)
+    order = bin_order(turned, K, BINS)
     w, w_sum, _ = softmax_terms(
-        widths, group * width_stride + pixel, columns, positions, inside, scale, clip_bins, ZUKO, K, BINS
+        widths, group * width_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     h, h_sum, _ = softmax_terms(
-        heights, group * height_stride + pixel, columns, positions, inside, scale, clip_bins, ZUKO, K, BINS
+        heights, group * height_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     w_factor, h_factor = (1.0 - K * min_width) / w_sum, (1.0 - K * min_height) / h_sum
     if INVERSE:
-        index = bin_of(position, h, h_factor, min_height, K, BINS)
+        index = bin_of(position, h, h_factor, min_height, turned, order, K)
     else:
-        index = bin_of(position, w, w_factor, min_width, K, BINS)
-    k = tl.arange(0, BINS)[None, :]
-    at, earlier = k == index[:, None], k < index[:, None]
+        index = bin_of(position, w, w_factor, min_width, turned, order, K)
+    at, earlier = order == index[:, None], order < index[:, None]
     w_before, w_term = sum_where(w, earlier), sum_where(w, at)
     h_before, h_term = sum_where(h, earlier), sum_where(h, at)
     # A size is never the difference of two knots, which would cancel.
@@ -129,20 +128,19 @@ def spline_backward_kernel(
     # The right half is turned around, so that positions keep their digits near either end.
     turned = value > 0.0
     position = (bound - tl.abs(value)) / (2.0 * bound)
-    columns = bin_columns(turned, K, BINS)
+    order = bin_order(turned, K, BINS)
     w, w_sum, w_clip = softmax_terms(
-        widths, group * width_stride + pixel, columns, positions, inside, scale, clip_bins, ZUKO, K, BINS
+        widths, group * width_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     h, h_sum, h_clip = softmax_terms(
-        heights, group * height_stride + pixel, columns, positions, inside, scale, clip_bins, ZUKO, K, BINS
+        heights, group * height_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     w_factor, h_factor = (1.0 - K * min_width) / w_sum, (1.0 - K * min_height) / h_sum
     if INVERSE:
-        index = bin_of(position, h, h_factor, min_height, K, BINS)
+        index = bin_of(position, h, h_factor, min_height, turned, order, K)
     else:
-        index = bin_of(position, w, w_factor, min_width, K, BINS)
-    k = tl.arange(0, BINS)[None, :]
-    at, earlier = k == index[:, None], k < index[:, None]
+        index = bin_of(position, w, w_factor, min_width, turned, order, K)
+    at, earlier = order == index[:, None], order < index[:, None]
     w_before, w_term = sum_where(w, earlier), sum_where(w, at)
     h_before, h_term = sum_where(h, earlier), sum_where(h, at)
     # A size is never the difference of two knots, which would cancel.
@@ -208,12 +206,13 @@ def spline_backward_kernel(
     grad_width = -(grad_slope / width + grad_position * theta)
     grad_height = grad_unit * eta + grad_slope / height
 
+    k = tl.arange(0, BINS)[None, :]
     mask = inside[:, None] & (k < K)
     out = grad_parameters + (group * (3 * K + TAILS) * positions + pixel)[:, None]
     of_widths = softmax_gradient(w, w_sum, w_before, w_term, at, earlier, -grad_position, grad_width, w_factor * scale)
-    tl.store(out + columns * positions, (of_widths * w_clip).to(grad_parameters.dtype.element_ty), mask=mask)
+    tl.store(out + k * positions, (of_widths * w_clip).to(grad_parameters.dtype.element_ty), mask=mask)
     of_heights = softmax_gradient(h, h_sum, h_before, h_term, at, earlier, grad_unit, grad_height, h_factor * scale)
-    tl.store(out + (K + columns) * positions, (of_heights * h_clip).to(grad_parameters.dtype.element_ty), mask=mask)
+    tl.store(out + (K + k) * positions, (of_heights * h_clip).to(grad_parameters.dtype.element_ty), mask=mask)
     j = tl.arange(0, DERIVATIVES)[None, :]
     first = knot_column(index, turned, K, TAILS)[:, None]
     second = knot_column(index + 1, turned, K, TAILS)[:, None]
