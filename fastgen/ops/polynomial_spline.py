@@ -379,7 +379,8 @@ def _drawn(drawing: Drawing, quadratic: bool) -> Sample:
     shape = drawing.shape(drawing.random.randint(1, 3), max(1, 3000 // bins))
     bound = kwargs["tail_bound"] * (1.2 if tails else 1.0)
     x = drawing.uniform(*shape, low=-bound, high=bound).clamp(-bound, bound)
-    spread = drawing.choice((0.0, 0.5, 1.0, 3.0, 6.0))
+    # A straight line has a logarithm of zero, to which no error is small.
+    spread = drawing.choice((0.5, 1.0, 3.0, 6.0))
     sizes = (bins, bins - 1 if tails else bins + 1) if quadratic else (bins,)
     return Sample("drawn", (x, *(drawing.normal(*shape, size) * spread for size in sizes)), kwargs)
 
