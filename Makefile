@@ -1,5 +1,6 @@
 # make demo    a PixelCNN learns handwritten digits and draws new ones (installs everything first)
 # make test    proves every kernel against its reference
+# make test-all  the same and the campaigns of hours, before a release
 # make sanitize builds the C++ with the address and undefined-behaviour sanitizers and runs the tests of ops and sampler on it
 # make lint    style of the Python and C++ code
 # make bench   measures every op and the sampler, and writes bench/results/<machine>.json
@@ -13,7 +14,7 @@ TORCH := torch==2.13.0
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test sanitize lint bench gpu clean
+.PHONY: demo test test-all sanitize lint bench gpu clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -38,6 +39,9 @@ demo: .venv/installed
 # One process per core, one thread each: on a small machine two threads of one process mostly wait for each other.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+test-all: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not gpu"
 
 # In a folder of its own, so that what is installed stays as it is. Python was not built with a sanitizer, hence the
 # preload, of the C++ library too, whose exceptions the sanitizer looks up when it starts; Python's own allocator hides

@@ -173,7 +173,7 @@ def _operators(op: Op, backend: str) -> list:
     return [getattr(getattr(torch.ops.fastgen, schema.split("(")[0]), backend) for schema in op.schema]
 
 
-@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
 @pytest.mark.parametrize(("op", "variant"), [p for p in VARIANTS if p[1] not in ("cpp/AVX2", "triton")], ids=c.ids)
 def test_compiles_as_one_graph(op: Op, variant: str, compiler: str):
     torch._dynamo.reset()
