@@ -1,11 +1,11 @@
-# make demo    a PixelCNN learns handwritten digits and draws new ones (installs everything first)
-# make test    proves every kernel against its reference
+# make demo      a PixelCNN learns handwritten digits and draws new ones (installs everything first)
+# make test      proves every kernel against its reference
 # make test-all  the same and the campaigns of hours, before a release
-# make sanitize builds the C++ with the address and undefined-behaviour sanitizers and runs the tests of ops and sampler on it
-# make lint    style of the Python and C++ code
-# make bench   measures every op and the sampler, and writes bench/results/<machine>.json
-# make gpu     on a machine with an NVIDIA GPU: builds the CUDA kernels, runs the suite on the GPU, then the benchmarks
-# make clean   removes everything that make made
+# make sanitize  runs the tests of ops and sampler on C++ with the address and undefined-behaviour sanitizers
+# make lint      style of the Python and C++ code
+# make bench     measures every op and the sampler, and writes bench/results/<machine>.json
+# make gpu       on a machine with an NVIDIA GPU: builds the CUDA kernels, runs the suite on the GPU, then the benchmarks
+# make clean     removes everything that make made
 
 PYTHON ?= python3
 BIN := .venv/bin
