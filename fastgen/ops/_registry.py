@@ -273,8 +273,8 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 
 
 def can_be_read(*tensors: Tensor) -> bool:
-    """Whether their numbers can be looked at: not under torch.compile, in torch.func or of a fake tensor."""
-    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    """Whether their numbers can be looked at: not under torch.compile, in torch.func or of a fake or meta tensor."""
+    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta for tensor in tensors)
     return plain and not torch.compiler.is_compiling() and _functorch_level() is None
 
 

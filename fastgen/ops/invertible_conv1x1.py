@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops._drawing import Drawing
+from fastgen.ops._kde_arguments import is_visible
 from fastgen.ops._registry import Cost, Op, Sample, Tolerance
 from fastgen.ops._triangular import solve_triangular
 
@@ -47,7 +48,7 @@ def invertible_conv1x1(
         +-positions * sum(log_diagonal); at least float32.
 
     Raises:
-        ValueError: shapes that do not match the channels of `x`.
+        ValueError: shapes that do not match the channels of `x`, or, on a CPU, numbers that are no permutation.
         TypeError: a dtype that is not floating (int64 for the permutation), or devices that differ.
 
     Gradients of every order.
@@ -161,6 +162,9 @@ def _check(x: Tensor, permutation: Tensor, lower: Tensor, upper: Tensor, log_dia
             raise ValueError(f"{name}: expected {expected} for {channels} channels of x, got {tuple(tensor.shape)}")
         if tensor.device != x.device:
             raise TypeError(f"{name}: expected a tensor on {x.device}, got one on {tensor.device}")
+    # On a CPU, where looking is free; a GPU would have to be waited for.
+    if is_visible(permutation) and not torch.equal(permutation.sort().values, torch.arange(channels)):
+        raise ValueError(f"permutation: expected each of 0 to {channels - 1} once, got {permutation.tolist()}")
 
 
 def _factors(channels: int) -> tuple[Tensor, ...]:

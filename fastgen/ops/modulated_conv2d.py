@@ -112,7 +112,14 @@ def _check(x: Tensor, weight: Tensor, styles: Tensor, padding: int, up: int, eps
         raise ValueError(f"up: expected at least 1, got {up}")
     if not eps >= 0:
         raise ValueError(f"eps: expected at least 0, got {eps}")
+    if not weight.shape[0] or not weight.shape[2:].numel():
+        raise ValueError(f"weight: expected outputs and a kernel of at least 1, got {tuple(weight.shape)}")
     for axis, name in ((2, "height"), (3, "width")):
+        if not x.shape[axis]:
+            raise ValueError(f"x: expected a {name} of at least 1, got {tuple(x.shape)}")
+        enlarged = (x.shape[axis] - 1) * up + weight.shape[axis] - 2 * padding
+        if up > 1 and enlarged < 1:
+            raise ValueError(f"padding: {padding} is too much for an enlarged {name} of {enlarged + 2 * padding}")
         padded = x.shape[axis] + 2 * padding
         if up == 1 and weight.shape[axis] > padded:
             raise ValueError(f"weight: its {name} {weight.shape[axis]} is more than the padded image's, {padded}")

@@ -83,6 +83,9 @@ def test_weights_that_have_no_inverse(weight: Tensor, message: str):
         ({"sign": torch.ones(4)}, ValueError, r"sign: expected \(3,\) for 3 channels of x, got \(4,\)"),
         ({"permutation": torch.arange(3).int()}, TypeError, "permutation: expected torch.int64"),
         ({"log_diagonal": torch.zeros(3).long()}, TypeError, "log_diagonal: expected a floating dtype"),
+        ({"permutation": torch.tensor([0, 1, 3])}, ValueError, "permutation: expected each of 0 to 2 once, got"),
+        ({"permutation": torch.tensor([0, 1, -1])}, ValueError, "permutation: expected each of 0 to 2 once, got"),
+        ({"permutation": torch.tensor([0, 1, 1])}, ValueError, "permutation: expected each of 0 to 2 once, got"),
     ],
 )
 def test_bad_arguments(change: dict, error: type, message: str):

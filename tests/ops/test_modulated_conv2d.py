@@ -49,6 +49,18 @@ X, WEIGHT, STYLES = torch.zeros(2, 3, 4, 5), torch.zeros(6, 3, 3, 3), torch.zero
         ({"up": 0}, ValueError, "up: expected at least 1, got 0"),
         ({"eps": -1.0}, ValueError, "eps: expected at least 0"),
         ({"weight": torch.zeros(6, 3, 5, 5)}, ValueError, "weight: its height 5 is more than the padded image's, 4"),
+        (
+            {"weight": torch.zeros(6, 3, 0, 3)},
+            ValueError,
+            r"weight: expected outputs and a kernel of at least 1, got \(6, 3, 0, 3\)",
+        ),
+        (
+            {"weight": torch.zeros(0, 3, 3, 3)},
+            ValueError,
+            r"weight: expected outputs and a kernel of at least 1, got \(0, 3, 3, 3\)",
+        ),
+        ({"x": torch.zeros(2, 3, 0, 4)}, ValueError, "x: expected a height of at least 1"),
+        ({"up": 2, "padding": 9}, ValueError, "padding: 9 is too much for an enlarged height of"),
     ],
 )
 def test_bad_arguments(change: dict, error: type, message: str):
