@@ -140,7 +140,7 @@ def _gradient_reference(
     each = grad_logabsdet.reshape(-1, *(1,) * (x.dim() - 1))
     grad_logarithm = -(grad * x + each) if inverse else grad_input * x + each
     (grad_log_scale,) = torch.autograd.grad(logarithm, log_scale, grad_logarithm, create_graph=True)
-    return grad_input.to(x.dtype), grad_log_scale
+    return grad_input.to(grad.dtype), grad_log_scale
 
 
 def _check(x: Tensor, shift: Tensor, log_scale: Tensor, scale_map: str, bound: float, min_scale: float) -> None:
@@ -185,11 +185,14 @@ def _rows(t: Tensor) -> Tensor:
 class _AffineCoupling(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, shift: Tensor, log_scale: Tensor, options: tuple, backend: str):
+        inverse, dtype = options[0], x.dtype
+        if inverse and dtype == torch.float16:
+            # The gradients need the result where float16 has no room for it.
+            x = x.float()
         y, logabsdet = _forward(x, shift, log_scale, options, backend)
-        inverse = options[0]
         ctx.save_for_backward(y if inverse else x, log_scale)
         ctx.options, ctx.backend = options, backend
-        return y, logabsdet
+        return y.to(dtype), logabsdet
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_logabsdet: Tensor):
@@ -218,7 +221,7 @@ def _fake(
 
 
 def _fake_backward(grad: Tensor, grad_logabsdet: Tensor, x: Tensor, log_scale: Tensor, *options) -> tuple:
-    return x.new_empty(x.shape), x.new_empty(x.shape)
+    return grad.new_empty(x.shape), grad.new_empty(x.shape)
 
 
 def _supports_cpp(x: Tensor, shift: Tensor, log_scale: Tensor, scale_map: str, bound: float, min_scale: float) -> str:
@@ -253,6 +256,9 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
             yield Sample(f"{scale_map}, {way}", three(3, 19), options)
             extreme = (randn(2, 41), randn(2, 41), 3 * torch.arange(-41, 41).to(device, dtype).view(2, 41) / 4)
             yield Sample(f"{scale_map}, {way}, extreme", extreme, options)
+    # Beyond the range of float16, but not its gradients.
+    beyond = (torch.full((1, 4), 100.0), torch.zeros(1, 4), torch.tensor([[-6.4, -6.5, -6.52, -6.54]]))
+    yield Sample("exp, inverse, result beyond float16", tuple(t.to(device, dtype) for t in beyond), {"inverse": True})
     yield Sample("sigmoid without a least scale", three(3, 6), {"scale_map": "sigmoid"})
     yield Sample("its inverse", three(3, 6), {"scale_map": "sigmoid", "inverse": True})
     yield Sample("tanh, wide bound", three(2, 5), {"scale_map": "tanh", "bound": 100.0})

@@ -142,7 +142,7 @@ def affine_coupling_backward(
     min_scale: float,
 ) -> tuple[Tensor, Tensor]:
     rows, n = x.shape[0], x.shape[1:].numel()
-    grad_x, grad_log_scale = x.new_empty(x.shape), x.new_empty(x.shape)
+    grad_x, grad_log_scale = grad.new_empty(x.shape), grad.new_empty(x.shape)
     if grad_x.numel():
         rows_at_once, block, tiles = _tiling(n)
         affine_coupling_backward_kernel[(triton.cdiv(rows, rows_at_once), triton.cdiv(n, block * tiles))](
