@@ -81,7 +81,9 @@ class Kept:
         made_of, kind = self._made_of, self._kind_for(tensors)
         if kind is None:
             return None
-        if type(made_of) is not kind or made_of.settings != settings or not made_of.hold(tensors):
+        # `_kind_for` has seen that a frozen module's tensors are the same objects.
+        holds = Originals.are_unwritten if self._frozen else kind.hold
+        if type(made_of) is not kind or made_of.settings != settings or not holds(made_of, tensors):
             # Before `make` reads them: what is written meanwhile is then noticed at the next call.
             made_of = self._made_of = kind(tensors, settings)
         if tensors and tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
@@ -188,9 +190,12 @@ class Originals(_MadeOf):
         """Whether these are the same objects."""
         return len(tensors) == len(self.tensors) and all(map(operator.is_, tensors, self.tensors))
 
+    def are_unwritten(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these, the same objects, have not been written to as far as PyTorch counts, nor moved."""
+        return _versions(tensors) == self._versions and list(map(Tensor.data_ptr, tensors)) == self._addresses
+
     def hold(self, tensors: Sequence[Tensor]) -> bool:
-        same = self.are(tensors) and _versions(tensors) == self._versions
-        return same and list(map(Tensor.data_ptr, tensors)) == self._addresses
+        return self.are(tensors) and self.are_unwritten(tensors)
 
     def can_be_read_in_place(self, tensors: Sequence[Tensor]) -> bool:
         """As `hold`, and laid out as they were: what a graph that reads them where they are asks."""
@@ -238,9 +243,11 @@ class _Slots:
     """Entries of dictionaries, and what was in them."""
 
     def __init__(self, dicts: Iterable[dict], wanted: Callable[[str, Any], bool] = lambda name, value: True) -> None:
-        self._dicts = list(dicts)
-        self._sizes = list(map(len, self._dicts))
-        slots = [(d, name) for d in self._dicts for name in d if wanted(name, d[name])]
+        dicts = list(dicts)
+        # Most are the hooks of modules that have none; whether that is still so is told quickest.
+        self._empty, self._filled = [d for d in dicts if not d], [d for d in dicts if d]
+        self._sizes = list(map(len, self._filled))
+        slots = [(d, name) for d in self._filled for name in d if wanted(name, d[name])]
         self._holders, self._names = [d for d, _ in slots], [name for _, name in slots]
         self._were = self.now()
 
@@ -248,7 +255,8 @@ class _Slots:
         return list(map(operator.getitem, self._holders, self._names))
 
     def unchanged(self) -> bool:
-        return list(map(len, self._dicts)) == self._sizes and all(map(operator.is_, self.now(), self._were))
+        same_names = not any(self._empty) and list(map(len, self._filled)) == self._sizes
+        return same_names and all(map(operator.is_, self.now(), self._were))
 
 
 class Freezable(nn.Module):

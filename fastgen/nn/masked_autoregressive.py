@@ -123,12 +123,12 @@ class MaskedAutoregressive(Freezable):
             dtype = net.masked_linears()[0].weight.dtype
             with torch.autocast(y.device.type, enabled=False):
                 return self.inverse(y.to(dtype), None if context is None else context.to(dtype))
-        order = self._degree_order() if self._activation is not None and net.one_pass else None
-        if order is None:
+        packed = None
+        if self._activation is not None and net.one_pass:
+            packed = self._kept_packed() or self._packed()
+        if packed is None:
             return self._inverse_by_passes(y, context)
-        weights = self._kept_weights()
-        if weights is None:
-            weights = self._packed_weights()
+        weights, order = packed
         terms = None if context is None else net.context_terms(context).index_select(1, order.context_order)
         x, logabsdet = masked_autoregressive_inverse(
             self.box.centred(y), weights, terms, order, element=self.element, activation=self._activation
@@ -178,13 +178,16 @@ class MaskedAutoregressive(Freezable):
     def _sources(self) -> list[Tensor]:
         return [t for layer in self.autoregressive_net.masked_linears() for t in (layer.weight, layer.bias, layer.mask)]
 
-    def _kept_weights(self) -> Tensor | None:
+    def _kept_packed(self) -> tuple[Tensor, DegreeOrder] | None:
         if self.training or torch.is_grad_enabled():
             return None
-        return self._kept.get(self._packed_weights, self._sources(), self.box)
+        return self._kept.get(self._packed, self._sources(), self.box)
 
-    def _packed_weights(self) -> Tensor:
-        """The weights sorted by degree."""
+    def _packed(self) -> tuple[Tensor, DegreeOrder] | None:
+        """The weights sorted by degree, and the order; None where the masks cannot be looked at."""
+        order = self._degree_order()
+        if order is None:
+            return None
         layers = self.autoregressive_net.masked_linears()
         weights = [layers[0].weight[:, : self.features], *(layer.weight for layer in layers[1:])]
         biases = [layer.bias for layer in layers]
@@ -192,7 +195,7 @@ class MaskedAutoregressive(Freezable):
             # The op's features are centred, the network's are not.
             mask = layers[0].mask[:, : self.features]
             biases[0] = biases[0] + self.box.middle * (weights[0] * mask).sum(1)
-        return self._degree_order().pack(weights, biases)
+        return order.pack(weights, biases), order
 
 
 def element_of(transform: str, options: Mapping[str, Any]) -> tuple[Box, Affine | RationalQuadratic]:

@@ -150,11 +150,11 @@ def test_packed_weights_are_kept_in_eval_mode():
     x, _ = draw(5, None)
     with torch.no_grad():
         layer.inverse(x)
-        packed = layer._kept.last("_packed_weights")
+        packed = layer._kept.last("_packed")
         layer.inverse(x)
-        assert packed is not None and layer._kept.last("_packed_weights") is packed
+        assert packed is not None and layer._kept.last("_packed") is packed
     layer.train()
-    assert layer._kept.last("_packed_weights") is None
+    assert layer._kept.last("_packed") is None
 
 
 def test_inverse_follows_the_masks():
