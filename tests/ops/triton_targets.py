@@ -1,5 +1,5 @@
-"""Compiles every kernel in the `COMPILE` tables of `fastgen._triton` for four GPUs without having one; prints JSON
-lines.
+"""Compiles every kernel in the `COMPILE` tables of `fastgen._triton` for the GPU that its argument names, without
+having one; prints JSON lines.
 
 Run as a script, in a process of its own: a kernel that was imported under TRITON_INTERPRET=1 cannot be compiled.
 """
@@ -9,6 +9,7 @@ import json
 import pkgutil
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def spilled(compiled) -> int:
     return sum(int(n) for n in re.findall(r"LOCAL:(\d+)", usage))
 
 
-def main() -> None:
+def main(target: str) -> None:
     for module in pkgutil.iter_modules(fastgen._triton.__path__):
         family = importlib.import_module(f"fastgen._triton.{module.name}")
         for kernel, variants in getattr(family, "COMPILE", {}).items():
@@ -52,17 +53,11 @@ def main() -> None:
                 names = {name: signature[name] for name in kernel.arg_names}
                 order = list(names)
                 attributes = {(order.index(list(signature)[i[0]]),): value for i, value in attributes.items()}
-                for name, target in TARGETS.items():
-                    source = ASTSource(fn=kernel, signature=names, constexprs=constants, attrs=attributes)
-                    compiled = triton.compile(source, target=target, options=options[0] if options else {})
-                    row = {
-                        "family": module.name,
-                        "kernel": kernel.__name__,
-                        "target": name,
-                        "constants": str(constants),
-                    }
-                    print(json.dumps({**row, "spilled": spilled(compiled), "shared": compiled.metadata.shared}))
+                source = ASTSource(fn=kernel, signature=names, constexprs=constants, attrs=attributes)
+                compiled = triton.compile(source, target=TARGETS[target], options=options[0] if options else {})
+                row = {"family": module.name, "kernel": kernel.__name__, "constants": str(constants)}
+                print(json.dumps({**row, "spilled": spilled(compiled), "shared": compiled.metadata.shared}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
