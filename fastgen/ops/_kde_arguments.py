@@ -84,7 +84,10 @@ def check_values(points: Tensor, bandwidth: float | Tensor, weights: Tensor | No
 def is_visible(tensor: Tensor) -> bool:
     """Whether its values can be looked at without waiting for a device or breaking a graph."""
     plain = tensor.is_cpu and type(tensor) in (Tensor, Parameter)
-    return plain and not torch.compiler.is_compiling() and maybe_current_level() is None
+    if not plain or torch.compiler.is_compiling() or maybe_current_level() is not None:
+        return False
+    # What intercepts operators may stand for another device.
+    return not torch._C._len_torch_dispatch_stack()
 
 
 def _check_covariance(matrix: Tensor) -> None:
