@@ -18,7 +18,8 @@ from fastgen import models
 def test_the_cases_are_all_of_them():
     made = {type(make()) for make in every_model.MODELS.values()}
     bases = {models.AdversarialModel, models.AutoregressiveModel, models.Diffusion}
-    named = {value for value in vars(models).values() if isinstance(value, type) and issubclass(value, torch.nn.Module)}
+    public = [getattr(models, name) for name in models.__all__]
+    named = {value for value in public if isinstance(value, type) and issubclass(value, torch.nn.Module)}
     assert named - bases <= made
     layers = {value for value in vars(fastgen.nn).values() if isinstance(value, type)}
     assert layers <= {type(case.make()) for case in LAYERS.values()}
