@@ -35,7 +35,7 @@ def test_the_readme_names_it(name):
 def test_all_that_is_public_is_there():
     for name in fastgen.models.__all__:
         assert getattr(fastgen.models, name) is not None
-    with pytest.raises(AttributeError, match="'fastgen.models' has no attribute 'VEA'"):
+    with pytest.raises(AttributeError, match=r"'fastgen\.models' has no attribute 'VEA'"):
         _ = fastgen.models.VEA
 
 
