@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_errors import fails
 from PIL import Image
 
 from fastgen import cli
 from fastgen.cli import main
+from tests.command_errors import fails
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--channels", "8", "--layers", "1", "--set", "first_kernel_size=3", "--device", "cpu", "--quiet"]

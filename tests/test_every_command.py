@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_errors import fails
 
 import fastgen
 from fastgen import cli
 from fastgen.device import use_device
+from tests.command_errors import fails
 
 ROOT = Path(__file__).parents[1]
 (COMMANDS,) = (action.choices for action in cli.parser()._actions if action.dest == "command")

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_errors import fails
 from PIL import Image
 
 from fastgen.data import Images, load
+from tests.command_errors import fails
 
 PIXELS = torch.arange(12).view(12, 1, 1, 1).expand(12, 1, 4, 4).to(torch.uint8)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_errors import fails
 from PIL import Image
 
 from fastgen.data import load
 from fastgen.data.folder import open_folder, read_folder, read_picture
 from fastgen.remark import Remark
+from tests.command_errors import fails
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (4, 6), dtype=np.uint8)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_errors import fails
 
 from fastgen.data import load, read_rows
 from fastgen.data.table import read_table
 from fastgen.remark import Remark
+from tests.command_errors import fails
 
 NUMBERS = np.random.default_rng(0).normal(size=(30, 3)) * [10, 1, 0.1] + [100, 0.5, 5]
 NAMES = ("height", "weight", "age")

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import ESTIMATORS, NORMALIZED, mass, two_hills
 
 from fastgen.density import DensityEstimator
+from tests.density.estimator_cases import ESTIMATORS, NORMALIZED, mass, two_hills
 
 
 @pytest.fixture(params=ESTIMATORS)

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import two_hills
 
 from fastgen.density import CrossValidation, Gaussian, Histogram, KernelDensity
 from fastgen.density.cross_validation import training_sizes
+from tests.density.estimator_cases import two_hills
 
 
 def validation(x, folds=4, least=10):

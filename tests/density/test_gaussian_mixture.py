@@ -4,12 +4,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import two_hills
 from scipy import stats
 from sklearn.mixture import GaussianMixture as Sklearn
 
 from fastgen.density import GaussianMixture
 from fastgen.density.expectation_maximization import Mixture, em_step
+from tests.density.estimator_cases import two_hills
 
 TYPES = ["full", "diag", "spherical"]
 

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import two_hills
 from scipy import stats
 
 from fastgen.density import Histogram
 from fastgen.density.histogram import cross_validated_risk
+from tests.density.estimator_cases import two_hills
 
 
 def test_is_the_histogram_of_numpy():

@@ -3,13 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import two_hills
 from scipy import stats
 from sklearn.neighbors import KernelDensity as Sklearn
 
 from fastgen.density import KernelDensity, pairs
 from fastgen.density.kernels import deviation, noise
 from fastgen.ops._kde_kernels import KERNELS
+from tests.density.estimator_cases import two_hills
 
 
 @pytest.mark.parametrize("rule", ["scott", "silverman"])

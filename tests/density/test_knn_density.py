@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import two_hills
 
 from fastgen.density import KNNDensity
 from fastgen.ops import knn
+from tests.density.estimator_cases import two_hills
 
 
 @pytest.mark.parametrize("d", [2, 64])

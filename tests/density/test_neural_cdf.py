@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import mass, two_hills
 from scipy import stats
 
 from fastgen.density import Gaussian, NeuralCDF
+from tests.density.estimator_cases import mass, two_hills
 
 
 @pytest.fixture(scope="module")

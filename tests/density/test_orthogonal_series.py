@@ -3,12 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import mass, two_hills
 from scipy import stats
 
 from fastgen.density import OrthogonalSeries
 from fastgen.density.cosines import cosines, terms_of_degree
 from fastgen.density.orthogonal_series import risks_by_order
+from tests.density.estimator_cases import mass, two_hills
 
 
 @pytest.mark.parametrize(("d", "order"), [(1, 5), (2, 4), (3, 3), (5, 2)])

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import ESTIMATORS, two_hills
 
 from fastgen.density import Gaussian, KernelDensity, outliers
+from tests.density.estimator_cases import ESTIMATORS, two_hills
 
 
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if not name.startswith(("histogram-", "series"))])

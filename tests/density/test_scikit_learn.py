@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from density.estimator_cases import two_hills
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -29,6 +28,7 @@ from fastgen.density import (
     NeuralCDF,
     outliers,
 )
+from tests.density.estimator_cases import two_hills
 
 # What makes them quick, or says how each of them draws.
 SMALL = {"hidden_features": 8, "steps": 20, "batch_size": 64, "random_state": 0}

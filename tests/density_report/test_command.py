@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_errors import fails
-from density.estimator_cases import two_hills
 from PIL import Image
 
 from fastgen.cli import DENSITY_EXAMPLES
 from fastgen.density_report.methods import METHODS, choose_methods
+from tests.command_errors import fails
+from tests.density.estimator_cases import two_hills
 
 QUICK = ("--method", "gaussian", "kde", "histogram", "--bandwidth", "silverman", "--folds", "3")
 

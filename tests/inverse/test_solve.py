@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from models.diffusion_cases import FAMILIES, knowing, make
 
 from fastgen.inverse import (
     METHODS,
@@ -18,6 +17,7 @@ from fastgen.inverse import (
     solve,
 )
 from fastgen.models import PixelCNN, SamplingDiverged
+from tests.models.diffusion_cases import FAMILIES, knowing, make
 
 MASK = torch.tensor([[True, False, True, True]] * 4)
 LINEAR = {
@@ -127,9 +127,8 @@ def test_colourisation_keeps_the_grey():
 
 
 def coloured():
-    from models.diffusion_cases import TINY
-
     from fastgen.models import DDPM
+    from tests.models.diffusion_cases import TINY
 
     return DDPM(4, 3, None, **TINY)
 

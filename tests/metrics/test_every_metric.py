@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from metrics.metric_cases import EVERY, SMALL, fed, is_random, make, numbers, updates
 from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.wrappers import MetricTracker, Running
@@ -25,6 +24,7 @@ from fastgen.metrics import (
 )
 from fastgen.metrics.scores import extract
 from fastgen.metrics.two_samples import TwoSampleMetric
+from tests.metrics.metric_cases import EVERY, SMALL, fed, is_random, make, numbers, updates
 
 every = pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)
 # A `reset` of these may leave the real set.

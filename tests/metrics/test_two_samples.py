@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from metrics.two_processes import FAKE, REAL, metrics, numbers
 from scipy.linalg import sqrtm
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance as TorchmetricsFID
@@ -25,6 +24,7 @@ from fastgen.metrics import (
     write_statistics,
 )
 from fastgen.metrics.row_keys import order_of, row_keys
+from tests.metrics.two_processes import FAKE, REAL, metrics, numbers
 
 N, M, D = 300, 250, 16
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_errors import but_bias, fails
 from PIL import Image
 
 from fastgen.metrics import DensityCoverage, FrechetInceptionDistance, KernelInceptionDistance
+from tests.command_errors import but_bias, fails
 
 
 def pictures(n, seed, size=(6, 5), color=False):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_errors import fails
+
+from tests.command_errors import fails
 
 COMMAND = ("compare", "nsf", "maf", "--data", "table.npy", "--epochs", 1, "-n", 40, "--device", "cpu", "--quiet")
 OUT = Path("runs/compare-table")

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_errors import but_bias, fails
 from PIL import Image
 
 from fastgen.cli import main
@@ -15,6 +14,7 @@ from fastgen.metrics import DensityCoverage, FrechetInceptionDistance
 from fastgen.train import load_model
 from fastgen.train.recipes import recipe_class
 from fastgen.train.sample_scores import Yardstick, draw
+from tests.command_errors import but_bias, fails
 
 TINY = ["--transforms", "2", "--hidden-features", "8", "--epochs", "1", "--device", "cpu", "--quiet"]
 SMALL = ["--channels", "8", "--epochs", "1", "--device", "cpu", "--quiet"]

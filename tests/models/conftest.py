@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from models.autoregressive_cases import SMALL
+
+from tests.models.autoregressive_cases import SMALL
 
 
 @pytest.fixture(params=SMALL)

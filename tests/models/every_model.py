@@ -7,10 +7,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from models import adversarial_cases, autoencoder_cases, autoregressive_cases, diffusion_cases, flow_cases
 from torch import Tensor, nn
 
 from fastgen import models
+from tests.models import adversarial_cases, autoencoder_cases, autoregressive_cases, diffusion_cases, flow_cases
 
 # It draws in the steps that it learnt.
 FEW = {"2015": {"num_train_timesteps": 4}}

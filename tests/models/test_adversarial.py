@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
-from models.adversarial_cases import FAMILIES, make
 from torch import nn
 
 from fastgen.gan import LOSSES
 from fastgen.models import DCGAN, GAN, MODELS, WGANGP, StyleGAN2
 from fastgen.models.adversarial import PLAYERS, frozen
+from tests.models.adversarial_cases import FAMILIES, make
 
 
 @pytest.fixture(params=FAMILIES)

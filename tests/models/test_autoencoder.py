@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from models.autoencoder_cases import learn
 
 from fastgen.models import Autoencoder
+from tests.models.autoencoder_cases import learn
 
 
 def trained(model, x, iterations=400):

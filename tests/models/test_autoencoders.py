@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from models.autoencoder_cases import EVERY, data_for, make
 
 from fastgen.models import DDPM, VAE, VQVAE, Autoencoder, ConditionalVAE, DenoisingAutoencoder, LatentDiffusion
+from tests.models.autoencoder_cases import EVERY, data_for, make
 
 
 @pytest.fixture(params=EVERY)

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, knowing, make
 
 from fastgen.models import DDPM, EDM, MODELS, DiffusionProbabilisticModel, FlowMatching, SamplingDiverged, ScoreSDE
 from fastgen.models.adaptive_ode import StepsExhausted, _weights, integrate
 from fastgen.models.probability_flow import _draw_probes, _with_trace
 from fastgen.models.sde import SDES
 from fastgen.ops._philox import philox_normal
+from tests.models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, knowing, make
 
 every = pytest.mark.parametrize("family", FAMILIES)
 continuous = pytest.mark.parametrize("family", CONTINUOUS)

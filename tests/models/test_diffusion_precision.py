@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, make
 
 from fastgen import inverse
 from fastgen.models import LatentDiffusion, ScoreSDE
 from fastgen.models.diffusion import classifier_gradient
 from fastgen.nn.time_embedding import TimeEmbedding
+from tests.models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, make
 
 every = pytest.mark.parametrize("family", FAMILIES)
 # The sum over timesteps that bounds a likelihood is as long as these.

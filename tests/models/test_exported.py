@@ -4,11 +4,11 @@ import io
 
 import pytest
 import torch
-from models import every_model
 from torch import nn
 
 from fastgen import models
 from fastgen.nn import InvertibleConv1x1, LULinear
+from tests.models import every_model
 
 # What is a function of an example, by the kind of model.
 FUNCTIONS = {

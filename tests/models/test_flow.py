@@ -6,10 +6,10 @@ from itertools import product
 
 import pytest
 import torch
-from models.flow_cases import EVERY, VECTORS, context_for, data_for, make
 from torch import nn
 
 from fastgen.models import IAF, MAF, MODELS, Flow, Glow, NeuralSplineFlow, RealNVP
+from tests.models.flow_cases import EVERY, VECTORS, context_for, data_for, make
 
 
 @pytest.fixture(params=EVERY)

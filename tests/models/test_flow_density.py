@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from models.flow_cases import make
 
 from fastgen.models import MAF, NeuralSplineFlow, RealNVP
 from fastgen.models.preprocessing import Center, Logit, Standardize
+from tests.models.flow_cases import make
 
 
 def density_mass(flow, context=None, low=-8.0, high=8.0, steps=400):

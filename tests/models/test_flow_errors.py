@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from models.flow_cases import EVERY, IMAGES, context_for, data_for, make
 
 from fastgen.models import IAF, MAF, Glow, NeuralSplineFlow, RealNVP
+from tests.models.flow_cases import EVERY, IMAGES, context_for, data_for, make
 
 
 @pytest.fixture(params=EVERY)

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from models.flow_cases import EVERY, context_for, data_for, make
+
+from tests.models.flow_cases import EVERY, context_for, data_for, make
 
 pytestmark = pytest.mark.gpu
 

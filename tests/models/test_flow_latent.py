@@ -1,6 +1,7 @@
 import pytest
 import torch
-from models.flow_cases import EVERY, IMAGES, context_for, data_for, make
+
+from tests.models.flow_cases import EVERY, IMAGES, context_for, data_for, make
 
 
 @pytest.fixture(params=EVERY)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from models.flow_cases import EVERY, context_for, data_for, make
+
+from tests.models.flow_cases import EVERY, context_for, data_for, make
 
 REVERSIBLE = {name for name, (_, config) in EVERY.items() if config.get("reversible")}
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from models.diffusion_cases import TINY, knowing
 from torch import nn
 
 from fastgen.models import DDPM, EDM, FlowMatching, LatentDiffusion, RealNVP
+from tests.models.diffusion_cases import TINY, knowing
 
 
 class Halves(nn.Module):

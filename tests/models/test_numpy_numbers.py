@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from models import every_model
-from nn.every_layer import LAYERS, Layer
+
+from tests.models import every_model
+from tests.nn.every_layer import LAYERS, Layer
 
 CONSTRUCTORS = {
     **{name: layer for name, layer in LAYERS.items() if isinstance(layer.kind, type)},

@@ -4,7 +4,6 @@ import inspect
 
 import pytest
 import torch
-from nn.every_layer import LAYERS, numbers
 
 from fastgen.models import DCGAN, GAN, Glow, RealNVP, StyleGAN2
 from fastgen.nn import (
@@ -15,6 +14,7 @@ from fastgen.nn import (
     VectorQuantizer,
     checkerboard_mask,
 )
+from tests.nn.every_layer import LAYERS, numbers
 
 # What is the same in numbers by design: how fast, in how much memory, where.
 ONLY_SPEED = {"reversible", "using_cache", "device", "dtype", "freeze"}

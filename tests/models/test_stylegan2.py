@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from models.adversarial_cases import make
 
 from fastgen.models import StyleGAN2
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 from fastgen.nn.resample import Resample2d
 from fastgen.nn.styled import StyledConv2d
+from tests.models.adversarial_cases import make
 
 
 @pytest.fixture

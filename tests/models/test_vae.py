@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from models.autoencoder_cases import learn
 
 from fastgen.metrics import annealed_importance_sampling
 from fastgen.models import VAE, ConditionalVAE
 from fastgen.models.decoder_likelihood import make_likelihood
+from tests.models.autoencoder_cases import learn
 
 SIGMA, FEATURES, LATENTS = 0.7, 6, 2
 

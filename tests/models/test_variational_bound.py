@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from models.diffusion_cases import TINY, knowing, make
 
 from fastgen.models import DDPM, DiffusionProbabilisticModel
+from tests.models.diffusion_cases import TINY, knowing, make
 
 
 def test_ddpm_is_the_ancestor_without_its_weights():

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from models.autoencoder_cases import learn
 
 from fastgen.models import VQVAE
 from fastgen.models.vqvae import CodePrior, OneHotLevels
+from tests.models.autoencoder_cases import learn
 
 
 def small(**options):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import every_model
-from nn.every_layer import LAYERS, numbers
 
 import fastgen.nn
 from fastgen import models
+from tests.models import every_model
+from tests.nn.every_layer import LAYERS, numbers
 
 
 def test_the_cases_are_all_of_them():
@@ -39,9 +39,9 @@ def pickled(module):
 def test_saved_whole_and_loaded_in_another_process(tmp_path):
     torch.save({name: every_model.known(name) for name in every_model.MODELS}, tmp_path / "models.pt")
     program = (
-        f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         f"saved = torch.load({str(tmp_path / 'models.pt')!r}, weights_only=False)\n"
-        "from models import every_model\n"
+        "from tests.models import every_model\n"
         "for name, (model, expected) in saved.items():\n"
         "    torch.testing.assert_close(every_model.says(model), expected, rtol=1e-5, atol=1e-5, msg=name)\n"
     )

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 import torch
-from nn.transform_properties import PROPERTIES, Case
 from torch import nn
 
 from fastgen.nn import ActNorm
+from tests.nn.transform_properties import PROPERTIES, Case
 
 
 def initialised(features):
@@ -99,7 +99,7 @@ def test_a_checkpoint_says_whether_it_is_initialised():
 
 
 def test_initialising_waits_for_no_device():
-    from nn.transform_properties import _Waits
+    from tests.nn.transform_properties import _Waits
 
     layer = ActNorm(5)
     with _Waits() as waits:

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from nn.transform_properties import PROPERTIES, Case
 from torch import nn
 
 from fastgen.nn import (
@@ -13,6 +12,7 @@ from fastgen.nn import (
     ResidualNet,
     checkerboard_mask,
 )
+from tests.nn.transform_properties import PROPERTIES, Case
 
 
 def residual(context_features=None):

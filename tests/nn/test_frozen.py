@@ -13,8 +13,6 @@ import threading
 
 import pytest
 import torch
-from models.flow_cases import context_for, data_for
-from models.flow_cases import make as make_flow
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -46,6 +44,8 @@ from fastgen.nn.coupling import Coupling, FeatureCoupling
 from fastgen.nn.frozen import Freezable
 from fastgen.nn.inverse import Inverse
 from fastgen.nn.linear import InvertibleMatrix
+from tests.models.flow_cases import context_for, data_for
+from tests.models.flow_cases import make as make_flow
 
 D = 4
 

@@ -2,10 +2,10 @@ import copy
 
 import pytest
 import torch
-from nn.transform_properties import PROPERTIES, Case
 from torch import nn
 
 from fastgen.nn import InvertibleConv1x1, LULinear
+from tests.nn.transform_properties import PROPERTIES, Case
 
 CASES = [
     Case("LU", lambda: LULinear(4), (4,)),

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from nn.transform_properties import PROPERTIES, Case
 from torch import nn
 
 from fastgen.models import IAF, MAF, NeuralSplineFlow, RealNVP
@@ -18,6 +17,7 @@ from fastgen.nn import (
     RationalQuadraticCoupling,
     ResidualNet,
 )
+from tests.nn.transform_properties import PROPERTIES, Case
 
 peers = pytest.importorskip("nflows.transforms")
 nets = pytest.importorskip("nflows.nn.nets")

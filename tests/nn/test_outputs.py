@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
-from nn.every_layer import LAYERS, numbers
 
-from ops.test_outputs import MODES, write_to_each
+from tests.nn.every_layer import LAYERS, numbers
+from tests.ops.test_outputs import MODES, write_to_each
 
 # Halves of what it is given, as torch.chunk.
 GIVES_PARTS_OF_ITS_INPUT = {"Split"}

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from nn.transform_properties import PROPERTIES, Case
 
 from fastgen.nn import Permutation, RandomPermutation, ReversePermutation
+from tests.nn.transform_properties import PROPERTIES, Case
 
 CASES = [
     Case("vectors", lambda: Permutation([2, 0, 3, 1]), (4,)),

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from nn.transform_properties import PROPERTIES, Case
 from torch import nn
 
 from fastgen.nn import PlanarFlow, RadialFlow
+from tests.nn.transform_properties import PROPERTIES, Case
 
 CASES = [
     Case("planar", lambda: PlanarFlow(3), (3,)),

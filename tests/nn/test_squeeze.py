@@ -1,8 +1,8 @@
 import pytest
 import torch
-from nn.transform_properties import PROPERTIES, Case
 
 from fastgen.nn import Split, Squeeze
+from tests.nn.transform_properties import PROPERTIES, Case
 
 CASES = [Case("factor 2", Squeeze, (3, 2, 4)), Case("factor 3", lambda: Squeeze(3), (1, 3, 6))]
 

@@ -8,8 +8,8 @@ import torch
 from fastgen.models import GatedPixelCNN, PixelCNN, PixelCNNPP
 from fastgen.sampling import CachedSampler, uniform_noise
 from fastgen.sampling.captured import CapturedSession
-from sampling.exactness import LEVELS, assert_draws_as_naive, draw_of_levels
-from sampling.random_networks import RandomNetwork
+from tests.sampling.exactness import LEVELS, assert_draws_as_naive, draw_of_levels
+from tests.sampling.random_networks import RandomNetwork
 
 MODELS = {
     "PixelCNN": lambda: PixelCNN(image_size=6, levels=5, channels=8, layers=2),

@@ -5,12 +5,12 @@ import copy
 
 import pytest
 import torch
-from models.diffusion_cases import FAMILIES, make
 from torch import nn
 
 from fastgen.models import DDPM, LatentDiffusion, PixelCNN, RealNVP, SamplingDiverged
 from fastgen.sampling import capture
-from sampling.pretend_cuda import on_cpu, pretend_cuda, to_cuda
+from tests.models.diffusion_cases import FAMILIES, make
+from tests.sampling.pretend_cuda import on_cpu, pretend_cuda, to_cuda
 
 EVERY = [
     (family, sampler, {})

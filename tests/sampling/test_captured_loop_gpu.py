@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from models.diffusion_cases import make
 from torch import nn
 
 from fastgen.models import LatentDiffusion, RealNVP, SamplingDiverged
 from fastgen.sampling import capture
-from sampling.test_captured_loop import EVERY, STEPS, small
+from tests.models.diffusion_cases import make
+from tests.sampling.test_captured_loop import EVERY, STEPS, small
 
 pytestmark = pytest.mark.gpu
 

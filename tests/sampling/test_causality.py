@@ -10,8 +10,8 @@ from fastgen.sampling import NotCausalError
 from fastgen.sampling.causality import prove_causal, ready_times
 from fastgen.sampling.simplify import simplify
 from fastgen.sampling.trace import trace
-from sampling.exactness import sampler
-from sampling.random_networks import Masked, RandomNetwork, causal_mask
+from tests.sampling.exactness import sampler
+from tests.sampling.random_networks import Masked, RandomNetwork, causal_mask
 
 CHANNELS = 4
 SHAPE = (1, 5, 6)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastgen.sampling import LogisticMixture, NotCausalError
-from sampling.exactness import assert_draws_as_naive, assert_same_outputs, sampler
-from sampling.random_networks import causal_mask
+from tests.sampling.exactness import assert_draws_as_naive, assert_same_outputs, sampler
+from tests.sampling.random_networks import causal_mask
 
 LEVELS = 5
 SHAPE = (3, 4, 5)

@@ -8,8 +8,8 @@ from torch import nn
 
 from fastgen.sampling import CachedSampler, Categorical, LogisticMixture, naive_sample, uniform_noise
 from fastgen.sampling.reference import ReferenceSession
-from sampling.exactness import LEVELS, assert_draws_as_naive, assert_same_outputs, draw_of_levels, sampler
-from sampling.random_networks import Masked, RandomNetwork
+from tests.sampling.exactness import LEVELS, assert_draws_as_naive, assert_same_outputs, draw_of_levels, sampler
+from tests.sampling.random_networks import Masked, RandomNetwork
 
 SHAPES = [(1, 5, 5), (1, 4, 7), (1, 7, 4), (1, 6, 6)]
 

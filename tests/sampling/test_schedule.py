@@ -9,9 +9,9 @@ from fastgen.sampling.causality import output_read, output_times, reads
 from fastgen.sampling.schedule import schedule
 from fastgen.sampling.simplify import simplify
 from fastgen.sampling.trace import trace
-from sampling.exactness import assert_same_outputs
-from sampling.random_networks import Masked, RandomNetwork
-from sampling.test_trace import TwoStacks
+from tests.sampling.exactness import assert_same_outputs
+from tests.sampling.random_networks import Masked, RandomNetwork
+from tests.sampling.test_trace import TwoStacks
 
 SHAPE = (1, 6, 7)
 

@@ -13,8 +13,8 @@ from fastgen.sampling import session as session_module
 from fastgen.sampling.program import POINTWISE, Node, Program, View
 from fastgen.sampling.reference import ReferenceSession
 from fastgen.sampling.session import Session, why_unavailable
-from sampling.exactness import draw_of_levels
-from sampling.random_networks import RandomNetwork, causal_mask
+from tests.sampling.exactness import draw_of_levels
+from tests.sampling.random_networks import RandomNetwork, causal_mask
 
 pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 

@@ -8,8 +8,8 @@ from torch import nn
 from fastgen.ops import gated_activation
 from fastgen.sampling import UnsupportedModelError, VerificationError
 from fastgen.sampling.trace import trace
-from sampling.exactness import assert_draws_as_naive, assert_same_outputs, sampler
-from sampling.random_networks import ChannelNorm, Masked, causal_mask
+from tests.sampling.exactness import assert_draws_as_naive, assert_same_outputs, sampler
+from tests.sampling.random_networks import ChannelNorm, Masked, causal_mask
 
 CHANNELS = 8
 SHAPE = (1, 5, 6)

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from schedulers.scheduler_cases import EVERY, PREDICTIONS, SPACINGS, calls, known, theirs_of
 
 from fastgen import schedulers as ours
+from tests.schedulers.scheduler_cases import EVERY, PREDICTIONS, SPACINGS, calls, known, theirs_of
 
 diffusers = pytest.importorskip("diffusers")
 

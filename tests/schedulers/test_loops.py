@@ -7,10 +7,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from schedulers.scheduler_cases import EVERY, PREDICTIONS, SPACINGS, calls, known, network, walk
 
 from fastgen import schedulers as ours
 from fastgen.schedulers.spacing import trailing_timesteps
+from tests.schedulers.scheduler_cases import EVERY, PREDICTIONS, SPACINGS, calls, known, network, walk
 
 every = pytest.mark.parametrize("cls", EVERY, ids=lambda cls: cls.__name__)
 STEPS = 12

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from command_errors import fails
 from PIL import Image
-from train.training import assert_same_numbers
 
 from fastgen.cli import main
 from fastgen.data import load
 from fastgen.models import MODELS as MODEL_CLASSES
 from fastgen.train import Checkpoint, Settings, Trainer, TrainingDiverged, TrainingInterrupted, load_model
 from fastgen.train.recipes import AutoencoderRecipe, CodesRecipe, VariationalRecipe
+from tests.command_errors import fails
+from tests.train.training import assert_same_numbers
 
 SMALL = ["--channels", "8", "--layers", "1", "--epochs", "2", "--batch-size", "16", "--device", "cpu", "--quiet"]
 MODELS = {

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from command_errors import fails
 from PIL import Image
-from train.training import assert_same_numbers
 
 from fastgen.cli import main
 from fastgen.data import load
@@ -18,6 +16,8 @@ from fastgen.models import MODELS as MODEL_CLASSES
 from fastgen.train import Settings, Trainer, TrainingInterrupted, load_model
 from fastgen.train.evaluate import evaluate
 from fastgen.train.recipes import DiffusionRecipe
+from tests.command_errors import fails
+from tests.train.training import assert_same_numbers
 
 MODELS = ("ddpm", "diffusion-2015", "score-sde", "edm", "flow-matching")
 SMALL = [

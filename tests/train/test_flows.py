@@ -9,14 +9,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from train.gaussian_flow import GaussianFlow, NoisyImages
-from train.tiny_model import TinyModel
-from train.training import assert_same_numbers, toy_dataset
 
 from fastgen.data import Dataset, Vectors, load
 from fastgen.models import Glow
 from fastgen.train import Recipe, Settings, Trainer, TrainingInterrupted, evaluate
 from fastgen.train.recipes import DequantizedRecipe, VectorRecipe, recipe_class
+from tests.train.gaussian_flow import GaussianFlow, NoisyImages
+from tests.train.tiny_model import TinyModel
+from tests.train.training import assert_same_numbers, toy_dataset
 
 # Far from zero, of very different spreads, and correlated.
 COVARIANCE = torch.tensor([[1e4, 30.0], [30.0, 0.25]], dtype=torch.float64)

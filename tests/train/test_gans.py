@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from command_errors import fails
-from models.adversarial_cases import make
 from PIL import Image
 
 from fastgen.cli import main
@@ -20,6 +18,8 @@ from fastgen.models import GAN
 from fastgen.train import AdversarialRecipe, Checkpoint, Settings, Trainer, TrainingDiverged, TrainingInterrupted
 from fastgen.train.adversarial import StyleRecipe, WassersteinRecipe, energy_distance
 from fastgen.train.recipes import recipe_class
+from tests.command_errors import fails
+from tests.models.adversarial_cases import make
 
 SMALL = ["--epochs", "2", "--batch-size", "16", "--device", "cpu", "--quiet", "--set", "latent_size=4"]
 MODELS = {

@@ -15,13 +15,13 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 from torch.optim import SGD
-from train import training
-from train.training import assert_same_numbers, numbers, toy_dataset, toy_trainer
 
 from fastgen.train import Batch, Recipe, Settings, Trainer, TrainingDiverged, TrainingInterrupted, evaluate
 from fastgen.train.checkpoint import Checkpoint
+from tests.train import training
+from tests.train.training import assert_same_numbers, numbers, toy_dataset, toy_trainer
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def unbroken(tmp_path_factory):
 
 def program(out, *, processes=1, **options):
     """The toy training as a program of its own, in one process or several."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS.parent), str(TESTS))), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, training.__file__, str(out), json.dumps(options)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from train.tiny_model import TinyModel
 
 from fastgen.data import Dataset, Images
 from fastgen.train import Checkpoint, Recipe, Settings, Trainer
+from tests.train.tiny_model import TinyModel
 
 
 def toy_dataset(n: int = 100) -> Dataset:
