@@ -17,8 +17,8 @@ class InceptionScore(FeatureMetric):
 
         IS = exp mean_x KL(p(y|x) || p(y)),    p(y) = mean_x p(y|x)
 
-    in each of `splits` parts of the images, with the mean and the standard deviation (that of the parts themselves,
-    division by their number) over the parts. Between 1 and the number of classes; the higher the better.
+    in each of `splits` parts of the images, with the mean and the standard deviation over the parts (division by their
+    number less one, as torchmetrics does). Between 1 and the number of classes; the higher the better.
 
     Args:
         feature: an extractor with `logits`: "inception", "digits", "given" for rows of logits, or a module, whose
@@ -54,7 +54,7 @@ class InceptionScore(FeatureMetric):
         return logits_of(self.extractor, imgs)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """The mean of the score over the parts, and its standard deviation."""
+        """The mean of the score over the parts, and its standard deviation: 0 for one part (torchmetrics: NaN)."""
         logits = self.rows("logits")
         if len(logits) < max(2, self.splits):
             raise ValueError(
@@ -65,7 +65,7 @@ class InceptionScore(FeatureMetric):
         order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(self.seed))
         parts = logits[order.to(logits.device)].double().tensor_split(self.splits)
         scores = torch.stack([score_of(part) for part in parts])
-        return scores.mean(), scores.std(correction=0)
+        return scores.mean(), scores.std() if self.splits > 1 else torch.zeros_like(scores[0])
 
 
 def score_of(logits: Tensor) -> Tensor:
