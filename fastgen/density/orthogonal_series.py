@@ -37,7 +37,8 @@ class OrthogonalSeries(DensityEstimator):
     (N + 1) theta_a^2) / (N - 1)`: the integrated squared error of f up to a constant, each point predicted from others.
 
     Learned: `order_`, `terms_` [T, d] (the indices a), `coefficients_` [T], `low_` and `high_` [d] (the box),
-    `integral_` (Z).
+    `low_rest_` [d] (what rounding to the dtype took from `low_`) and `width_` [d] (the sides of the box), `integral_`
+    (Z).
 
     Args:
         order: total degree; "cv" chooses it.
@@ -82,8 +83,10 @@ class OrthogonalSeries(DensityEstimator):
         return 2
 
     def _fit(self, x: Tensor) -> None:
-        self.low_, self.high_ = self._box(x)
-        u = (x - self.low_) / (self.high_ - self.low_)
+        low, high = self._box(x)
+        self.low_, self.high_, self.width_ = (end.to(x.dtype) for end in (low, high, high - low))
+        self.low_rest_ = (low - self.low_.double()).to(x.dtype)
+        u = self._in_unit_cube(x)
         d = x.shape[1]
         order = self._largest_order(d) if self.order == "cv" else int(self.order)
         if (number := math.comb(order + d, d)) > _TERMS_LIMIT:
@@ -103,18 +106,20 @@ class OrthogonalSeries(DensityEstimator):
         self.integral_ = integral_of_clipped(self.terms_, self.coefficients_, self.floor)
 
     def _box(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The ends of the box [d], in float64: far from zero its sides would be rounded with them."""
         if self.box is None:
             check_varying(x, "and there is no range to put a box around: expected box=(low, high)")
-            low, high = x.amin(0), x.amax(0)
+            low, high = x.amin(0).double(), x.amax(0).double()
             margin = (high - low) / (len(x) - 1)
             return low - margin, high + margin
-        low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in self.box)
+        low, high = (torch.as_tensor(end, dtype=torch.float64, device=x.device) for end in self.box)
         if any(end.dim() > 1 or end.numel() not in (1, x.shape[1]) for end in (low, high)):
             raise ValueError(f"box: expected a number or {x.shape[1]} for low and for high, got {self.box!r}")
         low, high = low.expand(x.shape[1]).clone(), high.expand(x.shape[1]).clone()
-        if not (low < high).all() or not (high - low).isfinite().all():
+        if not (low.to(x.dtype) < high.to(x.dtype)).all() or not (high - low).isfinite().all():
             raise ValueError(f"box: expected finite low below high, got {self.box!r}")
-        if outside := int(((x < low) | (x > high)).any(1).sum()):
+        # A point at an end of the box is within it, though the dtype of the points has rounded it.
+        if outside := int(((x < low.to(x.dtype)) | (x > high.to(x.dtype))).any(1).sum()):
             raise ValueError(f"X: expected points within box, {outside} of {len(x)} rows are outside")
         return low, high
 
@@ -125,11 +130,18 @@ class OrthogonalSeries(DensityEstimator):
         return max(orders, default=1)
 
     def _log_density(self, x: Tensor) -> Tensor:
-        u = (x - self.low_) / (self.high_ - self.low_)
-        inside = ((u >= 0) & (u <= 1)).all(1)
-        u = torch.where(inside[:, None], u, 0.5)
-        log_volume = (self.high_ - self.low_).log().sum() + math.log(self.integral_)
+        inside = ((x >= self.low_) & (x <= self.high_)).all(1)
+        u = torch.where(inside[:, None], self._in_unit_cube(x), 0.5)
+        log_volume = self._width.log().sum() + math.log(self.integral_)
         return (self._series(u).clamp(min=self.floor).log() - log_volume).where(inside, -math.inf)
+
+    @property
+    def _width(self) -> Tensor:
+        # Files of older versions have neither the sides nor the rest.
+        return getattr(self, "width_", self.high_ - self.low_)
+
+    def _in_unit_cube(self, x: Tensor) -> Tensor:
+        return ((x - self.low_ - getattr(self, "low_rest_", 0)) / self._width).clamp(0, 1)
 
     def _series(self, u: Tensor) -> Tensor:
         chunks = u.split(self._rows_at_once(self.terms_))
@@ -146,7 +158,9 @@ class OrthogonalSeries(DensityEstimator):
             accepted = u[:, d] * bound < self._series(u[:, :d]).clamp(min=self.floor)
             drawn.append(u[accepted, :d])
             missing -= len(drawn[-1])
-        return self.low_ + torch.cat(drawn)[:n] * (self.high_ - self.low_)
+        x = self.low_ + (torch.cat(drawn)[:n] * self._width + getattr(self, "low_rest_", 0))
+        # Rounding must not put a sample outside of the box.
+        return x.clamp(self.low_, self.high_)
 
     def _rows_at_once(self, terms: Tensor) -> int:
         return max(1, _CHUNK_NUMBERS // len(terms))

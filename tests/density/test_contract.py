@@ -186,8 +186,8 @@ def test_refuses_data(model):
         model.score_samples(data)
 
 
-# The networks draw otherwise in float64, and the box of a series is rounded to numbers of the dtype.
-@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "neural" and not name.startswith("series")])
+# The networks draw otherwise in float64.
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "neural"])
 @pytest.mark.parametrize("offset", [1e4, 1e5])
 def test_float32_far_from_zero(name, offset):
     """What is computed of float32 points is as of the same numbers in float64."""

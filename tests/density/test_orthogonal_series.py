@@ -76,6 +76,25 @@ def test_samples_have_the_density():
     assert stats.kstest(samples, lambda v: np.interp(v, grid, cumulative)).pvalue > 0.01
 
 
+def test_samples_far_from_zero_are_within_the_box():
+    x = torch.from_numpy(two_hills(300, 2) + 1e5).float()
+    model = OrthogonalSeries(3).fit(x)
+    assert model.score_samples(model.sample(10_000, random_state=0)).isfinite().all()
+    assert (model.low_ <= x.amin(0)).all() and (x.amax(0) <= model.high_).all()
+
+
+def test_files_of_older_versions(tmp_path):
+    """They have neither the sides of the box nor what rounding took from its lower end."""
+    x = two_hills(100, 2)
+    model = OrthogonalSeries(3).fit(x)
+    expected, samples = model.score_samples(x), model.sample(5, 0)
+    del model.low_rest_, model.width_
+    model.save(tmp_path / "model")
+    again = OrthogonalSeries.load(tmp_path / "model")
+    np.testing.assert_allclose(again.score_samples(x), expected, rtol=1e-12)
+    np.testing.assert_allclose(again.sample(5, 0), samples, rtol=1e-12)
+
+
 def test_gradients_reach_the_queries():
     model = OrthogonalSeries(3).fit(torch.from_numpy(two_hills(300, 2)))
     query = torch.from_numpy(two_hills(5, 2, seed=1)).requires_grad_()
