@@ -14,6 +14,10 @@ from torch import Tensor
 _COMPUTED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
+class ComplexDataError(TypeError, ValueError):
+    """Complex points: a TypeError as other dtypes are, and the ValueError that scikit-learn's estimators raise."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What the caller gave, and so what to give back: a NumPy array or a tensor, and its floating dtype."""
@@ -61,7 +65,7 @@ def column_names(X: Any) -> list[str] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def as_points(X: Any, *, features: int | None = None) -> tuple[Tensor, Kind]:
+def as_points(X: Any, *, features: int | None = None, owner: str = "it") -> tuple[Tensor, Kind]:
     """Points [n, d] to compute with, and the kind that they were given as.
 
     A vector [n] stands for [n, 1]. Integers become floating: PyTorch's default dtype for a tensor, float64 for an
@@ -70,14 +74,19 @@ def as_points(X: Any, *, features: int | None = None) -> tuple[Tensor, Kind]:
     Args:
         X: tensor, NumPy array, DataFrame or lists of numbers, [n, d] or [n], floating or integer.
         features: the `d` that is expected; None for any.
+        owner: the estimator's name, for the error.
 
     Raises:
-        TypeError: `X` is none of these, or holds booleans, complex numbers or objects.
+        TypeError: `X` is none of these, or holds booleans, complex numbers (also a ValueError) or objects.
         ValueError: another shape.
     """
     X = as_given(X)
     given = X if isinstance(X, Tensor) else _as_tensor(X)
-    if given.dtype == torch.bool or given.is_complex():
+    if given.is_complex():
+        raise ComplexDataError(
+            f"X: expected a floating or integer dtype, got {given.dtype}: Complex data not supported"
+        )
+    if given.dtype == torch.bool:
         raise TypeError(f"X: expected a floating or integer dtype, got {given.dtype}")
     if not given.is_floating_point():
         given = given.to(torch.get_default_dtype() if isinstance(X, Tensor) else torch.float64)
@@ -85,14 +94,23 @@ def as_points(X: Any, *, features: int | None = None) -> tuple[Tensor, Kind]:
     points = given[:, None] if given.dim() == 1 else given
     if points.dim() != 2 or points.shape[1] == 0 or features not in (None, points.shape[1]):
         expected = "[n, d] or [n]" if features is None else "[n, 1] or [n]" if features == 1 else f"[n, {features}]"
-        raise ValueError(f"X: expected {expected}, got {tuple(X.shape)}")
+        why = ""
+        # Both in scikit-learn's words too, which its `check_estimator` looks for.
+        if points.dim() == 2 and points.shape[1] == 0:
+            why = f": 0 feature(s) (shape={tuple(X.shape)}) while a minimum of 1 is required."
+        elif points.dim() == 2:
+            why = f": X has {points.shape[1]} features, but {owner} is expecting {features} features as input"
+        raise ValueError(f"X: expected {expected}, got {tuple(X.shape)}{why}")
     return points.to(_COMPUTED_IN.get(points.dtype, points.dtype)), kind
 
 
 def check_training_points(points: Tensor, at_least: int) -> None:
     """Raises unless there are `at_least` points [n, d], all finite, whose differences can be squared and summed."""
     if len(points) < at_least:
-        raise ValueError(f"X: expected at least {at_least} point{'s' * (at_least > 1)}, got {tuple(points.shape)}")
+        raise ValueError(
+            f"X: expected at least {at_least} point{'s' * (at_least > 1)}, got {tuple(points.shape)}, "
+            f"{len(points)} sample{'s' * (len(points) != 1)}"
+        )
     if bad := int((~points.isfinite()).any(1).sum()):
         raise ValueError(f"X: expected finite numbers, {bad} of {len(points)} rows hold NaN or infinity")
     spread = points.amax(0) - points.amin(0)

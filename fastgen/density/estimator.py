@@ -76,7 +76,7 @@ class DensityEstimator:
         self._check_fitted()
         self._check_names(column_names(X))
         X = as_given(X)
-        x, kind = as_points(X, features=self.n_features_in_)
+        x, kind = as_points(X, features=self.n_features_in_, owner=type(self).__name__)
         if x.device != self._device:
             raise ValueError(f"X: expected a tensor on {self._device}, where the estimator is, got {x.device}")
         if not (X.is_floating_point() if isinstance(X, Tensor) else X.dtype.kind == "f"):
@@ -94,7 +94,7 @@ class DensityEstimator:
         self._check_fitted()
         self._check_names(column_names(X))
         # Of points in half precision the log-densities are not rounded to it before they are added.
-        x, _ = as_points(X, features=self.n_features_in_)
+        x, _ = as_points(X, features=self.n_features_in_, owner=type(self).__name__)
         with torch.no_grad():
             return self.score_samples(x).double().sum().item()
 

@@ -21,8 +21,9 @@ from fastgen.density.expectation_maximization import (
     whitening_of,
 )
 from fastgen.density.kmeans import nearest_centre, spread_centres
-from fastgen.density.random_state import RandomState, as_generator
+from fastgen.density.random_state import RandomState, as_generator, number_of_samples
 from fastgen.nn.arguments import not_negative, positive
+from fastgen.nn.full_precision import full_precision
 
 # And how many axes a batch of such covariances has.
 COVARIANCE_TYPES = {"full": 4, "diag": 3, "spherical": 2}
@@ -158,7 +159,33 @@ class GaussianMixture(DensityEstimator):
         chunks = x.split(rows_at_once(mixture.means))
         return torch.cat([log_joint(rows, mixture, whitening)[0][0].logsumexp(-1) for rows in chunks])
 
+    @full_precision
+    def sample_with_labels(
+        self, n: int | None = None, random_state: RandomState = None, *, n_samples: int | None = None
+    ) -> tuple[Any, Any]:
+        """Points [n, d], and the component int64 [n] that each was drawn from: what scikit-learn's `sample` returns.
+
+        `sample` returns the points alone, as that of every estimator here, and the same ones for the same seed.
+        scikit-learn's are sorted by component, these are in random order.
+
+        Args:
+            n: number of points; None for 1.
+            random_state: a seed, a generator on the estimator's device or NumPy's, or None for PyTorch's own.
+            n_samples: scikit-learn's name of `n`.
+
+        Raises:
+            TypeError, ValueError: as `sample`.
+        """
+        self._check_fitted()
+        n = number_of_samples(n, n_samples)
+        with torch.no_grad():
+            points, component = self._draw(n, as_generator(random_state, self._device))
+        return self._kind.restore(points), self._kind.restore(component)
+
     def _sample(self, n: int, generator: Generator | None) -> Tensor:
+        return self._draw(n, generator)[0]
+
+    def _draw(self, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
         component = draw(self.weights_, n, generator)
         noise = torch.randn(
             n, self.means_.shape[1], generator=generator, dtype=self.means_.dtype, device=self.means_.device
@@ -171,7 +198,7 @@ class GaussianMixture(DensityEstimator):
         else:
             deviation = self.covariances_.sqrt()[component]
             noise = noise * (deviation if self.covariance_type == "diag" else deviation[:, None])
-        return self.means_[component] + noise
+        return self.means_[component] + noise, component
 
     def _parameters(self) -> int:
         """The number of free parameters."""

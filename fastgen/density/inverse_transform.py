@@ -114,7 +114,7 @@ class InverseTransform:
         """
         if self._pdfs is None:
             raise ValueError("pdf: made without it, and there is no density")
-        x, kind = as_points(X, features=len(self._cdfs))
+        x, kind = as_points(X, features=len(self._cdfs), owner=type(self).__name__)
         x = x.to(self._dtype)
         log_density = torch.zeros(len(x), dtype=self._dtype, device=x.device)
         for index, pdf in enumerate(self._pdfs):

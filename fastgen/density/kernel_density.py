@@ -37,8 +37,10 @@ class KernelDensity(DensityEstimator):
     point, where `adaptive`), and with `method="fft"` the `grid_` and its `grid_origin_`.
 
     Args:
-        bandwidth: in units of the data: a number, one for each feature [d], or a matrix H [d, d] in squared units. Or a
-            rule, for points brought to unit variance:
+        bandwidth: in units of the data: a number (scikit-learn's default is 1.0), one for each feature [d], or a matrix
+            H [d, d] in squared units. Or a rule, for points brought to unit variance, so that it follows the units of
+            the data. scikit-learn takes the numbers of "scott" and "silverman" in units of the data, whatever their
+            spread: `KernelDensity(n ** (-1 / (d + 4)))` is its `KernelDensity(bandwidth="scott")`.
 
             - "scott" `n^(-1/(d+4))`, "silverman" `(n (d+2) / 4)^(-1/(d+4))`, with `n = 1 / sum_i w_i^2`
             - "isj" (one dimension): Botev's, with no reference to a normal density

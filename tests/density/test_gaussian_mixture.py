@@ -108,6 +108,24 @@ def test_samples_have_the_moments(kind):
     np.testing.assert_allclose(samples.var(0), weights @ (variance + (means - mean) ** 2), rtol=0.03)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_samples_with_their_labels(kind):
+    """scikit-learn's pair (X, y): the points of `sample`, and the component of each."""
+    data = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 20])
+    model = GaussianMixture(2, covariance_type=kind, random_state=0).fit(data)
+    points, labels = model.sample_with_labels(200, random_state=1)
+    torch.testing.assert_close(points, model.sample(200, random_state=1), rtol=0, atol=0)
+    assert labels.dtype == torch.int64 and labels.shape == (200,) and 0 < labels.sum() < 200
+    torch.testing.assert_close(labels, torch.cdist(points, model.means_).argmin(1), rtol=0, atol=0)
+    points, labels = model.fit(data.numpy()).sample_with_labels(n_samples=3)
+    assert isinstance(points, np.ndarray) and points.shape == (3, 2)
+    assert isinstance(labels, np.ndarray) and labels.shape == (3,)
+    with pytest.raises(ValueError, match="n: expected a positive int"):
+        model.sample_with_labels(0)
+    with pytest.raises(ValueError, match="is not fitted yet"):
+        GaussianMixture().sample_with_labels()
+
+
 def test_samples_pass_a_kolmogorov_smirnov_test():
     model = GaussianMixture(2, random_state=0).fit(two_hills(500, 1))
     weights, means, variances = (np.asarray(v).ravel() for v in (model.weights_, model.means_, model.covariances_))

@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import KernelDensity as SklearnKernelDensity
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
 import fastgen.density
@@ -209,6 +210,21 @@ class TestConventions:
         assert model.score(half) == pytest.approx(model.score(half.float()), rel=1e-6)
 
 
+# Checks that are not met on purpose.
+NOT_MET = {
+    "check_do_not_raise_errors_in_init_or_set_params": "arguments out of range raise at once, where they are written",
+    "check_fit1d": "a vector [N] stands for [N, 1]",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@every
+def test_check_estimator(cls):
+    results = check_estimator(make(cls), expected_failed_checks=NOT_MET, on_skip=None)
+    assert {r["check_name"] for r in results if r["status"] == "xfail"} == NOT_MET.keys()
+    assert sum(r["status"] == "passed" for r in results) > 30
+
+
 def test_every_estimator_is_here():
     assert len(EVERY) >= 7 and NeuralCDF in EVERY
 
@@ -222,6 +238,18 @@ def test_scores_are_scikit_learns():
     assert ours.score(new) == pytest.approx(theirs.score(new)) and ours.bic(new) == pytest.approx(theirs.bic(new))
     with pytest.raises(ValueError, match="at least 1 point"):
         ours.score(new[:0])
+
+
+def test_rules_beside_scikit_learns():
+    """Theirs are in units of the data, ours follow its spread: the same for points of unit variance."""
+    data, new = two_hills(80, 2), two_hills(30, 2, seed=1)
+    for rule, bandwidth in (("scott", 80 ** (-1 / 6)), ("silverman", (80 * (2 + 2) / 4) ** (-1 / 6))):
+        theirs = SklearnKernelDensity(bandwidth=rule, rtol=0, atol=0).fit(data).score_samples(new)
+        np.testing.assert_allclose(KernelDensity(bandwidth).fit(data).score_samples(new), theirs, rtol=1e-9)
+        scale = data.std(0, ddof=1)
+        theirs = SklearnKernelDensity(bandwidth=rule, rtol=0, atol=0).fit(data / scale).score_samples(new / scale)
+        found = KernelDensity(rule).fit(data).score_samples(new)
+        np.testing.assert_allclose(found, theirs - np.log(scale).sum(), rtol=1e-9)
 
 
 def test_random_states_as_arguments():
