@@ -24,7 +24,7 @@ from fastgen.conformance.measure import relative_error
 from fastgen.gan import adversarial_loss, squared_gradient
 from fastgen.models.dcgan import DCGANDiscriminator
 from fastgen.models.stylegan2 import StyleDiscriminator
-from fastgen.ops._registry import explain
+from fastgen.ops.registry import explain
 
 LOSS = adversarial_loss("non_saturating")
 R1 = 10.0

@@ -22,9 +22,9 @@ from fastgen.bench.progress import say
 from fastgen.bench.results import Row
 from fastgen.bench.vae_peers import PlainVAE, PythaeVAE
 from fastgen.models.vae import VAE
-from fastgen.ops._philox import philox_normal
-from fastgen.ops._registry import explain
+from fastgen.ops.philox import philox_normal
 from fastgen.ops.reconstruction import bernoulli_log_prob
+from fastgen.ops.registry import explain
 from fastgen.ops.reparameterize import gaussian_reparameterize_kl
 
 # Relative, of the losses of each of so many steps.

@@ -24,7 +24,7 @@ from fastgen.bench.plot import plot
 from fastgen.bench.results import Row
 from fastgen.bench.table import table
 from fastgen.device import add_device, use_device
-from fastgen.ops._registry import BACKENDS, REGISTRY
+from fastgen.ops.registry import BACKENDS, REGISTRY
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 

@@ -28,7 +28,7 @@ from fastgen.models.ddpm import DDPM
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.score_sde import ScoreSDE
 from fastgen.models.unet import UNet
-from fastgen.ops._registry import explain
+from fastgen.ops.registry import explain
 from fastgen.train.recipes import DiffusionRecipe
 
 SIZES = {"channels": 32, "channel_multipliers": (1, 2), "layers": 2, "attention_levels": (1,), "groups": 8}

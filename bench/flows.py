@@ -28,7 +28,7 @@ from fastgen.conformance.measure import relative_error
 from fastgen.models import MAF, NeuralSplineFlow
 from fastgen.models.flow import Flow
 from fastgen.nn import Compose, MaskedAutoregressive
-from fastgen.ops._registry import Cost, explain
+from fastgen.ops.registry import Cost, explain
 
 # How far a peer with our weights may be from us in float64: further, and it computes something else.
 _SAME_NUMBERS = 1e-9

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from fastgen.bench.measure import Call, Timing, copies
-from fastgen.ops._registry import Cost
+from fastgen.ops.registry import Cost
 
 # FLOPs per byte from which a matrix product is timed beside the copy. Machines balance at ten to twenty; convolutions
 # are above, elementwise functions, whose FLOPs are no matrix product's, below.

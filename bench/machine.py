@@ -20,7 +20,7 @@ import torch
 
 import fastgen
 from fastgen.info import huge_pages
-from fastgen.ops._library import PACKAGE, cpu_capability
+from fastgen.ops.extensions import PACKAGE, cpu_capability
 
 MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",

@@ -17,7 +17,7 @@ from fastgen.bench.progress import say
 from fastgen.bench.results import Row
 from fastgen.conformance.calls import bind, copy_case, draw_output_gradients, forced, keywords, with_gradients
 from fastgen.conformance.measure import Judge, first_line
-from fastgen.ops._registry import BackendError, Op, Sample, explain
+from fastgen.ops.registry import BackendError, Op, Sample, explain
 
 # A baseline whose output is further than this from the reference computes something else; the worst that is common, a
 # mixture of logistics by differences of sigmoids, is at 1e-3.

@@ -17,7 +17,7 @@ from fastgen.bench.options import Options
 from fastgen.bench.results import Row
 from fastgen.conformance.calls import bind, draw_output_gradients, with_gradients
 from fastgen.conformance.measure import Judge
-from fastgen.ops._registry import REGISTRY, Op, Sample, explain
+from fastgen.ops.registry import REGISTRY, Op, Sample, explain
 
 
 def cases(options: Options) -> list[str]:

@@ -26,7 +26,7 @@ from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import ConvNet
 from fastgen.nn.coupling import AffineCoupling
 from fastgen.nn.linear import InvertibleConv1x1
-from fastgen.ops._registry import explain
+from fastgen.ops.registry import explain
 
 DEPTHS = (4, 16, 64)
 BATCH, CHANNELS, SIZE, HIDDEN = 8, 12, 16, 128

@@ -23,7 +23,7 @@ from fastgen.bench.progress import say
 from fastgen.bench.results import Row
 from fastgen.models import GatedPixelCNN
 from fastgen.models.autoregressive import AutoregressiveModel
-from fastgen.ops._registry import Cost
+from fastgen.ops.registry import Cost
 from fastgen.sampling import CachedSampler, uniform_noise
 from fastgen.sampling.reference import ReferenceSession
 from fastgen.sampling.session import Session, why_unavailable

@@ -21,7 +21,7 @@ from fastgen.bench.results import Row
 from fastgen.conformance.calls import forced
 from fastgen.conformance.measure import relative_error
 from fastgen.models.autoregressive import AutoregressiveModel
-from fastgen.ops._registry import explain
+from fastgen.ops.registry import explain
 
 
 def cases(options: Options) -> list[str]:

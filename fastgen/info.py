@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import fastgen
-from fastgen.ops._library import UNUSABLE, build_report, build_warning, cpu_capability, host_module
-from fastgen.ops._registry import REGISTRY, Op, explain, use_backend
+from fastgen.ops.extensions import UNUSABLE, build_report, build_warning, cpu_capability, host_module
+from fastgen.ops.registry import REGISTRY, Op, explain, use_backend
 
 READY = "ready"
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fastgen import info
-from fastgen.ops import _library
-from fastgen.ops._registry import REGISTRY
+from fastgen.ops import extensions
+from fastgen.ops.registry import REGISTRY
 
 
 def test_every_op_and_backend_with_state_and_reason(capsys):
@@ -36,8 +36,8 @@ def test_json_has_the_same_states(capsys):
 
 def test_a_ready_backend_really_ran_and_a_broken_one_says_so(monkeypatch):
     op = REGISTRY["gated_activation"]
-    if _library.UNUSABLE["cpp"]:
-        pytest.skip(f"no CPU kernels here: {_library.UNUSABLE['cpp']}")
+    if extensions.UNUSABLE["cpp"]:
+        pytest.skip(f"no CPU kernels here: {extensions.UNUSABLE['cpp']}")
     assert info.backends(op, "cpu")["cpp"] == "ready"
 
     def broken(*args):
@@ -48,7 +48,7 @@ def test_a_ready_backend_really_ran_and_a_broken_one_says_so(monkeypatch):
 
 
 def test_an_unusable_library_gives_its_reason(monkeypatch):
-    monkeypatch.setitem(_library.UNUSABLE, "cpp", "_C.so was not built: no compiler")
+    monkeypatch.setitem(extensions.UNUSABLE, "cpp", "_C.so was not built: no compiler")
     assert info.backends(REGISTRY["gated_activation"], "cpu")["cpp"] == "_C.so was not built: no compiler"
 
 

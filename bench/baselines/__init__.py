@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable
 
-from fastgen.ops._registry import REGISTRY, Op
+from fastgen.ops.registry import REGISTRY, Op
 
 
 def find(op: Op) -> dict[str, Callable]:

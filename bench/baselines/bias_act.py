@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgen.ops._bias_act_arguments import ACTIVATIONS
+from fastgen.ops.bias_act import ACTIVATIONS
 
 
 def eager(

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
-from fastgen.ops._masked_autoregressive_elements import Affine, RationalQuadratic
-from fastgen.ops._masked_autoregressive_order import DegreeOrder
+from fastgen.ops.masked_autoregressive import ACTIVATIONS, Affine, DegreeOrder, RationalQuadratic
 
 Element = Affine | RationalQuadratic
 

@@ -7,7 +7,7 @@
 
 namespace fastgen {
 
-// In the order of KERNELS in fastgen/ops/_kde_kernels.py.
+// In the order of KERNELS in fastgen/ops/kde/kernels.py.
 enum KdeKernel : int64_t { kGaussian, kEpanechnikov, kExponential, kTophat, kLinear, kCosine, kKdeKernels };
 
 // Queries or points. A pair's term is its kernel times both factors and, for the exponential kernel, times two to the

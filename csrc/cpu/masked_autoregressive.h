@@ -13,10 +13,10 @@ constexpr int64_t kTileBytes = 256;
 // Rows of packed weights are padded to this many numbers.
 constexpr int64_t kRowAlignment = 16;
 
-// In the order of ACTIVATIONS in fastgen/ops/_masked_autoregressive_activations.py.
+// In the order of ACTIVATIONS in fastgen/ops/masked_autoregressive/activations.py.
 enum class Activation { kRelu, kLeakyRelu, kElu, kTanh, kSigmoid, kSilu, kGelu, kSoftplus, kCount };
 
-// In the order of SCALE_MAPS in fastgen/ops/_masked_autoregressive_elements.py.
+// In the order of SCALE_MAPS in fastgen/ops/masked_autoregressive/elements.py.
 enum class ElementScale { kExp, kTanh, kSigmoid, kSoftplus, kSoftclip, kCount };
 
 struct MaskedNetwork {

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.ops._registry import Sample, use_backend
+from fastgen.ops.registry import Sample, use_backend
 
 Call = Callable[[], Any]
 

@@ -141,8 +141,8 @@ def units(ops: str, backends: str) -> list[tuple[str, str]]:
     Raises:
         ValueError: an op or a backend that there is not.
     """
-    from fastgen.ops._library import UNUSABLE
-    from fastgen.ops._registry import BACKENDS, REGISTRY
+    from fastgen.ops.extensions import UNUSABLE
+    from fastgen.ops.registry import BACKENDS, REGISTRY
 
     names = list(REGISTRY) if ops == "all" else ops.split(",")
     for name in names:
@@ -235,7 +235,7 @@ def show(options: argparse.Namespace) -> int:
     """One call, and what came of it."""
     from fastgen.conformance.shrink import as_code
     from fastgen.conformance.trial import draw_trial, kernels_of, run_trial
-    from fastgen.ops._registry import REGISTRY
+    from fastgen.ops.registry import REGISTRY
 
     wrong = False
     for name, backend in units(options.op, options.backend):

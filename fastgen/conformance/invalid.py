@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._registry import Sample
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.registry import Sample
 
 
 def spoilt(case: Sample, drawing: Drawing) -> Sample:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 
 import fastgen
-from fastgen.ops._library import UNUSABLE, use_cpu_capability
-from fastgen.ops._registry import REGISTRY, BackendError, Op, Sample
+from fastgen.ops.extensions import UNUSABLE, use_cpu_capability
+from fastgen.ops.registry import REGISTRY, BackendError, Op, Sample
 
 EVERY_OP = list(REGISTRY.values())
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fastgen.conformance.calls import as_tuple, bind, copy_case, wanted
-from fastgen.ops._registry import Op, Sample
+from fastgen.ops.registry import Op, Sample
 
 # How often inputs are moved: an element beside a knot, which decides a norm, changes its bin in half of the draws.
 _NUDGES = 8

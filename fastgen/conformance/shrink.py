@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgen.conformance.guard import storage_length
 from fastgen.conformance.trial import Trial
-from fastgen.ops._registry import Sample
+from fastgen.ops.registry import Sample
 
 _SECONDS = 20.0
 # More numbers than this are not printed: the campaign draws them again.

@@ -15,8 +15,8 @@ from fastgen.conformance.invalid import spoilt
 from fastgen.conformance.kernels import best_capability, running_on
 from fastgen.conformance.measure import Judge, first_line
 from fastgen.conformance.variations import varied
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._registry import BackendError, Op, Sample
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.registry import BackendError, Op, Sample
 
 _PASSES = {0: ("forward",), 1: ("forward", "forward_backward", "forward_backward", "double_backward")}
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._registry import Op, Sample
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.registry import Op, Sample
 
 
 def varied(op: Op, drawing: Drawing) -> Sample:

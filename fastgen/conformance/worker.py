@@ -22,7 +22,7 @@ import torch
 from fastgen.conformance.kernels import round_to_bfloat16_as_hardware_does
 from fastgen.conformance.shrink import as_code, shrunk
 from fastgen.conformance.trial import Outcome, Trial, draw_trial, kernels_of, run_trial
-from fastgen.ops._registry import REGISTRY, Op
+from fastgen.ops.registry import REGISTRY, Op
 
 _CONTEXT = multiprocessing.get_context("fork")
 

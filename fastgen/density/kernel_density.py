@@ -18,8 +18,8 @@ from fastgen.density.debias import DEBIAS, laplace_factor, step_along_score
 from fastgen.density.estimator import DensityEstimator
 from fastgen.density.kernels import noise
 from fastgen.nn.arguments import is_int
-from fastgen.ops._kde_kernels import KERNELS
 from fastgen.ops.kde import kde_log_density, kde_score
+from fastgen.ops.kde.kernels import KERNELS
 from fastgen.ops.knn import knn
 
 COVARIANCE_TYPES = ("diag", "full")

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from fastgen.ops._kde_kernels import cosine_moment
+from fastgen.ops.kde.kernels import cosine_moment
 
 
 def deviation(kernel: str, d: int) -> float:

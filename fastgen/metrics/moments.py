@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgen.metrics.arguments import whole_number
 from fastgen.nn.full_precision import full_precision
-from fastgen.ops._moments_sums import about_mean, add_chunk_, check_finite, mean_of_rows, rows_of_chunk
+from fastgen.ops.moments import about_mean, add_chunk_, check_finite, mean_of_rows, rows_of_chunk
 
 
 class Moments:

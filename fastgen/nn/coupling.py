@@ -12,9 +12,8 @@ from fastgen.nn.arguments import features_of, plain_numbers, positive, rows_of, 
 from fastgen.nn.elementwise_spline import RationalQuadraticCDF
 from fastgen.nn.frozen import Kept
 from fastgen.nn.spline_box import Box
-from fastgen.ops._spline_arguments import DERIVATIVES, check_settings
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling
-from fastgen.ops.spline import rational_quadratic_coupling
+from fastgen.ops.spline import DERIVATIVES, check_settings, rational_quadratic_coupling
 
 Mask = Tensor | Sequence[float]
 MakeConditioner = Callable[[int, int], nn.Module]

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from fastgen.nn.arguments import plain_numbers, positive
 from fastgen.nn.spline_box import Box
-from fastgen.ops._spline_arguments import DERIVATIVES, check_settings
-from fastgen.ops.spline import rational_quadratic_spline
+from fastgen.ops.spline import DERIVATIVES, check_settings, rational_quadratic_spline
 
 
 class RationalQuadraticCDF(nn.Module):

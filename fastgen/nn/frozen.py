@@ -30,7 +30,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor as _is_wrapped
 from torch._C._functorch import maybe_current_level as _functorch_level
 from torch.autograd import forward_ad as _forward_ad
 
-from fastgen.ops._library import UNUSABLE
+from fastgen.ops.extensions import UNUSABLE
 
 __all__ = ["Copies", "Freezable", "Kept", "KeptOfModules", "Originals", "Structure", "are_plain", "freeze", "unfreeze"]
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from fastgen.nn.frozen import KeptOfModules, Originals, Structure, are_plain
 from fastgen.nn.fused_program import fused_flow_refusal, program_of
-from fastgen.ops._registry import BACKENDS, is_forced
 from fastgen.ops.coupling_flow import COUPLING_FLOW
+from fastgen.ops.registry import BACKENDS, is_forced
 
 __all__ = ["FusedFlow", "fused_flow_refusal"]
 

@@ -15,7 +15,7 @@ from fastgen.nn.conditioner import MLP, ResidualBlock, ResidualNet
 from fastgen.nn.coupling import AdditiveCoupling, AffineCoupling, FeatureCoupling, RationalQuadraticCoupling
 from fastgen.nn.linear import LULinear
 from fastgen.nn.permutation import Permutation, RandomPermutation, ReversePermutation
-from fastgen.ops._coupling_flow_program import (
+from fastgen.ops.coupling_flow.program import (
     ACTIVATIONS,
     Affine,
     Dense,
@@ -25,7 +25,7 @@ from fastgen.ops._coupling_flow_program import (
     mlp_layers,
     residual_layers,
 )
-from fastgen.ops._library import UNUSABLE
+from fastgen.ops.extensions import UNUSABLE
 
 _COUPLINGS = (AffineCoupling, AdditiveCoupling, RationalQuadraticCoupling)
 _PERMUTATIONS = (Permutation, ReversePermutation, RandomPermutation)

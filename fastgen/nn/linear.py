@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from fastgen.nn.arguments import features_of, plain_numbers, positive
 from fastgen.nn.frozen import Freezable
 from fastgen.nn.logabsdet import constant_logabsdet
-from fastgen.ops._triangular import solve_triangular
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
     invertible_conv1x1_factors,
     invertible_conv1x1_weight,
     multiply_channels,
 )
+from fastgen.ops.linalg import solve_triangular
 
 
 class InvertibleMatrix(Freezable):

@@ -14,11 +14,15 @@ from fastgen.nn.arguments import context_of, features_of, plain_numbers
 from fastgen.nn.frozen import Freezable, Kept
 from fastgen.nn.made import MADE, MaskedMLP
 from fastgen.nn.spline_box import Box
-from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS
-from fastgen.ops._masked_autoregressive_elements import Affine, RationalQuadratic
-from fastgen.ops._masked_autoregressive_order import DegreeOrder, degree_order
 from fastgen.ops.affine_coupling import affine_coupling
-from fastgen.ops.masked_autoregressive import masked_autoregressive_inverse
+from fastgen.ops.masked_autoregressive import (
+    ACTIVATIONS,
+    Affine,
+    DegreeOrder,
+    RationalQuadratic,
+    masked_autoregressive_inverse,
+)
+from fastgen.ops.masked_autoregressive.order import degree_order
 from fastgen.ops.spline import rational_quadratic_coupling
 
 # Activations that the one-pass inverse knows, besides those of torch.nn.functional: as functions and as modules.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastgen.ops._spline_arguments import DERIVATIVES
+from fastgen.ops.spline import DERIVATIVES
 
 
 @dataclass(frozen=True)

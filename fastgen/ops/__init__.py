@@ -3,7 +3,6 @@
 Every family is one file, `fastgen/ops/<family>.py`; each op `f` has `f_reference`, the specification.
 """
 
-from fastgen.ops._registry import BackendError, explain, use_backend
 from fastgen.ops.actnorm import actnorm, actnorm_reference, actnorm_statistics
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling, affine_coupling_reference
 from fastgen.ops.bias_act import bias_act, bias_act_reference
@@ -76,6 +75,7 @@ from fastgen.ops.reconstruction import (
     gaussian_log_prob,
     gaussian_log_prob_reference,
 )
+from fastgen.ops.registry import BackendError, explain, use_backend
 from fastgen.ops.reparameterize import gaussian_reparameterize_kl, gaussian_reparameterize_kl_reference
 from fastgen.ops.spline import (
     rational_quadratic_coupling,

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastgen.ops._registry import (
+from fastgen.ops.registry import (
     Cost,
     Op,
     Sample,

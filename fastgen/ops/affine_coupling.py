@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from fastgen.ops._registry import Cost, Op, Sample, Tolerance, differentiates_again, fresh, needs_gradient
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance, differentiates_again, fresh, needs_gradient
 
 SCALE_MAPS = ("exp", "tanh", "sigmoid")
 # exp of the bound is a normal number with room to spare.

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._registry import (
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.registry import (
     Cost,
     Op,
     Sample,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.ops._diffusion_arguments import PREDICTION_TYPES
+from fastgen.ops.diffusion.arguments import PREDICTION_TYPES
 
 WEIGHTS = ("min_snr", "p2")
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgen.ops._discretized_logistic import MIN_LOG_SCALE, check_levels, log_bin_probability
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._philox import philox_uniform
-from fastgen.ops._registry import (
+from fastgen.ops.discretized_logistic import MIN_LOG_SCALE, check_levels, log_bin_probability
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.philox import philox_uniform
+from fastgen.ops.registry import (
     Cost,
     Op,
     Sample,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._registry import (
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.registry import (
     Cost,
     Op,
     Sample,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._registry import (
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.registry import (
     Cost,
     Op,
     Sample,

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._kde_arguments import is_visible
-from fastgen.ops._registry import Cost, Op, Sample, Tolerance
-from fastgen.ops._triangular import solve_triangular
+from fastgen.ops.checks import is_visible
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.linalg import solve_triangular
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance
 
 
 def invertible_conv1x1(

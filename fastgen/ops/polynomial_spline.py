@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, pad, softplus
 
-from fastgen.ops._drawing import Drawing
-from fastgen.ops._registry import (
+from fastgen.ops.drawing import Drawing
+from fastgen.ops.registry import (
     Cost,
     Op,
     Sample,
@@ -22,7 +22,7 @@ from fastgen.ops._registry import (
     needs_gradient,
     reference_gradient,
 )
-from fastgen.ops._spline_arguments import check_domain, common_dtype
+from fastgen.ops.spline.arguments import check_domain, common_dtype
 
 # What a density at a knot is at least, before all are scaled to an integral of one.
 MIN_DENSITY = 1e-3

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastgen.ops import _reparameterize_cases as cases
-from fastgen.ops._philox import philox_normal
-from fastgen.ops._registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
-from fastgen.ops._seed import checked_seed
+from fastgen.ops.checks import checked_seed
+from fastgen.ops.philox import philox_normal
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance, differentiates_again, needs_gradient, reference_gradient
 
 # exp(80) is 6e34: the divergence of six thousand such numbers is still finite in float32.
 MAX_LOGVAR = 80.0
+
+_SEED, _OFFSET = 2**40 + 7, 2**33 + 1
+
+# Of drawing one normal number, and of what is done with it.
+_FLOPS_OF_A_NORMAL, _FLOPS = 60, 25
 
 
 def gaussian_reparameterize_kl(
@@ -25,7 +30,7 @@ def gaussian_reparameterize_kl(
         kl_i = 1/2 sum_j (mu_ij^2 + exp(logvar_ij) - 1 - logvar_ij)
 
     The noise is drawn in the kernel by Philox and Box-Muller: its bits depend on (seed, offset) and an element's place
-    alone, and are the same on every backend (`fastgen.ops._philox.philox_normal` is the specification). The gradient
+    alone, and are the same on every backend (`fastgen.ops.philox.philox_normal` is the specification). The gradient
     draws it again: nothing is saved but the inputs and the seed.
 
     A log-variance above 80 counts as 80 and has no gradient, so that whatever finite number a network gives, the
@@ -119,6 +124,47 @@ class _ReparameterizeKL(torch.autograd.Function):
         return *grads, None, None, None, None
 
 
+def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    def sample(name: str, mu: Tensor, logvar: Tensor, **kwargs: object) -> Sample:
+        return Sample(
+            name, (mu.to(device, dtype), logvar.to(device, dtype)), {"seed": _SEED, "offset": _OFFSET, **kwargs}
+        )
+
+    def two(*shape: int) -> tuple[Tensor, Tensor]:
+        return tuple(torch.randn(2, *shape, dtype=torch.float64).unbind())
+
+    yield sample("vectors", *two(5, 20))
+    yield sample("whole blocks of noise", *two(3, 128))
+    yield sample("images", *two(2, 3, 5, 7))
+    yield sample("one element", *two(1, 1))
+    yield sample("a number each", *two(7))
+    yield sample("more than a piece", *two(2, 3001))
+    yield sample("many short rows", *two(300, 7))
+    yield sample("empty batch", *two(0, 4))
+    yield sample("no latents", *two(3, 0))
+    yield sample("transposed", *(t.transpose(0, 2) for t in two(4, 6, 3)))
+    yield sample("expanded", *(t.expand(4, 33) for t in two(1, 33)))
+    yield sample("seed of the device", *two(3, 9), seed=torch.tensor([_SEED], device=device), offset=0)
+    mu, logvar = two(4, 65)
+    yield sample("collapsed posterior", mu * 1e-3, logvar * 1e-3)
+    yield sample("certain posterior, extreme", mu, logvar - 90)
+    yield sample(
+        "overflowing, extreme", mu, logvar + torch.tensor([79.0, 100.0, 1000.0, 0.0], dtype=torch.float64)[:, None]
+    )
+
+
+def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    for shape in ((4096, 256), (256, 64), (16, 4, 64, 64)):
+        mu, logvar = (0.5 * torch.randn(2, *shape, device=device)).to(dtype).unbind()
+        yield Sample("x".join(map(str, shape)), (mu, logvar), {"seed": 1})
+
+
+def _cost(pass_: str, mu: Tensor, logvar: Tensor, **kwargs: object) -> Cost:
+    # Forward reads both and writes z; backward reads both and the gradient of z, and writes two gradients.
+    tensors, draws = (8, 2) if pass_ == "forward_backward" else (3, 1)
+    return Cost(tensors * mu.numel() * mu.element_size(), flops=draws * (_FLOPS_OF_A_NORMAL + _FLOPS) * mu.numel() + 1)
+
+
 def _fake(mu: Tensor, logvar: Tensor, seed: int, seed_tensor: Tensor | None, offset: int) -> tuple[Tensor, Tensor]:
     kl = mu.new_empty(mu.shape[0], dtype=torch.promote_types(mu.dtype, torch.float32))
     return mu.new_empty(mu.shape), kl
@@ -149,14 +195,14 @@ GAUSSIAN_REPARAMETERIZE_KL = Op(
         "triton": (torch.float32, torch.float16, torch.bfloat16),
         "cpp": (torch.float32, torch.float64, torch.bfloat16),
     },
-    samples=cases.samples,
-    cases=cases.cases,
+    samples=_samples,
+    cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),
         torch.float32: Tolerance(2, 1e-7),
         torch.bfloat16: Tolerance(1, 1e-4),
         torch.float16: Tolerance(1, 1e-5),
     },
-    cost=cases.cost,
+    cost=_cost,
     random=True,
 )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.ops._library import cpu_capability, host_module
+from fastgen.ops.extensions import cpu_capability, host_module
 from fastgen.sampling.draw import Categorical, Draw, LogisticMixture
 from fastgen.sampling.program import Node, Program, View
 from fastgen.sampling.reference import check_run

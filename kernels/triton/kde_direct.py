@@ -15,7 +15,7 @@ from fastgen._triton.kde_rows import load_rows, problem_and_rows, store_rows, wi
 
 BLOCK = 32
 LOG2_E = tl.constexpr(math.log2(math.e))
-# In the order of KERNELS in fastgen/ops/_kde_kernels.py.
+# In the order of KERNELS in fastgen/ops/kde/kernels.py.
 EPANECHNIKOV, EXPONENTIAL, TOPHAT, LINEAR = (tl.constexpr(i) for i in range(1, 5))
 # The squared distance of a pair that does not count: outside of every compact kernel, and its root finite.
 AWAY = tl.constexpr(1e30)

@@ -42,7 +42,7 @@ def softplus(x):
 
 @triton.jit
 def activate(x, ACTIVATION: tl.constexpr):
-    """In the order of ACTIVATIONS in fastgen/ops/_masked_autoregressive_activations.py."""
+    """In the order of ACTIVATIONS in fastgen/ops/masked_autoregressive/activations.py."""
     if ACTIVATION == 0:
         return tl.where(x < 0, 0.0, x)
     elif ACTIVATION == 1:
@@ -63,7 +63,7 @@ def activate(x, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def log_scale(raw, bound, min_scale, SCALE: tl.constexpr):
-    """In the order of SCALE_MAPS in fastgen/ops/_masked_autoregressive_elements.py."""
+    """In the order of SCALE_MAPS in fastgen/ops/masked_autoregressive/elements.py."""
     if SCALE == 0:
         return raw
     elif SCALE == 1:

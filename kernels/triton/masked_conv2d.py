@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgen.ops._library import triton_interprets
+from fastgen.ops.extensions import triton_interprets
 
 BLOCKS = {"BLOCK_POSITIONS": 64, "BLOCK_OUT": 32, "BLOCK_IN": 32}
 GRADIENT_BLOCKS = {"BLOCK_POSITIONS": 32, "BLOCK_OUT": 32, "BLOCK_IN": 32}

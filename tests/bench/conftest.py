@@ -10,7 +10,7 @@ import torch
 
 from fastgen.bench import cli, machine
 from fastgen.bench.options import Options
-from fastgen.ops._registry import REGISTRY, Cost, Op, Sample, Tolerance
+from fastgen.ops.registry import REGISTRY, Cost, Op, Sample, Tolerance
 
 
 @pytest.fixture(autouse=True)

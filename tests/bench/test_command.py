@@ -11,7 +11,7 @@ import pytest
 
 from fastgen.bench import machine
 from fastgen.bench.suites import SUITES
-from fastgen.ops._registry import REGISTRY
+from fastgen.ops.registry import REGISTRY
 
 
 def test_a_run_restarts_itself_with_its_memory_settings(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgen.conformance.calls import draw_output_gradients, with_gradients
 from fastgen.conformance.measure import Judge
-from fastgen.ops._registry import Sample
+from fastgen.ops.registry import Sample
 
 
 def test_a_wrong_op_prints_no_speed_and_exits_1(make_op, bench, tmp_path):

@@ -11,7 +11,7 @@ from fastgen.bench import baselines, machine, measure
 from fastgen.bench.limits import limit, limit_methods
 from fastgen.bench.measure import Timing, interleave, peak_bytes
 from fastgen.conformance.calls import bind, copy_case, draw_output_gradients, with_gradients
-from fastgen.ops._registry import Cost, Sample
+from fastgen.ops.registry import Cost, Sample
 
 
 def test_methods_are_interleaved_and_ranked():
@@ -151,7 +151,7 @@ def test_baselines_belong_to_the_op_they_are_named_after(make_op, monkeypatch, t
 
 
 def machine_reference(name: str):
-    from fastgen.ops._registry import REGISTRY
+    from fastgen.ops.registry import REGISTRY
 
     return REGISTRY[name].reference
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastgen.density import Gaussian, GaussianMixture, Histogram, KernelDensity, KNNDensity, NeuralCDF, OrthogonalSeries
-from fastgen.ops._kde_kernels import KERNELS
+from fastgen.ops.kde.kernels import KERNELS
 
 ESTIMATORS = {
     "gaussian": Gaussian,

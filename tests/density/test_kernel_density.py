@@ -8,7 +8,7 @@ from sklearn.neighbors import KernelDensity as Sklearn
 
 from fastgen.density import KernelDensity, pairs
 from fastgen.density.kernels import deviation, noise
-from fastgen.ops._kde_kernels import KERNELS
+from fastgen.ops.kde.kernels import KERNELS
 from tests.density.estimator_cases import two_hills
 
 

@@ -9,7 +9,7 @@ from fastgen.models import DDPM, EDM, MODELS, DiffusionProbabilisticModel, FlowM
 from fastgen.models.adaptive_ode import StepsExhausted, _weights, integrate
 from fastgen.models.probability_flow import _draw_probes, _with_trace
 from fastgen.models.sde import SDES
-from fastgen.ops._philox import philox_normal
+from fastgen.ops.philox import philox_normal
 from tests.models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, knowing, make
 
 every = pytest.mark.parametrize("family", FAMILIES)

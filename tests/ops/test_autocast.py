@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fastgen import conformance as c
-from fastgen.ops._library import UNUSABLE
-from fastgen.ops._registry import Op
+from fastgen.ops.extensions import UNUSABLE
+from fastgen.ops.registry import Op
 
 # Convolutions and matrix products of layers, of which autocast decides as of F.conv2d and F.linear.
 LAYERS = {"causal_conv1d", "invertible_conv1x1", "masked_conv2d", "modulated_conv2d"}

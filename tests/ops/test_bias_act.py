@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops._library import UNUSABLE
 from fastgen.ops.bias_act import bias_act, bias_act_reference
+from fastgen.ops.extensions import UNUSABLE
 
 PLAIN = {
     "linear": lambda x: x,

@@ -6,7 +6,7 @@ from torch import zeros
 
 import fastgen
 from fastgen.ops import causal_conv1d, causal_conv1d_step
-from fastgen.ops._library import UNUSABLE
+from fastgen.ops.extensions import UNUSABLE
 
 BACKENDS = ["reference"] + ["cpp"] * (not UNUSABLE["cpp"])
 

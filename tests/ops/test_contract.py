@@ -8,7 +8,7 @@ from torch import Tensor
 
 import fastgen
 from fastgen import conformance as c
-from fastgen.ops._registry import REGISTRY, BackendError, Op, Sample
+from fastgen.ops.registry import REGISTRY, BackendError, Op, Sample
 
 VARIANTS = c.variants("cpu")
 COMPILED = [(op, v) for op, v in VARIANTS if v.partition("/")[0] in op.call]

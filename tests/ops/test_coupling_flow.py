@@ -5,8 +5,8 @@ import torch
 
 import fastgen
 from fastgen import conformance as c
-from fastgen.ops import _coupling_flow_program as fp
 from fastgen.ops.coupling_flow import _random_flow, coupling_flow, coupling_flow_reference
+from fastgen.ops.coupling_flow import program as fp
 
 SPLINE = fp.Spline(8, "linear", 3.0, 1e-3, 1e-3, 1e-3)
 SMALL = fp.Spline(3, "linear", 2.0, 1e-2, 1e-2, 1e-2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgen import conformance as c
-from fastgen.ops._registry import REGISTRY, Op, Sample
+from fastgen.ops.registry import REGISTRY, Op, Sample
 
 # exp(-95) is denormal in float32, exp(-20) is not.
 USUAL, DENORMAL = -20.0, -95.0

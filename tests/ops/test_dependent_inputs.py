@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen import conformance as c
-from fastgen.ops._registry import Op, Sample
+from fastgen.ops.registry import Op, Sample
 
 DIFFERENTIABLE = [op for op in c.EVERY_OP if op.grad_order]
 VARIANTS = [(op, v) for op, v in c.variants("cpu") if op.grad_order] + [(op, "reference") for op in DIFFERENTIABLE]

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fastgen import conformance as c
 from fastgen.ops import diffusion_update, q_sample
-from fastgen.ops._diffusion_cases import ddpm_coefficients, linear_alphas_cumprod
-from fastgen.ops._library import UNUSABLE
-from fastgen.ops._philox import philox_normal
-from fastgen.ops._registry import use_backend
+from fastgen.ops.diffusion.cases import ddpm_coefficients, linear_alphas_cumprod
+from fastgen.ops.extensions import UNUSABLE
+from fastgen.ops.philox import philox_normal
+from fastgen.ops.registry import use_backend
 
 ALPHAS = linear_alphas_cumprod()
 NOISE_ALONE = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)

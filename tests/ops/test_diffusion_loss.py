@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastgen.ops import diffusion_loss, diffusion_loss_weight, q_sample
-from fastgen.ops._diffusion_cases import linear_alphas_cumprod
+from fastgen.ops.diffusion.cases import linear_alphas_cumprod
 
 ALPHAS = linear_alphas_cumprod()
 

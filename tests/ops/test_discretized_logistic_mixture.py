@@ -17,8 +17,8 @@ from fastgen.ops import (
     discretized_logistic_mixture_sample,
     discretized_logistic_mixture_sample_reference,
 )
-from fastgen.ops._library import use_cpu_capability
-from fastgen.ops._philox import philox
+from fastgen.ops.extensions import use_cpu_capability
+from fastgen.ops.philox import philox
 
 CAPABILITIES = ["AVX2", "AVX512"] if best_capability() == "AVX512" else ["AVX2"]
 
@@ -224,7 +224,7 @@ def test_every_backend_draws_the_same(variant: str, channels: int):
 
 def test_draws_are_the_sampler_s():
     """The sampler draws the same levels from the same uniform numbers."""
-    from fastgen.ops._philox import philox_uniform
+    from fastgen.ops.philox import philox_uniform
     from fastgen.sampling.draw import LogisticMixture
 
     parameters = network_output(3, 5, 400)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgen import conformance as c
 from fastgen.ops import kde_log_density, kde_log_density_reference
-from fastgen.ops._registry import REGISTRY, Op, Sample
+from fastgen.ops.registry import REGISTRY, Op, Sample
 
 FAR = 1e5
 

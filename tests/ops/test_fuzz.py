@@ -17,7 +17,7 @@ from torch import Tensor
 from fastgen.conformance import fuzz
 from fastgen.conformance.guard import Guarded
 from fastgen.conformance.trial import draw_trial
-from fastgen.ops._registry import REGISTRY, Cost, Op, Sample, Tolerance
+from fastgen.ops.registry import REGISTRY, Cost, Op, Sample, Tolerance
 
 OPS = list(REGISTRY)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastgen import conformance as c
-from fastgen.ops._registry import Op, Sample
+from fastgen.ops.registry import Op, Sample
 
 pytestmark = pytest.mark.gpu
 VARIANTS = c.variants("cuda")

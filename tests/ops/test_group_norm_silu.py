@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import group_norm, silu
 
 from fastgen import conformance as c
-from fastgen.ops._library import UNUSABLE
+from fastgen.ops.extensions import UNUSABLE
 from fastgen.ops.group_norm_silu import group_norm_silu, group_norm_silu_reference
 
 

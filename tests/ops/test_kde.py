@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 import fastgen
-from fastgen.ops import _kde_cases
-from fastgen.ops._kde_chains import CLOSE, chains_of
-from fastgen.ops._kde_kernels import KERNELS
-from fastgen.ops._library import use_cpu_capability
-from fastgen.ops.kde import kde_log_densities, kde_log_density, kde_log_density_reference, kde_score
+from fastgen.ops.extensions import use_cpu_capability
+from fastgen.ops.kde import cases, kde_log_densities, kde_log_density, kde_log_density_reference, kde_score
+from fastgen.ops.kde.chains import CLOSE, chains_of
+from fastgen.ops.kde.kernels import KERNELS
 
 CAPABILITIES = ["AVX2"] + ["AVX512"] * (torch.backends.cpu.get_cpu_capability() == "AVX512")
 
@@ -258,7 +257,7 @@ def test_large_references_go_in_chunks(monkeypatch):
     queries, points = randn(40, 3).requires_grad_(), randn(30, 3).requires_grad_()
     args, expected = (queries, points, 0.5), []
     for chunk in (2**24, 1000):
-        monkeypatch.setattr("fastgen.ops._kde_reference.CHUNK", chunk)
+        monkeypatch.setattr("fastgen.ops.kde.reference.CHUNK", chunk)
         found = kde_log_density_reference(*args)
         expected.append((found, *torch.autograd.grad(found.square().sum(), (queries, points))))
         points_only = kde_log_density_reference(points, points, 0.5, leave_one_out=True)
@@ -325,7 +324,7 @@ def test_queries_of_float32_are_exact_enough():
     generator = torch.Generator().manual_seed(1)
     for d in (2, 8, 64):
         n = 3000
-        queries, points = (_kde_cases.draw(rows, d, generator) for rows in (500, n))
+        queries, points = (cases.draw(rows, d, generator) for rows in (500, n))
         h = n ** (-1 / (d + 4))
         truth = kde_log_density_reference(queries.double(), points.double(), h)
         assert (kde_log_density(queries, points, h).double() - truth).abs().max() <= 5e-5

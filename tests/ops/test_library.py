@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from fastgen import info
-from fastgen.ops import _library
-from fastgen.ops._library import PACKAGE, UNUSABLE, build_report, build_warning, library_damage
+from fastgen.ops import extensions
+from fastgen.ops.extensions import PACKAGE, UNUSABLE, build_report, build_warning, library_damage
 
 built = pytest.mark.skipif(not (PACKAGE / "_C.so").exists(), reason="no CPU kernels here")
 LIBRARY = (PACKAGE / "_C.so").read_bytes() if (PACKAGE / "_C.so").exists() else b""
@@ -24,7 +24,7 @@ LIBRARY = (PACKAGE / "_C.so").read_bytes() if (PACKAGE / "_C.so").exists() else 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Path:
     """A folder in the package's place."""
-    monkeypatch.setattr(_library, "PACKAGE", tmp_path)
+    monkeypatch.setattr(extensions, "PACKAGE", tmp_path)
     return tmp_path
 
 
@@ -36,7 +36,7 @@ def test_a_report_that_is_damaged(package, content):
     assert build_report() == {}
     assert build_warning().startswith("_build.json") and build_warning().endswith(": build again")
     assert f"\n  {build_warning()}\n" in info.text(info.report())
-    assert _library._load("_C.so") == "_C.so was not built: the package was installed without it"
+    assert extensions._load("_C.so") == "_C.so was not built: the package was installed without it"
 
 
 def test_a_report_that_nobody_may_read(package):
@@ -49,7 +49,7 @@ def test_a_build_for_another_torch(package):
     warning = f"built for torch 2.11.0+cpu, this is {torch.__version__}: build again"
     assert build_warning() == warning and f"\n  {warning}\n" in info.text(info.report())
     (package / "_C.so").write_bytes(b"nothing of the kind")
-    assert _library._load("_C.so").endswith(f"({warning})")
+    assert extensions._load("_C.so").endswith(f"({warning})")
     # The same one for another device loads the same kernels.
     (package / "_build.json").write_text(json.dumps({"torch": torch.__version__.split("+")[0] + "+cu999"}))
     assert build_warning() == ""
@@ -61,8 +61,8 @@ def test_the_loaders_reason_is_kept(package, monkeypatch):
 
     (package / "_C.so").write_bytes(LIBRARY)
     monkeypatch.setattr(torch.ops, "load_library", load_library)
-    assert _library._load("_C.so").startswith("_C.so does not load: ")
-    assert "undefined symbol: aoti_torch_new" in _library._load("_C.so")
+    assert extensions._load("_C.so").startswith("_C.so does not load: ")
+    assert "undefined symbol: aoti_torch_new" in extensions._load("_C.so")
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -70,7 +70,7 @@ def test_an_undefined_symbol(package):
     source = package / "broken.c"
     source.write_text("extern int missing_in_torch; int *there(void) { return &missing_in_torch; }\n")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", package / "_C.so", source], check=True)
-    assert "undefined symbol: missing_in_torch" in _library._load("_C.so")
+    assert "undefined symbol: missing_in_torch" in extensions._load("_C.so")
 
 
 @built
@@ -78,7 +78,7 @@ def test_an_undefined_symbol(package):
 def test_a_library_that_is_cut_short(package, share):
     """To open it would end the process."""
     (package / "_C.so").write_bytes(LIBRARY[: int(share * len(LIBRARY))])
-    reason = _library._load("_C.so")
+    reason = extensions._load("_C.so")
     assert reason.startswith("_C.so does not load: ") and "\n" not in reason
     assert "cut short" in reason or "too short" in reason
 
@@ -88,15 +88,15 @@ def test_a_library_of_another_machine(package):
     library = bytearray(LIBRARY)
     struct.pack_into("<H", library, 18, 183 if library[18] != 183 else 62)
     (package / "_C.so").write_bytes(library)
-    assert "_C.so does not load: it is built for " in _library._load("_C.so")
+    assert "_C.so does not load: it is built for " in extensions._load("_C.so")
     (package / "_C.so").write_bytes(b"\xcf\xfa\xed\xfe" + bytes(200))
-    assert "_C.so does not load: " in _library._load("_C.so")
+    assert "_C.so does not load: " in extensions._load("_C.so")
 
 
 @built
 def test_a_library_of_other_sources(monkeypatch):
-    monkeypatch.setattr(_library, "_OF_LIBRARY", ("_set_cpu_level", "_of_next_year"))
-    assert _library._load_cpu() == "_C.so was built from other sources, it has no _of_next_year: build again"
+    monkeypatch.setattr(extensions, "_OF_LIBRARY", ("_set_cpu_level", "_of_next_year"))
+    assert extensions._load_cpu() == "_C.so was built from other sources, it has no _of_next_year: build again"
 
 
 @built

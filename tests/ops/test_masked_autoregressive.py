@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import fastgen
-from fastgen.ops._masked_autoregressive_activations import ACTIVATIONS, DERIVATIVES
-from fastgen.ops._masked_autoregressive_cases import random_network
-from fastgen.ops._masked_autoregressive_elements import SCALE_MAPS, Affine, RationalQuadratic
-from fastgen.ops._masked_autoregressive_order import degree_order
 from fastgen.ops.masked_autoregressive import (
     masked_autoregressive_inverse,
     masked_autoregressive_inverse_reference,
 )
+from fastgen.ops.masked_autoregressive.activations import ACTIVATIONS, DERIVATIVES
+from fastgen.ops.masked_autoregressive.cases import random_network
+from fastgen.ops.masked_autoregressive.elements import SCALE_MAPS, Affine, RationalQuadratic
+from fastgen.ops.masked_autoregressive.order import degree_order
 
 
 def masks_of(*degrees, outputs=2, order=None):

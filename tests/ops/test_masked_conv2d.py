@@ -7,7 +7,7 @@ from torch import zeros
 
 import fastgen
 from fastgen.ops import masked_conv2d, masked_conv2d_live_weight, masked_conv2d_mask
-from fastgen.ops._library import UNUSABLE
+from fastgen.ops.extensions import UNUSABLE
 
 BACKENDS = ["library", "reference"] + ["cpp"] * (not UNUSABLE["cpp"])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import fastgen
 from fastgen.conformance import best_capability, running_on
 from fastgen.ops import polynomial_mmd, polynomial_mmd_reference, rbf_mmd, rbf_mmd_reference
-from fastgen.ops._knn_cases import features
+from fastgen.ops.knn.cases import features
 
 VARIANTS = ["cpp/AVX2"] + ["cpp/AVX512"] * (best_capability() == "AVX512")
 
@@ -95,7 +95,7 @@ def test_same_points_have_no_discrepancy(backend):
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("chunk", [2**20, 8])
 def test_gradients(backend, unbiased: bool, chunk: int, monkeypatch):
-    monkeypatch.setattr("fastgen.ops._mmd_gradient.CHUNK", chunk)
+    monkeypatch.setattr("fastgen.ops.mmd.gradient.CHUNK", chunk)
     x, y = randn(6, 3).requires_grad_(), randn(8, 3).requires_grad_()
     for call in (
         lambda x, y: polynomial_mmd(x, y, unbiased=unbiased),

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops._library import UNUSABLE
+from fastgen.ops.extensions import UNUSABLE
 from fastgen.ops.norm_modulate import norm_modulate, norm_modulate_reference
 
 TORCHS = {

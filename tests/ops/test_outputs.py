@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen import conformance as c
-from fastgen.ops._registry import Op, Sample
+from fastgen.ops.registry import Op, Sample
 
 VARIANTS = [(op, v) for op, v in c.variants("cpu") if v != "cpp/AVX2"] + [(op, "reference") for op in c.EVERY_OP]
 MODES = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import fastgen
 from fastgen import conformance
-from fastgen.ops._library import UNUSABLE
+from fastgen.ops.extensions import UNUSABLE
 from fastgen.ops.polynomial_spline import linear_spline, quadratic_spline
 
 SPLINES = [linear_spline, quadratic_spline]

@@ -12,7 +12,7 @@ from fastgen.ops import (
     discretized_logistic_mixture_log_prob,
     gaussian_log_prob,
 )
-from fastgen.ops._registry import use_backend
+from fastgen.ops.registry import use_backend
 
 COMPILED = sorted({variant for op, variant in c.variants("cpu") if op.name == "bernoulli_log_prob"})
 

@@ -7,8 +7,8 @@ from torch.distributions import Normal, kl_divergence
 
 from fastgen import conformance as c
 from fastgen.ops import gaussian_reparameterize_kl
-from fastgen.ops._philox import philox_normal
-from fastgen.ops._registry import use_backend
+from fastgen.ops.philox import philox_normal
+from fastgen.ops.registry import use_backend
 
 COMPILED = sorted({variant for op, variant in c.variants("cpu") if op.name == "gaussian_reparameterize_kl"})
 SEED, OFFSET = 2**62 + 2**33 + 5, 2**40 + 3

@@ -5,12 +5,11 @@ import torch
 from torch import Tensor
 
 import fastgen
-from fastgen.ops import _sqrtm_polar as polar
-from fastgen.ops import _sqrtm_trace as trace
 from fastgen.ops import sqrtm, sqrtm_reference, trace_sqrtm, trace_sqrtm_reference
-from fastgen.ops._sqrtm_cases import inception_like
-from fastgen.ops._sqrtm_factor import factor_of
-from fastgen.ops.sqrtm import trace_sqrtm_of_factor
+from fastgen.ops.sqrtm import polar, trace, trace_sqrtm_of_factor
+from fastgen.ops.sqrtm import root as roots
+from fastgen.ops.sqrtm.cases import inception_like
+from fastgen.ops.sqrtm.factor import factor_of
 
 RANKS = {"full rank": (40, 50), "a of rank 7": (7, 50), "b of rank 7": (50, 7), "ranks 9 and 7": (9, 7)}
 
@@ -189,7 +188,7 @@ def test_the_way_of_a_gpu_gives_the_same(ranks: tuple[int, int], monkeypatch: py
 
 
 def test_root_by_the_way_of_a_gpu(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fastgen.ops._sqrtm_root.pays", lambda a: True)
+    monkeypatch.setattr(roots, "pays", lambda a: True)
     for rank in (90, 20):
         a = covariance(rank, 64, 2)
         root = sqrtm(a)

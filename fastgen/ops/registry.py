@@ -1,0 +1,382 @@
+"""What an op is, and which of its kernels a call runs.
+
+An `Op` carries all that tests, benchmarks and `fastgen info` need to know, so that adding one edits none of them:
+its operators and their fakes, its reference, samples, benchmark cases, tolerances and cost. It is also the only place
+that knows about backends: `choose` picks one per call with plain `if`s on device, dtype and shape, which
+`torch.compile(fullgraph=True)` traces through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C._functorch import maybe_current_level as _functorch_level
+from torch.autograd import forward_ad as _forward_ad
+
+from fastgen.ops.extensions import LIBRARY, UNUSABLE, triton_interprets
+
+# In order of preference. `library` is a way to call cuDNN, oneDNN or MKL that beats the reference; `reference` always
+# runs.
+BACKENDS = ("cuda", "triton", "cpp", "library", "reference")
+
+REGISTRY: dict[str, Op] = {}
+
+
+class BackendError(RuntimeError):
+    """A backend was asked for that cannot run this call; the message lists every backend's reason."""
+
+
+class Sample(NamedTuple):
+    """Arguments of one call of an op: a test input, or a benchmark case."""
+
+    name: str
+    args: tuple
+    kwargs: Mapping[str, Any] = {}
+
+
+class Tolerance(NamedTuple):
+    """`error(kernel) <= factor * error(reference in the same dtype) + floor`, errors relative to the float64
+    reference (L2).
+    """
+
+    factor: float
+    floor: float
+
+
+class Cost(NamedTuple):
+    """What the ideal implementation of a call reads and writes (bytes) and computes (FLOPs)."""
+
+    bytes: int
+    flops: int
+
+
+class Choice(NamedTuple):
+    """Which backend a call took, and why it took none of those before it."""
+
+    op: str
+    backend: str
+    reasons: Mapping[str, str]
+
+
+class _State:
+    """What `use_backend` and `explain` change; plain attributes, so that torch.compile can guard on them."""
+
+    forced: tuple[str, ...] = ()
+    log: list[Choice] | None = None
+
+
+_STATE = _State()
+
+
+@dataclass(eq=False)
+class Op:
+    """One op: a public function, the operators behind it, and what proves and measures them.
+
+    Attributes:
+        name: of the public function, which is in the file of `reference` or in the `__init__` of its folder.
+        schema: one operator each, `"name(Tensor x) -> Tensor"`: the forward first, then those its gradient calls.
+            Each becomes one overload per compiled backend, `fastgen::name.cpp`, called as
+            `OP.call[backend]["name"](...)`.
+        fake: for each schema, a function of the same arguments that makes the outputs' shapes and strides.
+        reference: the specification: plain PyTorch, same signature as the public function.
+        supports: for each backend the op has, a function of the public call's arguments that returns a reason against
+            it, or "".
+        dtypes: dtypes each backend takes; the others go to the reference.
+        samples: test inputs for a device and a dtype: empty, size 1, odd, non-contiguous, expanded, extreme.
+        cases: benchmark inputs for a device and a dtype; the first is the quick one.
+        tolerance: by dtype.
+        cost: cost of a call for a pass (`forward`, `forward_backward`, ...), from its arguments.
+        grad_order: orders of gradient that kernels compute; higher ones go through the reference. 0: not
+            differentiable.
+        passes: what to benchmark.
+        draw: makes a call of any shape and settings out of what a `fastgen.ops.drawing.Drawing` draws, for the
+            campaign; None where variations of the samples reach them all.
+        gate_part: of a benchmark case for which the reference would take minutes, the part that the benchmark's gate
+            compares with it; else the case itself.
+        random: the op draws random numbers, so tests compare what is drawn and not its gradient.
+        library: for each schema the function that backend `library` runs, where it branches on values (a matrix that
+            has no Cholesky factor) and torch.compile must not look inside. Empty: the public function calls the
+            library.
+        call: the operators of each compiled backend, and of an opaque library, by name.
+        backends: those this op has, in order of preference; `reference` is always the last.
+    """
+
+    name: str
+    schema: Sequence[str]
+    fake: Sequence[Callable]
+    reference: Callable
+    supports: Mapping[str, Callable[..., str]]
+    dtypes: Mapping[str, tuple[torch.dtype, ...]]
+    samples: Callable[[str, torch.dtype], Iterable[Sample]]
+    cases: Callable[[str, torch.dtype], Iterable[Sample]]
+    tolerance: Mapping[torch.dtype, Tolerance]
+    cost: Callable[..., Cost]
+    grad_order: int = 1
+    passes: tuple[str, ...] = ("forward", "forward_backward")
+    draw: Callable[..., Sample] | None = None
+    gate_part: Callable[[Sample], Sample] = lambda case: case
+    random: bool = False
+    library: Sequence[Callable] = ()
+    call: dict[str, dict[str, Callable]] = field(default_factory=dict, init=False)
+    backends: tuple[str, ...] = field(init=False)
+    _cpu_backends: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.name in REGISTRY:
+            raise ValueError(f"op {self.name!r} is registered already")
+        self.backends = tuple(b for b in BACKENDS if b in self.supports or b == "reference")
+        self._cpu_backends = tuple(b for b in self.backends if b not in ("cuda", "triton"))
+        for backend in self.compiled_backends:
+            self.call[backend] = {}
+            for i, (schema, fake) in enumerate(zip(self.schema, self.fake, strict=True)):
+                name, signature = schema.split("(", 1)
+                LIBRARY.define(f"{name}.{backend}({signature}")
+                torch.library.register_fake(f"fastgen::{name}.{backend}", fake, lib=LIBRARY)
+                if backend == "triton":
+                    launch = _lazy_launcher(self.family, name)
+                    LIBRARY.impl(f"{name}.triton", launch, "CUDA")
+                    LIBRARY.impl(f"{name}.triton", launch, "CPU")
+                if backend == "library":
+                    LIBRARY.impl(f"{name}.library", self.library[i], "CompositeExplicitAutograd")
+                self.call[backend][name] = getattr(getattr(torch.ops.fastgen, name), backend)
+        REGISTRY[self.name] = self
+
+    @property
+    def family(self) -> str:
+        """The file or folder this op lives in, which is its name in every other room."""
+        return self._module.rsplit(".", 1)[-1]
+
+    @property
+    def public(self) -> Callable:
+        return getattr(sys.modules[self._module], self.name)
+
+    @property
+    def _module(self) -> str:
+        """Of the public function; the reference may be in a module inside it."""
+        return ".".join(self.reference.__module__.split(".")[:3])
+
+    @property
+    def compiled_backends(self) -> tuple[str, ...]:
+        """Those whose operators torch.compile takes as they are."""
+        opaque = ("library",) if self.library else ()
+        return tuple(b for b in self.backends if b in ("cuda", "triton", "cpp", *opaque))
+
+    def choose(self, tensors: tuple[Tensor | None, ...], *args: Any) -> str:
+        """The backend for a call with these tensors; `args` are what the op's `supports` functions look at besides
+        them.
+        """
+        if _STATE.log is not None:
+            return self._choose_and_log(tensors, args)
+        # On a CPU the GPU's backends are not even asked: tiny calls would feel it.
+        for backend in _STATE.forced or (self._cpu_backends if tensors[0].is_cpu else self.backends):
+            if not self.refusal(backend, tensors, args):
+                return backend
+        raise self._refused_by_all(tensors, args)
+
+    def refusal(self, backend: str, tensors: tuple[Tensor | None, ...], args: tuple) -> str:
+        """Why `backend` cannot run this call; empty where it can."""
+        if backend == "reference":
+            return ""
+        if backend not in self.supports:
+            return f"{self.name} has no {backend} kernel"
+        return _general_refusal(backend, self.dtypes[backend], tensors) or self.supports[backend](*tensors, *args)
+
+    def _choose_and_log(self, tensors: tuple[Tensor | None, ...], args: tuple) -> str:
+        reasons = {}
+        for backend in _STATE.forced or self.backends:
+            reason = self.refusal(backend, tensors, args)
+            if not reason:
+                _STATE.log.append(Choice(self.name, backend, reasons))
+                return backend
+            reasons[backend] = reason
+        raise self._refused_by_all(tensors, args)
+
+    def _refused_by_all(self, tensors: tuple[Tensor | None, ...], args: tuple) -> BackendError:
+        reasons = [(b, self.refusal(b, tensors, args) or "can run") for b in self.backends]
+        lines = "".join(f"\n  {backend}: {reason}" for backend, reason in reasons)
+        return BackendError(f"{self.name}: {', '.join(_STATE.forced)} was asked for and cannot run this call{lines}")
+
+
+def _general_refusal(backend: str, dtypes: tuple[torch.dtype, ...], tensors: tuple[Tensor | None, ...]) -> str:
+    """The reasons against a backend that are the same for every op: its library, the tensors' device, dtype and
+    kind.
+    """
+    first = tensors[0]
+    if backend == "cpp":
+        if not first.is_cpu:
+            return _on_another_device(first)
+    elif backend == "cuda":
+        if not first.is_cuda:
+            return _on_another_device(first)
+    elif backend == "triton" and not first.is_cuda and not (first.is_cpu and _STATE.forced and triton_interprets()):
+        return _on_another_device(first)
+    if backend != "library" and UNUSABLE[backend]:
+        return UNUSABLE[backend]
+    if first.dtype not in dtypes:
+        return f"no kernel for {first.dtype}"
+    for tensor in tensors:
+        # A subclass may stand for anything (a fake, a distributed or a quantised tensor); only the reference is sure
+        # to be right.
+        if tensor is not None and type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+            return f"{type(tensor).__name__} is a tensor subclass"
+    if torch.compiler.is_compiling():
+        return ""
+    if _functorch_level() is not None or _forward_ad._current_level >= 0:
+        return "inside torch.func or forward-mode differentiation"
+    # TorchScript tells overloads apart by their arguments alone, and those of our backends are the same.
+    if torch._C._is_tracing():
+        return "inside torch.jit.trace"
+    return ""
+
+
+def _on_another_device(tensor: Tensor) -> str:
+    # Every call on a CPU asks the GPU backends first: naming the device would cost more than the rest of the choice.
+    return "the tensors are on cpu" if tensor.is_cpu else f"the tensors are on {tensor.device}"
+
+
+def _lazy_launcher(family: str, name: str) -> Callable:
+    """The launcher `name` of `fastgen._triton.<family>`, imported at its first call: importing fastgen never imports
+    triton.
+    """
+
+    def launch(*args: Any) -> Any:
+        return getattr(importlib.import_module(f"fastgen._triton.{family}"), name)(*args)
+
+    return launch
+
+
+def full_precision(function: Callable) -> Callable:
+    """A function of tensors that autocast leaves alone, as it does kernels: for sums, roots and distances, whose matrix
+    products are no layers.
+    """
+
+    @functools.wraps(function)
+    def run(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **kwargs)
+
+    return run
+
+
+def is_forced(backend: str) -> bool:
+    """Whether `use_backend` or the environment names this backend: then an op takes it also where it does not pay."""
+    return backend in _STATE.forced
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether a call with these tensors must be recorded by autograd."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def can_be_read(*tensors: Tensor) -> bool:
+    """Whether their numbers can be looked at: not under torch.compile, in torch.func or of a fake or meta tensor."""
+    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta for tensor in tensors)
+    return plain and not torch.compiler.is_compiling() and _functorch_level() is None
+
+
+def differentiates_again() -> bool:
+    """Inside a backward: whether its result will be differentiated (`create_graph=True`), which kernels of order 1
+    cannot serve.
+    """
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def reference_gradient(
+    reference: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Any],
+    needed: Sequence[bool],
+    grad: Tensor | Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `reference(*inputs)` in the inputs that need one, themselves differentiable to any order; `grad` is
+    the output's, or one for each output, None where that output was not used.
+    """
+    # Of variables of their own: one input may have been made of another, and what comes through that is not asked for.
+    inputs = [fresh(t) if need else t for t, need in zip(inputs, needed, strict=True)]
+    wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
+    outputs = reference(*inputs)
+    if isinstance(outputs, Tensor):
+        outputs, grad = (outputs,), (grad,)
+    used = [(o, g) for o, g in zip(outputs, grad, strict=True) if g is not None and o.requires_grad]
+    if not used:
+        return tuple(torch.zeros_like(t) if need else None for t, need in zip(inputs, needed, strict=True))
+    gradients = torch.autograd.grad(
+        [o for o, _ in used], wanted, [g for _, g in used], create_graph=True, allow_unused=True
+    )
+    found = iter(gradients)
+    return tuple(next(found) if need else None for need in needed)
+
+
+def fresh(t: Tensor) -> Tensor:
+    """A variable of its own with the numbers of `t`, which hands what comes to it on to all that `t` was made of."""
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+
+
+def no_view(t: Tensor) -> Tensor:
+    """The same memory, for what an `autograd.Function` returns: autograd lets nobody write to a view made inside it."""
+    if torch.compiler.is_compiling() or not t._is_view():
+        return t
+    return torch.ops.aten._unsafe_view(t, t.shape)
+
+
+def _checked_backends(names: Sequence[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in BACKENDS:
+            raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}")
+    return tuple(names)
+
+
+@contextlib.contextmanager
+def use_backend(*names: str) -> Iterator[None]:
+    """Run every op inside the block on the first of these backends that can take it (`cuda`, `triton`, `cpp`,
+    `library`, `reference`).
+
+    A call that none of them can run raises `BackendError` with every backend's reason. The choice holds for the whole
+    process. `FASTGEN_BACKEND=cpp,library` in the environment does the same from the start.
+    """
+    if not names:
+        raise ValueError(f"use_backend: name at least one of {', '.join(BACKENDS)}")
+    previous, _STATE.forced = _STATE.forced, _checked_backends(names)
+    try:
+        yield
+    finally:
+        _STATE.forced = previous
+
+
+class Explanation(list):
+    """The `Choice` of every op call, in order; printed as a table."""
+
+    def __str__(self) -> str:
+        if not self:
+            return "no fastgen op was called"
+        lines = []
+        for op, backend, reasons in self:
+            why = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
+            lines.append(f"{op}: {backend}" + (f" ({why})" if why else ""))
+        return "\n".join(lines)
+
+
+def explain(fn: Callable, *args: Any, **kwargs: Any) -> Explanation:
+    """Call `fn(*args, **kwargs)` and tell which kernel each fastgen op inside it took, and why not the ones before it.
+
+    >>> print(fastgen.explain(fastgen.ops.gated_activation, torch.randn(2, 8)))
+    gated_activation: cpp (not triton: the tensors are on cpu)
+    """
+    previous, _STATE.log = _STATE.log, Explanation()
+    try:
+        fn(*args, **kwargs)
+        return _STATE.log
+    finally:
+        _STATE.log = previous
+
+
+if _named := os.environ.get("FASTGEN_BACKEND"):
+    _STATE.forced = _checked_backends([name.strip() for name in _named.split(",")])
