@@ -1,3 +1,5 @@
+"""Images are checked, split, quantised and described without losing a picture or a label."""
+
 import pytest
 import torch
 

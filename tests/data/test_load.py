@@ -1,3 +1,5 @@
+"""`load` reads arrays, archives, IDX files and folders of pictures, and says which file is none of these and why."""
+
 import gzip
 import struct
 

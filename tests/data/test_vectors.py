@@ -1,3 +1,5 @@
+"""Tables of vectors are checked, standardised, split, read from text and arrays, and drawn from known densities."""
+
 import math
 
 import numpy as np

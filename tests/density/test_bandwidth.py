@@ -1,3 +1,5 @@
+"""Bandwidth rules and cross-validation are their definitions, and come near the best bandwidth."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Learning curves recover a law that is known, share the limit of consistent estimators, and say where they cannot."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Cross-validation is scikit-learn's on the same folds, and learns from no row that is held out."""
+
 import math
 
 import numpy as np

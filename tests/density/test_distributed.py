@@ -1,3 +1,5 @@
+"""Scores that two processes share are those of one."""
+
 import subprocess
 import sys
 

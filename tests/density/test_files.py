@@ -1,3 +1,5 @@
+"""A saved estimator is whole, tells its configuration, and refuses what is no estimator."""
+
 import builtins
 import json
 import os

@@ -1,3 +1,5 @@
+"""The Gaussian estimator is scipy's normal density, in any units."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Gaussian mixtures take scikit-learn's steps and find what it finds, in float32 and far from the origin too."""
+
 import math
 import warnings
 

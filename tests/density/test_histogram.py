@@ -1,3 +1,5 @@
+"""Histograms are NumPy's, their rules and risks are their definitions, their samples uniform within bins."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Quantiles are scipy's, samples follow the density: with jumps, with flat pieces, in several dimensions."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Kernel densities equal scipy's and scikit-learn's; weights, adaptive widths, FFT, debiasing are as defined."""
+
 import math
 
 import numpy as np

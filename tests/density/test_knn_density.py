@@ -1,3 +1,5 @@
+"""The nearest-neighbour density is its formula and converges to the density."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The neural cumulative is learned, monotone, reproducible and differentiable."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The basis is orthonormal, the density its sum, the order the one of least risk, and samples follow it."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Outliers are the points of least density, as many as were asked for."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Progress is shown on a terminal, and nowhere else."""
+
 import sys
 
 from fastgen.density.progress import progress

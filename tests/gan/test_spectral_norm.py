@@ -1,3 +1,5 @@
+"""Spectral normalisation reaches every weight of a network, or says which it cannot."""
+
 import pytest
 import torch
 from torch import nn

@@ -1,3 +1,5 @@
+"""Annealed importance sampling bounds a known evidence from both sides and samples a known posterior."""
+
 import itertools
 import math
 

@@ -1,3 +1,5 @@
+"""The inception score equals torchmetrics' on the same logits, whatever the batches."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Modes, their shares and the divergence of the shares are counted right."""
+
 import math
 
 import pytest

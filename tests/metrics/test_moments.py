@@ -1,3 +1,5 @@
+"""Running moments have the same bits for any batches, and merge in any order."""
+
 from __future__ import annotations
 
 import numpy as np

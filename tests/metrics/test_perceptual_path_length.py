@@ -1,3 +1,5 @@
+"""The path length of a generator known in closed form is its closed form."""
+
 import pytest
 import torch
 

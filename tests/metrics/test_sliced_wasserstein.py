@@ -1,3 +1,5 @@
+"""The sliced distance equals scipy's on each direction, and is a metric with gradients."""
+
 import numpy as np
 import pytest
 import torch

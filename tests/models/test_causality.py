@@ -1,3 +1,5 @@
+"""An output of an autoregressive model depends on no later pixel; with two stacks, on all earlier ones."""
+
 import torch
 
 from fastgen.models import GatedPixelCNN, PixelCNN, PixelCNNPP

@@ -1,3 +1,5 @@
+"""Every autoregressive model: names, configurations, copies, sizes, and what it refuses."""
+
 import copy
 import io
 import json

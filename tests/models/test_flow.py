@@ -1,3 +1,5 @@
+"""Every flow: inverse, Jacobian, gradients, samples, contexts, labels, precision, compilation."""
+
 import copy
 import io
 import json

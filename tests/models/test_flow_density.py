@@ -1,3 +1,5 @@
+"""Densities of flows integrate to one, and samples fall where they are."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Every flow refuses data, levels, contexts and arguments that make no sense, by name."""
+
 import math
 
 import pytest

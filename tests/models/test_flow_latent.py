@@ -1,3 +1,5 @@
+"""Interpolation and attribute vectors move in the latents of flows."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Glow has the paper's layers and priors, learns its classes, and is the same when it recomputes activations."""
+
 import torch
 
 from fastgen.models import Glow

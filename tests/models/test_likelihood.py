@@ -1,3 +1,5 @@
+"""Probabilities of all images sum to one, in nats and bits, in any precision."""
+
 import itertools
 import math
 

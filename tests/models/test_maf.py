@@ -1,3 +1,5 @@
+"""MAF and IAF have nflows' numbers and are each other's inverse."""
+
 import pytest
 import torch
 

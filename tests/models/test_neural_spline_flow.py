@@ -1,3 +1,5 @@
+"""The neural spline flow has nflows' numbers and layers."""
+
 import pytest
 import torch
 

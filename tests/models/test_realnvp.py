@@ -1,3 +1,5 @@
+"""RealNVP has nflows' numbers for vectors and the paper's layers for images."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Cached sampling draws what naive sampling draws, also around given pixels, and with the model's probabilities."""
+
 import copy
 import pickle
 

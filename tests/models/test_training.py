@@ -1,3 +1,5 @@
+"""Autoregressive models learn: every parameter, from a good start, in one compiled graph."""
+
 import pytest
 import torch
 from torch import nn

@@ -1,3 +1,5 @@
+"""ActNorm is nflows', initialises itself once on the first batch, and on all ranks alike."""
+
 import copy
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Batch normalisation with its activation is torch's, to the second derivative."""
+
 import pytest
 import torch
 from torch import nn

@@ -1,3 +1,5 @@
+"""The causal convolution sees the past alone and is the same in steps; otherwise it is a `Conv1d`."""
+
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,3 +1,5 @@
+"""A chain of transforms runs in order and back with the Jacobian's determinant, and loads nflows' checkpoints."""
+
 import copy
 import pickle
 

@@ -1,3 +1,5 @@
+"""Conditioners are their formulas or nflows' networks; examples do not mix and contexts reach theirs."""
+
 import pytest
 import torch
 import torch.nn.functional as F

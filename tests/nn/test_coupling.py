@@ -1,3 +1,5 @@
+"""Couplings are nflows', invertible, and leave the features that they condition on as they are."""
+
 import pytest
 import torch
 from torch import nn

@@ -1,3 +1,5 @@
+"""A flow in one kernel equals its layers, follows its weights, and steps aside where it may not run."""
+
 from __future__ import annotations
 
 import copy

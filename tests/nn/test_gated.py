@@ -1,3 +1,5 @@
+"""The two stacks of the Gated PixelCNN see what the paper says and no more."""
+
 import pytest
 import torch
 import torch.nn.functional as F

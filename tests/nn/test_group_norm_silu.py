@@ -1,3 +1,5 @@
+"""`GroupNormSiLU` stands in for `GroupNorm` and `SiLU`."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Invertible linear layers are nflows' or rotations, and what they keep of their weights changes no number."""
+
 import copy
 
 import pytest

@@ -1,3 +1,5 @@
+"""Outputs of MADE depend on the features before them alone; numbers and keys are nflows', masks zuko's."""
+
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,3 +1,5 @@
+"""`MaskedConv2d` reads no later pixel or colour, and is a `Conv2d` in everything else."""
+
 import pytest
 import torch
 import torch.nn.functional as F

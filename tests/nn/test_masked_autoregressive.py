@@ -1,3 +1,5 @@
+"""The autoregressive transform has nflows' numbers; its inverse in one kernel equals the inverse by passes."""
+
 import copy
 
 import pytest

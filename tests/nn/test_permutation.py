@@ -1,3 +1,5 @@
+"""Permutations are nflows' and follow their seed."""
+
 import pytest
 import torch
 

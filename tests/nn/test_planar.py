@@ -1,3 +1,5 @@
+"""Planar and radial flows are normflows' and invert everywhere."""
+
 import pytest
 import torch
 from torch import nn

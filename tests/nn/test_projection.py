@@ -1,3 +1,5 @@
+"""The projection head and maxout are their formulas."""
+
 import torch
 
 from fastgen.nn import Maxout, ProjectionHead

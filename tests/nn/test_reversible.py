@@ -1,3 +1,5 @@
+"""Recomputing activations from outputs changes no gradient, bounds the memory, and keeps what would drift."""
+
 import copy
 import gc
 import subprocess

@@ -1,3 +1,5 @@
+"""Shifted convolutions see above and left alone, at every stride, and the gated block is its formula."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Squeezing and splitting are nflows' and are undone exactly."""
+
 import pytest
 import torch
 

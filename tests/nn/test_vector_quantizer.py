@@ -1,3 +1,5 @@
+"""Vector quantisation has the paper's gradients and averages, loses no code, and learns clusters."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Two processes move one codebook as one process does."""
+
 from __future__ import annotations
 
 import subprocess

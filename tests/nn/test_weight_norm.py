@@ -1,3 +1,5 @@
+"""Weight normalisation changes no output, and its initialisation whitens every convolution."""
+
 import copy
 
 import pytest

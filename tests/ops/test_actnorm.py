@@ -1,3 +1,5 @@
+"""`actnorm` is invertible with its Jacobian's determinant, has nflows' numbers, and normalises a batch."""
+
 from __future__ import annotations
 
 import pytest

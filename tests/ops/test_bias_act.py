@@ -1,3 +1,5 @@
+"""`bias_act` is the activation that its name says, to the third derivative, in any layout."""
+
 from __future__ import annotations
 
 import math

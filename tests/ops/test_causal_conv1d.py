@@ -1,3 +1,5 @@
+"""`causal_conv1d` is its definition on sequences of any length, and its steps are the sequence."""
+
 import pytest
 import torch
 from hypothesis import given, settings

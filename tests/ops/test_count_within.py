@@ -1,3 +1,5 @@
+"""Every decision of `count_within` is that of float64, in little memory; prdc's metrics follow from it."""
+
 from __future__ import annotations
 
 import sys

@@ -1,3 +1,5 @@
+"""A chain of couplings in one kernel equals its layers for any sizes, and refuses a program that is not one."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Noise is normal and the same on every backend; targets, updates and gradients are the papers' and diffusers'."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""The diffusion loss is a weighted mean square with the papers' weights."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The importance-weighted bound is the mean of the weights and tightens with more samples."""
+
 from __future__ import annotations
 
 import math

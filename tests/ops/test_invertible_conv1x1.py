@@ -1,3 +1,5 @@
+"""The 1x1 convolution by its factors is a convolution, its inverse undoes it, its determinant is the Jacobian's."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Kernel densities have scipy's, statsmodels' and scikit-learn's numbers, for any bandwidth, weight, chunk and size."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""Neighbours are scikit-learn's in the order of float64, in memory of the answer's size."""
+
 from __future__ import annotations
 
 import sys

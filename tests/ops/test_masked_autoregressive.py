@@ -1,3 +1,5 @@
+"""The autoregressive inverse equals one network evaluation for each feature, for every network, element and mask."""
+
 from itertools import pairwise
 
 import pytest

@@ -1,3 +1,5 @@
+"""The minibatch deviation is that of each group, with two derivatives."""
+
 from __future__ import annotations
 
 import pytest

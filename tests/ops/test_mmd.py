@@ -1,3 +1,5 @@
+"""Discrepancies are their definitions and KID's, unbiased, exact far from the origin, in memory of the points' size."""
+
 from __future__ import annotations
 
 import sys

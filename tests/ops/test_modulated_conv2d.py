@@ -1,3 +1,5 @@
+"""Modulated convolution is a convolution for each sample and keeps the variance."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Means and covariances are NumPy's, symmetric, and lose nothing to a large mean."""
+
 from __future__ import annotations
 
 import numpy as np

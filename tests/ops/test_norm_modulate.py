@@ -1,3 +1,5 @@
+"""`norm_modulate` is torch's norm and a modulation, to the third derivative, and keeps no more than it says."""
+
 from __future__ import annotations
 
 import pytest

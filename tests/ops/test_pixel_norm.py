@@ -1,3 +1,5 @@
+"""Pixel normalisation makes the mean square one, in half precision too, with two derivatives."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Linear, quadratic and cubic splines have nflows' numbers and no larger errors, at knots, ends and empty bins."""
+
 from __future__ import annotations
 
 import itertools

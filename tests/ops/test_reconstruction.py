@@ -1,3 +1,5 @@
+"""Likelihood terms are torch's distributions, exact where nearly certain, with probabilities that sum to one."""
+
 from __future__ import annotations
 
 import pytest

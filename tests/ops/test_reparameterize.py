@@ -1,3 +1,5 @@
+"""Draws and divergence of a Gaussian posterior: the same bits everywhere, torch's divergence, exact when collapsed."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Matrix roots and traces of roots, and their gradients, for any rank, condition and scale."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""`upfirdn2d` is its definition in every order of derivative, padding, cropping and layout."""
+
 from __future__ import annotations
 
 import pytest

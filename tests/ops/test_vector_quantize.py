@@ -1,3 +1,5 @@
+"""Nearest codes are those of float64, counts and sums exact, gradients straight through."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""A checkpoint gives back what was saved, or says which file is damaged or of another model."""
+
 import json
 import shutil
 

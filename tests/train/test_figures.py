@@ -1,3 +1,5 @@
+"""Pictures of points and densities show them where they are."""
+
 import math
 
 import numpy as np

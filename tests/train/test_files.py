@@ -1,3 +1,5 @@
+"""Files and folders are whole whenever a process is killed, a disk fills up, or two write at a time."""
+
 import errno
 import json
 import os

@@ -1,3 +1,5 @@
+"""Grids of samples show every pixel of every image."""
+
 import numpy as np
 import pytest
 import torch

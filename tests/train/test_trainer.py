@@ -1,3 +1,5 @@
+"""Training: a run that is killed and resumed, or shared by processes, gives the numbers of one that is not."""
+
 import json
 import math
 import os
