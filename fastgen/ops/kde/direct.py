@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgen.ops.kde.kernels import KERNELS
 from fastgen.ops.kde.problem import Problem
+from fastgen.ops.kde.reference import log_sum
 from fastgen.ops.registry import REGISTRY, differentiates_again, needs_gradient, reference_gradient
 
 
@@ -55,7 +56,7 @@ class _LogSum(torch.autograd.Function):
             leave_one_out, kernel, _ = ctx.settings
 
             def reference(*tensors: Tensor | None) -> Tensor:
-                return reference.log_sum(*tensors, kernel, leave_one_out)
+                return log_sum(*tensors, kernel, leave_one_out)
 
             return *reference_gradient(reference, tensors, needed, grad), None, None, None
         found = _gradients(grad.contiguous(), log_sums, tensors, *ctx.settings, any(needed[1:]))
