@@ -1,4 +1,4 @@
-"""Tensors or arrays in, the same kind out."""
+"""Points as callers give them (tensors, arrays, lists, DataFrames) and results of the same kind."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Half precision is stored, never computed in: a density is a sum of many small numbers.
+# Half precision is for storage only: a density is a sum of many small numbers, which it cannot hold.
 _COMPUTED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 class ComplexDataError(TypeError, ValueError):
-    """Complex points: a TypeError as other dtypes are, and the ValueError that scikit-learn's estimators raise."""
+    """Complex points: a TypeError like other wrong dtypes, and the ValueError that scikit-learn's estimators raise."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the caller gave, and so what to give back: a NumPy array or a tensor, and its floating dtype."""
+    """The kind of the caller's points, which results are converted back to: NumPy or not, and the floating dtype."""
 
     numpy: bool
     dtype: torch.dtype
 
     def restore(self, values: Tensor) -> Any:
-        """`values` as the caller's kind; booleans stay booleans."""
+        """`values` as the caller's kind; booleans and integers keep their dtype."""
         values = values.to(self.dtype) if values.is_floating_point() else values
         return values.detach().cpu().numpy() if self.numpy else values
 
 
 def as_given(X: Any) -> Tensor | np.ndarray:
-    """`X` as the tensor or array that it is, or that its numbers make: a list of rows, a DataFrame.
+    """`X` itself where it is a tensor or an array of numbers, else an array of the numbers in it.
 
     Raises:
-        TypeError: no numbers.
+        TypeError: `X` does not hold numbers.
         ValueError: rows of different lengths.
     """
     if isinstance(X, np.ndarray) and X.dtype == object:
@@ -51,7 +51,7 @@ def as_given(X: Any) -> Tensor | np.ndarray:
     except ValueError as error:
         raise ValueError(f"X: expected rows of one length: {error}") from None
     if array.dtype == object:
-        # Columns of a DataFrame that are numbers of several kinds.
+        # A DataFrame whose columns have different numeric dtypes becomes an array of objects.
         try:
             return array.astype(np.float64)
         except (TypeError, ValueError) as error:
@@ -60,12 +60,12 @@ def as_given(X: Any) -> Tensor | np.ndarray:
 
 
 def column_names(X: Any) -> list[str] | None:
-    """The names of a DataFrame's columns, where all are strings."""
+    """The names of a DataFrame's columns where all are strings, else None."""
     names = list(getattr(X, "columns", ()))
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def as_points(X: Any, *, features: int | None = None, owner: str = "it") -> tuple[Tensor, Kind]:
+def as_points(X: Any, *, features: int | None = None, owner: str = "") -> tuple[Tensor, Kind]:
     """Points [n, d] to compute with, and the kind that they were given as.
 
     A vector [n] stands for [n, 1]. Integers become floating: PyTorch's default dtype for a tensor, float64 for an
@@ -74,7 +74,7 @@ def as_points(X: Any, *, features: int | None = None, owner: str = "it") -> tupl
     Args:
         X: tensor, NumPy array, DataFrame or lists of numbers, [n, d] or [n], floating or integer.
         features: the `d` that is expected; None for any.
-        owner: the estimator's name, for the error.
+        owner: name of the class that expects `features`, for the error.
 
     Raises:
         TypeError: `X` is none of these, or holds booleans, complex numbers (also a ValueError) or objects.
@@ -82,20 +82,19 @@ def as_points(X: Any, *, features: int | None = None, owner: str = "it") -> tupl
     """
     X = as_given(X)
     given = X if isinstance(X, Tensor) else _as_tensor(X)
+    wrong = f"X: expected a floating or integer dtype, got {given.dtype}"
     if given.is_complex():
-        raise ComplexDataError(
-            f"X: expected a floating or integer dtype, got {given.dtype}: Complex data not supported"
-        )
+        raise ComplexDataError(f"{wrong}: Complex data not supported")
     if given.dtype == torch.bool:
-        raise TypeError(f"X: expected a floating or integer dtype, got {given.dtype}")
+        raise TypeError(wrong)
     if not given.is_floating_point():
         given = given.to(torch.get_default_dtype() if isinstance(X, Tensor) else torch.float64)
     kind = Kind(isinstance(X, np.ndarray), given.dtype)
     points = given[:, None] if given.dim() == 1 else given
     if points.dim() != 2 or points.shape[1] == 0 or features not in (None, points.shape[1]):
         expected = "[n, d] or [n]" if features is None else "[n, 1] or [n]" if features == 1 else f"[n, {features}]"
+        # scikit-learn's `check_estimator` looks for its own words, so these follow ours.
         why = ""
-        # Both in scikit-learn's words too, which its `check_estimator` looks for.
         if points.dim() == 2 and points.shape[1] == 0:
             why = f": 0 feature(s) (shape={tuple(X.shape)}) while a minimum of 1 is required."
         elif points.dim() == 2:
@@ -105,12 +104,11 @@ def as_points(X: Any, *, features: int | None = None, owner: str = "it") -> tupl
 
 
 def check_training_points(points: Tensor, at_least: int) -> None:
-    """Raises unless there are `at_least` points [n, d], all finite, whose differences can be squared and summed."""
+    """Raises ValueError unless there are `at_least` points [n, d], all finite, whose squared differences have a sum."""
     if len(points) < at_least:
-        raise ValueError(
-            f"X: expected at least {at_least} point{'s' * (at_least > 1)}, got {tuple(points.shape)}, "
-            f"{len(points)} sample{'s' * (len(points) != 1)}"
-        )
+        samples = f"{len(points)} sample{'s' * (len(points) != 1)}"
+        expected = f"at least {at_least} point{'s' * (at_least > 1)}"
+        raise ValueError(f"X: expected {expected}, got {tuple(points.shape)}, {samples}")
     if bad := int((~points.isfinite()).any(1).sum()):
         raise ValueError(f"X: expected finite numbers, {bad} of {len(points)} rows hold NaN or infinity")
     spread = points.amax(0) - points.amin(0)
@@ -127,7 +125,7 @@ def check_training_points(points: Tensor, at_least: int) -> None:
 
 
 def check_varying(points: Tensor, why: str) -> None:
-    """Raises, saying `why` it matters, where every point has the same value of some feature."""
+    """Raises ValueError, which says `why` it matters, where all points have the same value of some feature."""
     constant = (points == points[0]).all(0)
     if constant.all():
         raise ValueError(f"X: all {len(points)} points are equal, {why}")
@@ -138,7 +136,7 @@ def check_varying(points: Tensor, why: str) -> None:
 
 def _as_tensor(X: np.ndarray) -> Tensor:
     try:
-        # A copy: strides may be negative, bytes swapped, and an estimator that keeps points must own them.
+        # A copy: strides may be negative, bytes may be swapped, and an estimator must own the points that it keeps.
         return torch.from_numpy(np.array(X, dtype=X.dtype.newbyteorder("="), order="C"))
     except TypeError:
         raise TypeError(f"X: expected a floating or integer dtype, got {X.dtype}") from None

@@ -1,7 +1,8 @@
-"""Scores of many points, shared among the processes of `torch.distributed`."""
+"""Scores of many points, computed by all processes of `torch.distributed`."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -35,9 +36,9 @@ def score_samples_distributed(model: DensityEstimator, X: Any, group: dist.Proce
         return model.score_samples(X)
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     share, problem = None, None
-    # A process that raised alone would leave the others waiting for it.
+    # If one process raised here, the others would wait for it forever.
     try:
-        share = model.score_samples(X[_rows(len(X), rank, world)])
+        share = model.score_samples(X[len(X) * rank // world : len(X) * (rank + 1) // world])
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     outcomes: list[Any] = [None] * world
@@ -49,22 +50,32 @@ def score_samples_distributed(model: DensityEstimator, X: Any, group: dist.Proce
         raise ValueError(f"X: expected the same rows on every process, got {sorted(counts)} of them")
     if not len(X):
         return share
-    log_density = _gathered(torch.as_tensor(share), len(X), world, group)
+    log_density = torch.cat(gather_rows(torch.as_tensor(share), group))
     return log_density if isinstance(X, Tensor) else log_density.numpy()
 
 
-def _rows(m: int, rank: int, world: int) -> slice:
-    """Those of m rows that are a process' own."""
-    return slice(m * rank // world, m * (rank + 1) // world)
+def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
+    """The rows [n, ...] of every process, on every process, in the order of ranks.
 
+    n differs between processes and may be 0: a process whose tensor is of shape [0] gets the shape and the dtype of the
+    others. Numbers without dimensions are gathered too.
 
-def _gathered(share: Tensor, m: int, world: int, group: dist.ProcessGroup | None) -> Tensor:
-    """The shares of all processes in a row, [m]."""
-    # Collectives want equal sizes.
-    longest = -(-m // world)
-    padded = share.new_zeros(longest)
-    padded[: len(share)] = share
-    everyone = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(everyone, padded, group=group)
-    lengths = [len(range(m)[_rows(m, rank, world)]) for rank in range(world)]
-    return torch.cat([part[:length] for part, length in zip(everyone, lengths, strict=True)])
+    Args:
+        rows: [n, ...], all other dimensions and the device the same on all processes.
+        group: processes; None for all.
+    """
+    world = dist.get_world_size(group)
+    shapes: list[Any] = [None] * world
+    dist.all_gather_object(shapes, (tuple(rows.shape), rows.dtype), group=group)
+    known = [(shape, dtype) for shape, dtype in shapes if shape != (0,)] or shapes[:1]
+    shape, dtype = known[0][0], functools.reduce(torch.promote_types, (dtype for _, dtype in known))
+    if not shape:
+        return [part[0] for part in gather_rows(rows[None], group)]
+    # Collectives need equal sizes.
+    lengths = [s[0] for s, _ in shapes]
+    padded = torch.zeros(max(lengths), *shape[1:], dtype=dtype, device=rows.device)
+    if len(rows):
+        padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded, group=group)
+    return [part[:length] for part, length in zip(parts, lengths, strict=True)]

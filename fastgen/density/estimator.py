@@ -1,35 +1,44 @@
-"""What the estimators share: scikit-learn's interface, checks, files. An estimator adds its mathematics."""
+"""The base of the density estimators: scikit-learn's interface, checks, and files of fitted estimators."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
 
-from fastgen.density import files
 from fastgen.density.arrays import Kind, as_given, as_points, check_training_points, column_names
 from fastgen.density.random_state import RandomState, as_generator, number_of_samples
 from fastgen.nn.full_precision import full_precision
+from fastgen.whole_file import write_whole
+
+# The version of the file's layout.
+FORMAT = 1
 
 
 class DensityEstimator:
     """A density `p(x)` on R^d, learned from points.
 
-    Tensors or NumPy arrays in, the same kind out; lists and DataFrames count as arrays. A subclass keeps its
-    constructor's arguments in attributes of their names, as they are given (scikit-learn's `clone` holds it to that),
-    and what it learned in attributes that end with an underscore (scikit-learn's convention): tensors, lists of
-    tensors, numbers, strings. Those two make up its file.
+    Tensors or NumPy arrays in, the same kind out; lists and DataFrames count as arrays.
 
-    It computes in the dtype and on the device of the points it was fitted to, float32 where they are of half precision.
-    Integers are taken as floating numbers: PyTorch's default dtype for a tensor, float64 for an array.
+    A subclass is a dataclass (`@dataclass(eq=False, repr=False)`) whose fields are the constructor's arguments, kept as
+    they are given (scikit-learn's `clone` requires that). What it learned is in attributes that end with an underscore
+    (scikit-learn's convention): tensors, lists of tensors, numbers, strings. Both together are the content of its file.
+
+    It computes in the dtype and on the device of the points it was fitted to, in float32 where they are of half
+    precision. Integers become floating numbers: PyTorch's default dtype for a tensor, float64 for an array.
     """
 
     n_features_in_: int
+
+    def __post_init__(self) -> None:
+        self._check_arguments()
 
     @full_precision
     def fit(self, X: Any, y: None = None) -> Self:
@@ -44,9 +53,9 @@ class DensityEstimator:
             ValueError: another shape, too few points, rows with NaN or infinity, arguments out of range, and what the
                 estimator itself says.
         """
-        # Not half fitted, and not still fitted to other points, where the rest raises.
+        # Where the rest raises, the estimator is not fitted: neither to half of this nor to the points before.
         self.__dict__ = {name: value for name, value in vars(self).items() if not _is_learned(name)}
-        # They may have been set since.
+        # `set_params` may have changed the arguments since the constructor checked them.
         self._check_arguments()
         x, kind = as_points(X)
         with torch.no_grad():
@@ -73,32 +82,38 @@ class DensityEstimator:
             ValueError: another number of features, columns of other names, another device, not fitted yet
                 (scikit-learn's NotFittedError, which is a ValueError, where that is in use).
         """
+        log_density, kind = self._scores(X)
+        return kind.restore(log_density)
+
+    @full_precision
+    @torch.no_grad()
+    def score(self, X: Any, y: None = None) -> float:
+        """The total log-likelihood of points in nats, the sum of `score_samples`; `y` is ignored."""
+        # The sum of the unrounded log-densities, also where the points are of half precision.
+        return self._scores(X)[0].double().sum().item()
+
+    def _scores(self, X: Any) -> tuple[Tensor, Kind]:
+        """The log-densities of `score_samples` in the dtype of the computation, and the kind to convert them to."""
         self._check_fitted()
-        self._check_names(column_names(X))
+        # Columns in another order are other features.
+        names, known = column_names(X), getattr(self, "feature_names_in_", None)
+        if names and known and names != known:
+            raise ValueError(f"X: expected the columns {', '.join(known)}, got {', '.join(names)}")
         X = as_given(X)
         x, kind = as_points(X, features=self.n_features_in_, owner=type(self).__name__)
-        if x.device != self._device:
-            raise ValueError(f"X: expected a tensor on {self._device}, where the estimator is, got {x.device}")
+        if x.device != self._anchor.device:
+            raise ValueError(f"X: expected a tensor on {self._anchor.device}, where the estimator is, got {x.device}")
         if not (X.is_floating_point() if isinstance(X, Tensor) else X.dtype.kind == "f"):
             kind = Kind(kind.numpy, self._kind.dtype)
-        x = x.to(self._computing_dtype)
+        x = x.to(self._anchor.dtype)
         finite = x.isfinite().all(1)
         limit = torch.where(x.isnan().any(1), math.nan, -math.inf).to(x.dtype)
         if not len(x):
-            return kind.restore(limit)
-        log_density = self._log_density(torch.where(finite[:, None], x, 0))
-        return kind.restore(torch.where(finite, log_density, limit))
-
-    def score(self, X: Any, y: None = None) -> float:
-        """The total log-likelihood of points in nats, the sum of `score_samples`; `y` is ignored."""
-        self._check_fitted()
-        self._check_names(column_names(X))
-        # Of points in half precision the log-densities are not rounded to it before they are added.
-        x, _ = as_points(X, features=self.n_features_in_, owner=type(self).__name__)
-        with torch.no_grad():
-            return self.score_samples(x).double().sum().item()
+            return limit, kind
+        return torch.where(finite, self._log_density(torch.where(finite[:, None], x, 0)), limit), kind
 
     @full_precision
+    @torch.no_grad()
     def sample(self, n: int | None = None, random_state: RandomState = None, *, n_samples: int | None = None) -> Any:
         """Points [n, d] drawn from the density, of the kind and dtype of the points it was fitted to.
 
@@ -113,18 +128,17 @@ class DensityEstimator:
         """
         self._check_fitted()
         n = number_of_samples(n, n_samples)
-        with torch.no_grad():
-            return self._kind.restore(self._sample(n, as_generator(random_state, self._device)))
+        return self._kind.restore(self._sample(n, as_generator(random_state, self._anchor.device)))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's arguments by name."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **params: Any) -> Self:
-        """Other arguments, which `fit` checks.
+        """Replace arguments of the constructor; `fit` checks them.
 
         Raises:
-            ValueError: one that the constructor does not know.
+            ValueError: the constructor has no argument of that name.
         """
         known = inspect.signature(type(self)).parameters
         if unknown := [name for name in params if name not in known]:
@@ -143,7 +157,7 @@ class DensityEstimator:
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one file: safetensors, with its arguments as JSON in the header.
 
-        It is written beside `path` and renamed: a kill leaves the old file or the new one, in whole.
+        It is written beside `path` and renamed: a process that is killed leaves the old file or the new one, complete.
 
         Raises:
             ImportError: safetensors is not installed.
@@ -151,21 +165,21 @@ class DensityEstimator:
             ValueError: not fitted yet.
         """
         self._check_fitted()
-        tensors, plain = _split({name: value for name, value in vars(self).items() if _is_learned(name)})
         arguments = {name: _plain(value) for name, value in self.get_params().items()}
-        files.write(Path(path), tensors, {"class": type(self).__name__, "arguments": arguments, "learned": plain})
+        tensors, plain = _split(self._learned)
+        write_file(Path(path), tensors, {"class": type(self).__name__, "arguments": arguments, "learned": plain})
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Self:
-        """The estimator that `save` wrote: of this class, or of any where called on `DensityEstimator`.
+        """The estimator that `save` wrote: of this class, or of any class where called on `DensityEstimator`.
 
         Raises:
             ImportError: safetensors is not installed.
             ValueError: the file is missing, damaged, or of another estimator.
         """
-        tensors, config = files.read(Path(path))
+        tensors, config = read_file(Path(path))
         name = config.get("class")
-        known = {kind.__name__: kind for kind in (cls, *_subclasses(cls))}
+        known = {kind.__name__: kind for kind in _with_subclasses(cls)}
         if name not in known:
             raise ValueError(f"{path} holds {name}, expected {cls.__name__}")
         try:
@@ -184,7 +198,7 @@ class DensityEstimator:
         """Raises ValueError for an argument of the constructor that is out of range."""
 
     def _at_least(self, features: int) -> int:
-        """How many points [N, features] it takes at least."""
+        """The least number of points [N, features] that can be fitted."""
         return 1
 
     def _fit(self, x: Tensor) -> None:
@@ -200,34 +214,67 @@ class DensityEstimator:
         raise NotImplementedError
 
     @property
+    def _learned(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if _is_learned(name)}
+
+    @property
     def _kind(self) -> Kind:
         return Kind(self.array_type_ == "numpy", getattr(torch, self.dtype_))
 
     @property
     def _anchor(self) -> Tensor:
-        """A tensor that was learned: its dtype and device are those to compute in."""
-        tensors, _ = _split({name: value for name, value in vars(self).items() if _is_learned(name)})
-        return next(tensor for tensor in tensors.values() if tensor.is_floating_point())
-
-    @property
-    def _device(self) -> torch.device:
-        return self._anchor.device
-
-    @property
-    def _computing_dtype(self) -> torch.dtype:
-        return self._anchor.dtype
+        """A tensor that was learned, which has the dtype and the device to compute in."""
+        return next(tensor for tensor in _split(self._learned)[0].values() if tensor.is_floating_point())
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "n_features_in_"):
-            # Whoever catches scikit-learn's error has imported it.
+            # Code that catches scikit-learn's error has imported it.
             kind = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", ValueError)
             raise kind(f"{type(self).__name__} is not fitted yet: call fit(X) first")
 
-    def _check_names(self, names: list[str] | None) -> None:
-        """Raises where both tables have names and these differ: columns in another order are other features."""
-        known = getattr(self, "feature_names_in_", names)
-        if names is not None and names != known:
-            raise ValueError(f"X: expected the columns {', '.join(known)}, got {', '.join(names)}")
+
+def write_file(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors with a configuration as JSON in the header, all of the file or nothing.
+
+    Raises:
+        ImportError: safetensors is not installed.
+        TypeError: the configuration is not JSON.
+    """
+    save = _safetensors().torch.save
+    # safetensors refuses tensors that share memory, hence the clones.
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_whole(path, save(copies, metadata={"config": json.dumps({"format": FORMAT, **config})}))
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the configuration of a file that `write_file` wrote.
+
+    Raises:
+        ImportError: safetensors is not installed.
+        ValueError: the file is missing, damaged, or not that of an estimator.
+    """
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {})["config"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a mapping
+        version = config.pop("format", None)
+    except KeyError:
+        raise ValueError(f"{path} is not a file of a fitted estimator") from None
+    except (safetensors.SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is missing, truncated or damaged: {error}") from error
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version}, expected {FORMAT}")
+    return tensors, config
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError:
+        raise ImportError("saving and loading need safetensors: pip install 'fastgen[train]'") from None
+    return safetensors
 
 
 def _is_learned(name: str) -> bool:
@@ -235,12 +282,12 @@ def _is_learned(name: str) -> bool:
 
 
 def _plain(argument: Any) -> Any:
-    """A constructor's argument as JSON has it."""
+    """A constructor's argument without tensors and arrays, which JSON does not know."""
     return argument.tolist() if hasattr(argument, "tolist") else argument
 
 
 def _split(learned: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What was learned as tensors by name, and as what is left; a list's tensors are named `<name>.<index>`."""
+    """The tensors among the learned attributes and the rest; the tensors of a list are named `<name>.<index>`."""
     tensors, plain = {}, {}
     for name, value in learned.items():
         if isinstance(value, Tensor):
@@ -261,6 +308,5 @@ def _join(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
     return learned
 
 
-def _subclasses(cls: type) -> list[type]:
-    direct = cls.__subclasses__()
-    return [*direct, *(below for kind in direct for below in _subclasses(kind))]
+def _with_subclasses(cls: type) -> list[type]:
+    return [cls, *(below for kind in cls.__subclasses__() for below in _with_subclasses(kind))]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from fastgen.density.arrays import check_varying
-from fastgen.density.covariance import cholesky_factor
 from fastgen.density.estimator import DensityEstimator
 from fastgen.nn.arguments import not_negative
 
 
+@dataclass(eq=False, repr=False)
 class Gaussian(DensityEstimator):
     """The normal density of greatest likelihood, with full covariance.
 
@@ -32,9 +33,7 @@ class Gaussian(DensityEstimator):
     Source: Bishop, "Pattern Recognition and Machine Learning" (2006), equations 2.43, 2.121 and 2.122.
     """
 
-    def __init__(self, regularization: float = 0.0) -> None:
-        self.regularization = regularization
-        self._check_arguments()
+    regularization: float = 0.0
 
     def _check_arguments(self) -> None:
         not_negative(regularization=self.regularization)
@@ -60,7 +59,7 @@ class Gaussian(DensityEstimator):
         self.mean_rest_ = (mean - self.mean_.double()).to(x.dtype)
 
     def _log_density(self, x: Tensor) -> Tensor:
-        # Far from zero the mean's last digits are in the rest, which older files do not have.
+        # Far from zero the mean's last digits are in the rest. Files of older versions do not have it.
         centred = x - self.mean_ - getattr(self, "mean_rest_", 0)
         whitened = torch.linalg.solve_triangular(self.scale_tril_, centred.T, upper=False)
         constant = 0.5 * len(self.mean_) * math.log(2 * math.pi) + self.scale_tril_.diagonal().log().sum()
@@ -69,3 +68,29 @@ class Gaussian(DensityEstimator):
     def _sample(self, n: int, generator: Generator | None) -> Tensor:
         noise = torch.randn(n, len(self.mean_), generator=generator, dtype=self.mean_.dtype, device=self.mean_.device)
         return self.mean_ + noise @ self.scale_tril_.T
+
+
+def cholesky_factor(covariance: Tensor, points: Tensor, otherwise: str) -> Tensor:
+    """`L` [d, d], lower triangular, with `L L^T = covariance`, in its dtype (float64: squares span a wide range).
+
+    The covariance counts as singular where the deviation along some direction is lost in rounding, of the points in
+    their dtype or of the factor. This is judged by correlations, so that it does not depend on units.
+
+    Args:
+        covariance: [d, d], of positive diagonal.
+        points: [N, d], the points whose covariance it is.
+        otherwise: names the other way to call `fit`, for the error.
+
+    Raises:
+        ValueError: the covariance is singular.
+    """
+    deviation = covariance.diagonal().sqrt()
+    factor, info = torch.linalg.cholesky_ex(covariance / (deviation[:, None] * deviation))
+    rounded = torch.finfo(points.dtype).eps * points.abs().amax(0) / deviation
+    smallest = (4 * rounded).square() + 10 * len(covariance) * torch.finfo(covariance.dtype).eps
+    if info.item() or (factor.diagonal().square() <= smallest).any():
+        raise ValueError(
+            "X: the covariance is singular, some columns are linear combinations of others: "
+            f"expected points that span the space, or {otherwise}"
+        )
+    return deviation[:, None] * factor

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from fastgen.density.categorical import draw
 from fastgen.density.estimator import DensityEstimator
-from fastgen.density.expectation_maximization import (
-    Mixture,
-    em_step,
-    from_partition,
-    log_joint,
-    rows_at_once,
-    whitening_of,
-)
 from fastgen.density.kmeans import nearest_centre, spread_centres
-from fastgen.density.random_state import RandomState, as_generator, number_of_samples
+from fastgen.density.random_state import RandomState, as_generator, draw, number_of_samples
 from fastgen.nn.arguments import not_negative, positive
 from fastgen.nn.full_precision import full_precision
 
-# And how many axes a batch of such covariances has.
-COVARIANCE_TYPES = {"full": 4, "diag": 3, "spherical": 2}
+COVARIANCE_TYPES = ("full", "diag", "spherical")
+
+# The differences between points and means are held for chunks of points with about this many numbers.
+_CHUNK_NUMBERS = 2**21
 
 
+@dataclass(eq=False, repr=False)
 class GaussianMixture(DensityEstimator):
     """A mixture of normal densities of great likelihood.
 
@@ -60,25 +56,14 @@ class GaussianMixture(DensityEstimator):
     4.3; Arthur and Vassilvitskii, "k-means++" (2007), for the starts.
     """
 
-    def __init__(
-        self,
-        n_components: int = 1,
-        *,
-        covariance_type: str = "full",
-        n_init: int = 1,
-        max_iter: int = 100,
-        tol: float = 1e-3,
-        reg_covar: float = 1e-6,
-        random_state: RandomState = None,
-    ) -> None:
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.n_init = n_init
-        self.max_iter = max_iter
-        self.tol = tol
-        self.reg_covar = reg_covar
-        self.random_state = random_state
-        self._check_arguments()
+    n_components: int = 1
+    _: KW_ONLY
+    covariance_type: str = "full"
+    n_init: int = 1
+    max_iter: int = 100
+    tol: float = 1e-3
+    reg_covar: float = 1e-6
+    random_state: RandomState = None
 
     def _check_arguments(self) -> None:
         positive(n_components=self.n_components, n_init=self.n_init, max_iter=self.max_iter)
@@ -103,69 +88,19 @@ class GaussianMixture(DensityEstimator):
 
         Source: Schwarz, "Estimating the dimension of a model" (1978).
         """
-        return -2 * super().score(X) + self._parameters() * math.log(self._number(X))
-
-    def _number(self, X: Any) -> int:
-        if not len(X):
-            raise ValueError(f"X: expected at least 1 point, got {tuple(np.shape(X))}")
-        return len(X)
-
-    def _at_least(self, features: int) -> int:
-        return self.n_components
-
-    def _fit(self, x: Tensor) -> None:
-        generator = as_generator(self.random_state, x.device)
-        # The likelihood does not care where the origin is, rounding does.
-        centre = x.mean(0)
-        x = x - centre
-        mixture = self._start(x, generator)
-        best = torch.full((self.n_init,), -math.inf, dtype=x.dtype, device=x.device)
-        steps = torch.zeros(self.n_init, dtype=torch.int64, device=x.device)
-        active = torch.arange(self.n_init, device=x.device)
-        for _ in range(self.max_iter):
-            stepped, likelihood = em_step(x, mixture.at(active), self.reg_covar)
-            for values, updated in zip(mixture, stepped, strict=True):
-                values[active] = updated
-            gain = likelihood - best[active]
-            best[active] = likelihood
-            steps[active] += 1
-            active = active[gain.abs() >= self.tol]
-            if not len(active):
-                break
-        chosen = int(best.argmax())
-        self.weights_, self.means_, self.covariances_ = mixture.at(chosen)
-        means = self.means_.double() + centre.double()
-        self.means_ = means.to(x.dtype)
-        self.means_rest_ = (means - self.means_.double()).to(x.dtype)
-        self.lower_bound_, self.n_iter_ = best[chosen].item(), int(steps[chosen])
-        self.converged_ = chosen not in active.tolist()
-        if not self.converged_:
-            warnings.warn(
-                f"GaussianMixture did not converge in {self.max_iter} steps: raise max_iter or tol", stacklevel=4
-            )
-
-    def _start(self, x: Tensor, generator: Generator | None) -> Mixture:
-        """The mixtures of `n_init` partitions of the points [N, d], by their nearest of the centres of k-means++."""
-        centres = spread_centres(x, self.n_components, self.n_init, generator)
-        dims = COVARIANCE_TYPES[self.covariance_type]
-        return from_partition(x, nearest_centre(x, centres), centres, dims, self.reg_covar)
-
-    def _log_density(self, x: Tensor) -> Tensor:
-        # Far from zero the means' last digits are in the rest, which older files do not have.
-        centre = self.means_[0]
-        x, means = x - centre, self.means_ - centre + getattr(self, "means_rest_", 0)
-        mixture = Mixture(self.weights_[None], means[None], self.covariances_[None])
-        whitening = whitening_of(mixture.covariances)
-        chunks = x.split(rows_at_once(mixture.means))
-        return torch.cat([log_joint(rows, mixture, whitening)[0][0].logsumexp(-1) for rows in chunks])
+        log_likelihood = super().score(X)
+        k, d = self.means_.shape
+        parameters = k * d + {"full": k * d * (d + 1) // 2, "diag": k * d, "spherical": k}[self.covariance_type] + k - 1
+        return -2 * log_likelihood + parameters * math.log(self._number(X))
 
     @full_precision
+    @torch.no_grad()
     def sample_with_labels(
         self, n: int | None = None, random_state: RandomState = None, *, n_samples: int | None = None
     ) -> tuple[Any, Any]:
         """Points [n, d], and the component int64 [n] that each was drawn from: what scikit-learn's `sample` returns.
 
-        `sample` returns the points alone, as that of every estimator here, and the same ones for the same seed.
+        `sample` returns the points alone, like that of every estimator here, and the same ones for the same seed.
         scikit-learn's are sorted by component, these are in random order.
 
         Args:
@@ -178,21 +113,70 @@ class GaussianMixture(DensityEstimator):
         """
         self._check_fitted()
         n = number_of_samples(n, n_samples)
-        with torch.no_grad():
-            points, component = self._draw(n, as_generator(random_state, self._device))
+        points, component = self._draw(n, as_generator(random_state, self._anchor.device))
         return self._kind.restore(points), self._kind.restore(component)
+
+    def _number(self, X: Any) -> int:
+        if not len(X):
+            raise ValueError(f"X: expected at least 1 point, got {tuple(np.shape(X))}")
+        return len(X)
+
+    def _at_least(self, features: int) -> int:
+        return self.n_components
+
+    def _fit(self, x: Tensor) -> None:
+        generator = as_generator(self.random_state, x.device)
+        # The likelihood does not depend on the origin, rounding does.
+        centre = x.mean(0)
+        x = x - centre
+        centres = spread_centres(x, self.n_components, self.n_init, generator)
+        mixture = from_partition(x, nearest_centre(x, centres), centres, self.covariance_type, self.reg_covar)
+        best = torch.full((self.n_init,), -math.inf, dtype=x.dtype, device=x.device)
+        steps = torch.zeros(self.n_init, dtype=torch.int64, device=x.device)
+        active = torch.arange(self.n_init, device=x.device)
+        for _ in range(self.max_iter):
+            stepped, likelihood = em_step(x, mixture.at(active), self.covariance_type, self.reg_covar)
+            for values, updated in zip(mixture, stepped, strict=True):
+                values[active] = updated
+            gain = likelihood - best[active]
+            best[active] = likelihood
+            steps[active] += 1
+            active = active[gain.abs() >= self.tol]
+            if not len(active):
+                break
+        chosen = int(best.argmax())
+        self.weights_, self.means_, covariances = mixture.at(chosen)
+        self.covariances_ = covariances[:, 0].clone() if self.covariance_type == "spherical" else covariances
+        means = self.means_.double() + centre.double()
+        self.means_ = means.to(x.dtype)
+        self.means_rest_ = (means - self.means_.double()).to(x.dtype)
+        self.lower_bound_, self.n_iter_ = best[chosen].item(), int(steps[chosen])
+        self.converged_ = chosen not in active.tolist()
+        if not self.converged_:
+            warnings.warn(
+                f"GaussianMixture did not converge in {self.max_iter} steps: raise max_iter or tol", stacklevel=4
+            )
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        # Far from zero the means' last digits are in the rest. Files of older versions do not have it.
+        centre = self.means_[0]
+        means = self.means_ - centre + getattr(self, "means_rest_", 0)
+        covariances = self.covariances_[:, None] if self.covariance_type == "spherical" else self.covariances_
+        mixture = Mixture(self.weights_[None], means[None], covariances[None])
+        return torch.cat([joint[0].logsumexp(-1) for joint, _ in log_joint(x - centre, mixture)])
 
     def _sample(self, n: int, generator: Generator | None) -> Tensor:
         return self._draw(n, generator)[0]
 
     def _draw(self, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """Points [n, d], and the component of each [n]."""
         component = draw(self.weights_, n, generator)
         noise = torch.randn(
             n, self.means_.shape[1], generator=generator, dtype=self.means_.dtype, device=self.means_.device
         )
         if self.covariance_type == "full":
             factors = torch.linalg.cholesky(self.covariances_)
-            # One component at a time: a factor for every point would be n d^2 numbers.
+            # One component at a time: a factor for every point would take n d^2 numbers.
             for k in range(self.n_components):
                 noise[component == k] @= factors[k].T
         else:
@@ -200,8 +184,114 @@ class GaussianMixture(DensityEstimator):
             noise = noise * (deviation if self.covariance_type == "diag" else deviation[:, None])
         return self.means_[component] + noise, component
 
-    def _parameters(self) -> int:
-        """The number of free parameters."""
-        k, d = self.means_.shape
-        covariance = {"full": d * (d + 1) // 2, "diag": d, "spherical": 1}[self.covariance_type]
-        return k * (d + covariance) + k - 1
+
+class Mixture(NamedTuple):
+    """A batch of R mixtures.
+
+    Covariances are matrices ("full"), variances of every feature ("diag") or one variance ("spherical").
+
+    Args:
+        weights: [R, K].
+        means: [R, K, d].
+        covariances: [R, K, d, d], [R, K, d] or [R, K, 1].
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    def at(self, index: Any) -> Mixture:
+        """The mixtures of the batch at `index`."""
+        return Mixture(self.weights[index], self.means[index], self.covariances[index])
+
+
+def em_step(x: Tensor, mixture: Mixture, covariance_type: str, regularization: float) -> tuple[Mixture, Tensor]:
+    """The mixtures after one step, and the mean log-likelihood [R] before it, in nats, of points [N, d].
+
+    Raises:
+        ValueError: a component has become flat.
+    """
+    likelihood: Tensor | float = 0.0
+
+    def expectation() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal likelihood
+        for joint, differences in log_joint(x, mixture):
+            log_density = joint.logsumexp(-1, keepdim=True)
+            likelihood = likelihood + log_density.sum((1, 2))
+            yield (joint - log_density).exp(), differences
+
+    return _maximization(expectation(), mixture.means, covariance_type, regularization), likelihood / len(x)
+
+
+def from_partition(x: Tensor, component: Tensor, centres: Tensor, covariance_type: str, reg: float) -> Mixture:
+    """The mixtures of points [N, d] of which each belongs to one component [R, N], near centres [R, K, d]."""
+    rows = _rows_at_once(centres)
+    parts = (
+        (torch.nn.functional.one_hot(chosen, centres.shape[1]).to(x.dtype), points - centres[:, :, None])
+        for points, chosen in zip(x.split(rows), component.split(rows, 1), strict=True)
+    )
+    return _maximization(parts, centres, covariance_type, reg)
+
+
+def _maximization(parts: Iterable[tuple[Tensor, Tensor]], means: Tensor, kind: str, regularization: float) -> Mixture:
+    """The likeliest mixtures, given the share of each point in each component.
+
+    The sums are about the means of the step before. These hardly move in the end, so the covariance about the new ones,
+    `second / count - shift shift^T`, loses nothing to cancellation, and the points are read once.
+
+    Args:
+        parts: for some points at a time, their shares [R, n, K], and `x - means` [R, K, n, d].
+        means: of the step before, [R, K, d].
+        kind: of the covariances.
+        regularization: added to their diagonal.
+    """
+    count, first, second = 0, 0, 0
+    for shares, differences in parts:
+        weighted = shares.mT[..., None] * differences
+        count = count + shares.sum(1)
+        first = first + weighted.sum(2)
+        second = second + (weighted.mT @ differences if kind == "full" else (weighted * differences).sum(2))
+    # A component in which no point has a share keeps its mean.
+    count = count + 10 * torch.finfo(means.dtype).eps
+    shift = first / count[..., None]
+    if kind == "full":
+        covariances = second / count[..., None, None] - shift[..., None] * shift[..., None, :]
+        covariances.diagonal(dim1=-2, dim2=-1).add_(regularization)
+    else:
+        covariances = second / count[..., None] - shift.square() + regularization
+        covariances = covariances.mean(-1, keepdim=True) if kind == "spherical" else covariances
+    return Mixture(count / count.sum(-1, keepdim=True), means + shift, covariances)
+
+
+def log_joint(x: Tensor, mixture: Mixture) -> Iterator[tuple[Tensor, Tensor]]:
+    """`log weights_k + log N(x; means_k, covariances_k)` [R, n, K] and `x - means` [R, K, n, d], n points at a time.
+
+    Raises:
+        ValueError: a covariance is not positive.
+    """
+    whitening = _whitening(mixture.covariances)
+    full = whitening.dim() == 4
+    scales = whitening.diagonal(dim1=-2, dim2=-1) if full else whitening.expand_as(mixture.means)
+    constant = mixture.weights.log() + scales.log().sum(-1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
+    for rows in x.split(_rows_at_once(mixture.means)):
+        differences = rows - mixture.means[:, :, None]
+        whitened = differences @ whitening.mT if full else differences * whitening[:, :, None]
+        yield (constant[..., None] - 0.5 * whitened.square().sum(-1)).mT, differences
+
+
+def _whitening(covariances: Tensor) -> Tensor:
+    """`L^-1`, of the shape of the covariances, where `L L^T` is the covariance."""
+    if covariances.dim() < 4:
+        if not (covariances > 0).all():
+            raise ValueError("X: a component of the mixture has no width: fewer components, or a larger reg_covar")
+        return covariances.rsqrt()
+    factors, info = torch.linalg.cholesky_ex(covariances)
+    if info.any():
+        raise ValueError("X: the covariance of a component is singular: fewer components, or a larger reg_covar")
+    identity = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
+    return torch.linalg.solve_triangular(factors, identity, upper=False)
+
+
+def _rows_at_once(means: Tensor) -> int:
+    """The number of points in a chunk, for means [R, K, d]."""
+    return max(1, _CHUNK_NUMBERS // means.numel())

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from fastgen.density.arrays import check_varying
-from fastgen.density.categorical import draw
-from fastgen.density.cells import cell_numbers, count_cells, leaves, locate
 from fastgen.density.estimator import DensityEstimator
+from fastgen.density.random_state import draw
 
 BIN_WIDTHS = ("scott", "freedman-diaconis", "cv")
 
 # The widths that cross-validation tries, in units of Scott's.
 _CV_FACTORS = [2.0 ** (step / 4) for step in range(-16, 9)]
 
+# Cells farther out are clamped to this: no number in a float64 has cells of its own there.
+_FARTHEST = 2.0**52
 
+
+@dataclass(eq=False, repr=False)
 class Histogram(DensityEstimator):
     """A density that is constant in each bin: `p(x) = counts_b / (N h_1 ... h_d)` in bin b, zero outside of all.
 
@@ -46,9 +50,7 @@ class Histogram(DensityEstimator):
     (1982), for the risk.
     """
 
-    def __init__(self, bin_width: str | float | Sequence[float] = "scott") -> None:
-        self.bin_width = bin_width
-        self._check_arguments()
+    bin_width: str | float | Sequence[float] = "scott"
 
     def _check_arguments(self) -> None:
         if isinstance(self.bin_width, str):
@@ -89,9 +91,9 @@ class Histogram(DensityEstimator):
         return _CV_FACTORS[min(range(len(risks)), key=risks.__getitem__)] * width
 
     def _log_density(self, x: Tensor) -> Tensor:
-        bins = locate(cell_numbers(x, self.origin_, self.bin_width_), leaves(self.cells_))
+        bins = locate(cell_numbers(x, self.origin_, self.bin_width_), _tree(self.cells_)[1])
         total = self.counts_.sum().to(x.dtype).log() + self.bin_width_.log().sum()
-        # Bin -1, outside of all, is the last of these.
+        # Index -1, of points outside of all bins, is the last of these.
         logs = torch.cat((self.counts_.to(x.dtype).log() - total, x.new_full((1,), -math.inf)))
         return logs[bins]
 
@@ -117,7 +119,7 @@ def _scott(x: Tensor) -> Tensor:
 
 
 def _freedman_diaconis(x: Tensor) -> Tensor:
-    # Sorted, for torch.quantile takes no more than 2^24 numbers.
+    # `torch.quantile` takes no more than 2^24 numbers, so the quantiles are read from the sorted points.
     ordered = x.sort(0).values
     lower, upper = (_quantile(ordered, level) for level in (0.25, 0.75))
     if (upper == lower).any():
@@ -133,3 +135,52 @@ def _quantile(ordered: Tensor, level: float) -> Tensor:
     place = level * (len(ordered) - 1)
     below = int(place)
     return torch.lerp(ordered[below], ordered[min(below + 1, len(ordered) - 1)], place - below)
+
+
+def cell_numbers(x: Tensor, origin: Tensor, width: Tensor) -> Tensor:
+    """The cell of each point, int64 [n, d]: its distance to the origin in widths, rounded down."""
+    cells = ((x - origin).double() / width.double()).floor()
+    return cells.clamp(-_FARTHEST, _FARTHEST).long()
+
+
+def count_cells(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of cells [N, d], [B, d] in order, and the number of each, [B]."""
+    node = _tree(cells)[0]
+    counts = node.bincount()
+    distinct = cells.new_empty(len(counts), cells.shape[1])
+    # Cells with the same rank are equal, so it does not matter which of them is written last.
+    distinct[node] = cells
+    return distinct, counts
+
+
+def locate(queries: Tensor, tree: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The row of each cell [M, d] among the cells of a `_tree`, [M]; -1 where it is not among them."""
+    node = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    found = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
+    for column, (values, keys) in zip(queries.T, tree, strict=True):
+        rank, known = _find(column.contiguous(), values)
+        node, present = _find(node * len(values) + rank, keys)
+        found &= known & present
+    return node.where(found, -1)
+
+
+def _tree(cells: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The rank of each cell [N, d] among the distinct ones, and a tree to find them: for every axis, the values there
+    and the keys of the nodes.
+
+    A node stands for the cells that share their numbers on the axes so far, and is numbered by its rank. The keys of
+    its children are `node * (number of values) + rank of the value`, below N^2: no key overflows, whatever d.
+    """
+    tree = []
+    node = torch.zeros(len(cells), dtype=torch.int64, device=cells.device)
+    for column in cells.T:
+        values, rank = column.unique(return_inverse=True)
+        keys, node = (node * len(values) + rank).unique(return_inverse=True)
+        tree.append((values, keys))
+    return node, tree
+
+
+def _find(numbers: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of each number in a sorted tensor, and whether it is there."""
+    place = torch.searchsorted(among, numbers).clamp_(max=len(among) - 1)
+    return place, among[place] == numbers

@@ -1,4 +1,4 @@
-"""Samples of any distribution whose cumulative can be computed."""
+"""Samples of any distribution by the inverse of its cumulative, found by bisection and Newton's method."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from fastgen.density.arrays import as_points
-from fastgen.density.inversion import invert_cdf
 from fastgen.density.random_state import RandomState, as_generator, number_of_samples
 from fastgen.nn.arguments import positive
+
+Function = Callable[[Tensor], Tensor]
+
+# Of the inversion: halvings before the first Newton step, which has to start near, and steps in all.
+_HALVINGS, _STEPS = 12, 1000
 
 
 class InverseTransform:
@@ -99,7 +103,7 @@ class InverseTransform:
         columns: list[Tensor] = []
         for index in range(len(self._cdfs)):
             uniform = torch.rand(n, generator=generator, dtype=self._dtype, device=self._device)
-            # A zero, once in 2^24 or 2^53, would be at the end of the support.
+            # A zero, once in 2^24 or 2^53 draws, would be at the end of the support.
             levels = uniform.clamp(min=torch.finfo(self._dtype).tiny)
             before = (torch.stack(columns, 1),) if columns else (levels.new_zeros(n, 0),) * (len(self._cdfs) > 1)
             columns.append(self._invert(index, levels, before) if self._table is None else self._look_up(levels))
@@ -152,6 +156,66 @@ class InverseTransform:
         if value.shape != x.shape:
             raise ValueError(f"cdf, pdf: expected a value for each x {tuple(x.shape)}, got {tuple(value.shape)}")
         return value
+
+
+def invert_cdf(cdf: Function, levels: Tensor, low: Tensor, high: Tensor, pdf: Function | None = None) -> Tensor:
+    """`inf {x : cdf(x) >= level}` for every level [n], to the resolution of the dtype.
+
+    By bisection, and by Newton's method where there is a `pdf`. The search ends when its bracket has closed, and Newton
+    steps give way to halvings after a while: a wrong or rough `pdf` costs time, never the answer.
+
+    Args:
+        cdf: never falls, [n] to [n], one function for each level.
+        levels: [n], in (0, 1).
+        low, high: ends of where the answers are, [n]; may be infinite.
+        pdf: the derivative of `cdf`.
+
+    Raises:
+        ValueError: `cdf` does not reach a level.
+    """
+    low, high = _bracket(cdf, levels, low.clone(), high.clone())
+    number = torch.finfo(levels.dtype)
+    x = low + (high - low) / 2
+    for step in range(_STEPS):
+        value = cdf(x)
+        below = value < levels
+        low, high = torch.where(below, x, low), torch.where(below, high, x)
+        middle = low + (high - low) / 2
+        # Without a least width, a bracket around zero would be halved for ever.
+        resolution = (number.eps * middle.abs()).clamp(min=number.tiny ** (1 / 3))
+        closed = high - low <= 2 * resolution
+        if closed.all():
+            break
+        x, before = middle, x
+        if pdf is not None and step >= _HALVINGS:
+            # The least length of a step grows fourfold each time. So the first step after convergence oversteps the
+            # answer, by no more than the rounding of cdf, and closes the bracket; later steps leave the bracket.
+            shortest = resolution * 4.0 ** (step - _HALVINGS)
+            length = ((value - levels) / pdf(before)).abs().maximum(shortest)
+            newton = torch.where(below, before + length, before - length)
+            x = torch.where((newton > low) & (newton < high) & ~closed, newton, middle)
+    return middle
+
+
+def _bracket(cdf: Function, levels: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Ends with `cdf(low) < level <= cdf(high)`: those given where they are finite, others by doubling the distance."""
+    open_low, open_high = low.isinf(), high.isinf()
+    anchor = torch.where(open_low, torch.where(open_high, 0.0, high), low)
+    reach = torch.ones_like(levels)
+    low, high = torch.where(open_low, anchor - reach, low), torch.where(open_high, anchor + reach, high)
+    while True:
+        short_low = open_low & (cdf(low) >= levels)
+        short_high = open_high & (cdf(high) < levels)
+        if not (short_low | short_high).any():
+            break
+        reach = 2 * reach
+        low = torch.where(short_low, anchor - reach, low)
+        high = torch.where(short_high, anchor + reach, high)
+        if reach.isinf().any():
+            raise ValueError("cdf: expected to go from 0 to 1, it stays on one side of a level in between")
+    if (cdf(high) < levels).any():
+        raise ValueError("cdf: expected to reach 1 at the upper end of support")
+    return low, high
 
 
 def _functions(name: str, given: Any) -> list[Callable[..., Any]]:

@@ -1,8 +1,10 @@
-"""A kernel on every point."""
+"""Kernel density estimates: a kernel on every point, adaptive, weighted or debiased."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -12,19 +14,22 @@ from torch import Generator, Tensor
 from fastgen.density.arrays import check_varying
 from fastgen.density.bandwidth import RULES, choose_bandwidth
 from fastgen.density.binned import grid_log_density, interpolate
-from fastgen.density.categorical import draw
-from fastgen.density.covariance import cholesky_factor
-from fastgen.density.debias import DEBIAS, laplace_factor, step_along_score
 from fastgen.density.estimator import DensityEstimator
-from fastgen.density.kernels import noise
+from fastgen.density.gaussian import cholesky_factor
+from fastgen.density.random_state import draw
 from fastgen.nn.arguments import is_int
 from fastgen.ops.kde import kde_log_density, kde_score
 from fastgen.ops.kde.kernels import KERNELS
 from fastgen.ops.knn import knn
 
 COVARIANCE_TYPES = ("diag", "full")
+DEBIAS = ("score", "laplace")
+
+# Pairs of a query and a point whose distances are held at once, so that they stay in a cache.
+_CHUNK_PAIRS = 2**17
 
 
+@dataclass(eq=False, repr=False)
 class KernelDensity(DensityEstimator):
     """The Parzen estimate: `p(x) = sum_i w_i K(H_i^(-1/2) (x - x_i)) |H_i|^(-1/2)`, a kernel on every point.
 
@@ -70,23 +75,13 @@ class KernelDensity(DensityEstimator):
     `adaptive`. `debias`, `method` and the rules name theirs where they are.
     """
 
-    def __init__(
-        self,
-        bandwidth: str | float | Sequence[float] | Sequence[Sequence[float]] = "scott",
-        *,
-        kernel: str = "gaussian",
-        covariance_type: str = "diag",
-        adaptive: int | None = None,
-        method: str = "direct",
-        debias: str | None = None,
-    ) -> None:
-        self.bandwidth = bandwidth
-        self.kernel = kernel
-        self.covariance_type = covariance_type
-        self.adaptive = adaptive
-        self.method = method
-        self.debias = debias
-        self._check_arguments()
+    bandwidth: str | float | Sequence[float] | Sequence[Sequence[float]] = "scott"
+    _: KW_ONLY
+    kernel: str = "gaussian"
+    covariance_type: str = "diag"
+    adaptive: int | None = None
+    method: str = "direct"
+    debias: str | None = None
 
     def _check_arguments(self) -> None:
         _check_bandwidth(self.bandwidth)
@@ -137,7 +132,7 @@ class KernelDensity(DensityEstimator):
         self.weighted_ = self._sample_weight is not None
         self.points_, self.weights_, self.centre_ = x, weights, weights @ x
         self.bandwidth_, self.factor_ = self._choose_bandwidth(x, weights)
-        # In bandwidths from here on: all else follows from that.
+        # All that follows is in units of the bandwidth.
         y = self._to_bandwidths(x)
         self.scales_ = _adaptive_scales(y, self.adaptive) if self.adaptive else None
         if self.debias == "score":
@@ -146,7 +141,7 @@ class KernelDensity(DensityEstimator):
             self.points_ = self.centre_ + moved
             self.points_rest_ = moved - (self.points_ - self.centre_)
         if self.method == "fft":
-            # In float64: what the transform rounds is relative to the highest density.
+            # In float64, since the transform's rounding is relative to the highest density.
             grid, origin = grid_log_density(y.double(), weights.double())
             self.grid_, self.grid_origin_ = grid.to(x.dtype), origin.to(x.dtype)
 
@@ -166,7 +161,7 @@ class KernelDensity(DensityEstimator):
         check_varying(x, f"and '{self.bandwidth}' has no scale to go by: expected bandwidth as a number")
         precise, share = x.double(), weights.double()
         centred = precise - share @ precise
-        # Unbiased, as in SciPy: of equal weights it divides by N - 1.
+        # Unbiased, as in SciPy: with equal weights this divides by N - 1.
         covariance = (share[:, None] * centred).T @ centred / (1 - share.square().sum())
         if self.covariance_type == "diag":
             factor = None
@@ -207,18 +202,16 @@ class KernelDensity(DensityEstimator):
         return log_density - log_volume
 
     def _direct(self, queries: Tensor) -> Tensor:
-        # Of points that were moved far from zero the last digits are in the rest, which older files do not have.
+        # Far from zero the last digits of points that were moved are in the rest. Files of older versions do not have
+        # it.
         points = self._to_bandwidths(self.points_, getattr(self, "points_rest_", None))
-        log_density = self._sum_of_kernels(queries, points)
+        log_density = self._over_points(kde_log_density, queries, points)
         if self.debias == "laplace":
             log_density = log_density + laplace_factor(queries, points, self.weights_).clamp(min=0).log()
         return log_density
 
-    def _sum_of_kernels(self, queries: Tensor, points: Tensor) -> Tensor:
-        """The log-density at queries [M, d] of kernels on points [N, d], in units of the bandwidth: the costly part."""
-        return self._over_points(kde_log_density, queries, points)
-
     def _over_points(self, op: Callable[..., Tensor], queries: Tensor, points: Tensor) -> Tensor:
+        """An op of `fastgen.ops.kde` at queries [M, d] for kernels on points [N, d], in units of the bandwidth."""
         bandwidth, form = (1.0, "scalar") if self.scales_ is None else (self.scales_, "adaptive")
         weights = self.weights_ if self.weighted_ else None
         return op(queries, points, bandwidth, weights=weights, kernel=self.kernel, bandwidth_form=form)
@@ -284,3 +277,80 @@ def _weights(given: Any, x: Tensor) -> Tensor:
     if not (weights.isfinite() & (weights >= 0)).all() or not weights.any():
         raise ValueError("sample_weight: expected finite non-negative numbers, not all zero")
     return weights / weights.sum()
+
+
+def noise(kernel: str, n: int, like: Tensor, generator: Generator | None) -> Tensor:
+    """Points [n, d] drawn from the kernel of bandwidth 1 around zero, of the dtype and device of `like` [..., d].
+
+    A normal point gives the direction, and by its length a Gamma(d/2) number that is independent of it. Other Gamma
+    numbers are sums of exponential numbers, and Beta numbers are ratios of those.
+    """
+    d = like.shape[-1]
+    point = torch.randn(n, d, generator=generator, dtype=like.dtype, device=like.device)
+    if kernel == "gaussian":
+        return point
+    length = torch.linalg.vector_norm(point, dim=1)
+
+    def exponentials(count: int) -> Tensor:
+        uniform = torch.rand(n, count, generator=generator, dtype=like.dtype, device=like.device)
+        return -torch.log1p(-uniform).sum(1)
+
+    if kernel == "tophat":
+        uniform = torch.rand(n, generator=generator, dtype=like.dtype, device=like.device)
+        radius = uniform ** (1 / d)
+    elif kernel == "epanechnikov":
+        chi = 0.5 * length.square()
+        radius = (chi / (chi + exponentials(2))).sqrt()
+    elif kernel == "exponential":
+        radius = exponentials(d)
+    else:
+        gamma = exponentials(d)
+        radius = gamma / (gamma + exponentials(2))
+    scaled = point * (radius / length)[:, None]
+    return scaled if kernel != "cosine" else _thin_to_cosine(scaled, radius, like, generator)
+
+
+def _thin_to_cosine(point: Tensor, radius: Tensor, like: Tensor, generator: Generator | None) -> Tensor:
+    """Points of the linear kernel by rejection: `cos(pi r / 2)` is between 1 and pi/2 times `1 - r`."""
+    uniform = torch.rand(len(point), generator=generator, dtype=like.dtype, device=like.device)
+    accepted = uniform * 0.5 * math.pi * (1 - radius) < (0.5 * math.pi * radius).cos()
+    rejected = ~accepted
+    if rejected.any():
+        point[rejected] = noise("cosine", int(rejected.sum()), like, generator)
+    return point
+
+
+def step_along_score(points: Tensor, scores: Tensor, scales: Tensor | None) -> Tensor:
+    """Points [N, d] moved by half their squared bandwidth times the score of an estimate there.
+
+    `x_i + (h_i^2 / 2) grad log f(x_i)`: the kernels around these widen the density to about where it was.
+
+    Args:
+        points: [N, d].
+        scores: [N, d].
+        scales: bandwidths [N]; None for 1 everywhere.
+
+    Source: Epstein et al., "SD-KDE: score-debiased kernel density estimation" (2025), with the score of the
+    estimate itself as in "Flash-SD-KDE" (arXiv 2602.10378).
+    """
+    steps = 0.5 * scores
+    return points + (steps if scales is None else steps * scales.square()[:, None])
+
+
+def laplace_factor(queries: Tensor, points: Tensor, weights: Tensor) -> Tensor:
+    """The factor [M] of the density at queries [M, d] that takes back the widening by a Gaussian kernel of bandwidth 1:
+    `1 - lap f / (2 f) = 1 + d/2 - E|u|^2 / 2`.
+
+    u is the difference of a point and the query, and the expectation is over points by their share in the density
+    there. The factor is negative where most of that share is with points farther than `sqrt(d + 2)` bandwidths.
+
+    Source: "Flash-SD-KDE" (arXiv 2602.10378), the Laplace-corrected estimate; a kernel of fourth order, Silverman,
+    "Density Estimation" (1986), section 3.6.
+    """
+    log_weights = weights.log()
+    means = []
+    for rows in queries.split(max(1, _CHUNK_PAIRS // len(points))):
+        # From differences: exact also where points are close to each other and far from zero.
+        squared = torch.cdist(rows, points, compute_mode="donot_use_mm_for_euclid_dist").square()
+        means.append(((log_weights - 0.5 * squared).softmax(1) * squared).sum(1))
+    return 1 + 0.5 * queries.shape[1] - 0.5 * torch.cat(means)

@@ -1,4 +1,4 @@
-"""Where to start a clustering: k-means++, a batch of starts at once."""
+"""Centres of clusters by k-means++, for a batch of starts at once, and the points nearest to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def spread_centres(x: Tensor, k: int, starts: int, generator: Generator | None) 
     for _ in range(k - 1):
         cumulative = squared.double().cumsum(1)
         level = torch.rand(starts, 1, generator=generator, dtype=torch.float64, device=x.device) * cumulative[:, -1:]
-        # Where every point is a centre already, any point will do: this takes the last.
+        # Where every point is a centre already, this takes the last point.
         chosen = torch.searchsorted(cumulative, level, right=True).clamp_(max=len(x) - 1)[:, 0]
         centres.append(x[chosen])
         squared = torch.minimum(squared, _squared_distance(x, centres[-1]))

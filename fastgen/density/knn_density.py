@@ -1,18 +1,20 @@
-"""The density of a ball that holds k points."""
+"""The density of the ball that reaches to the k-th nearest neighbour."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from fastgen.density.estimator import DensityEstimator
-from fastgen.density.unit_ball import log_unit_ball
 from fastgen.nn.arguments import is_int
+from fastgen.ops.kde.kernels import log_volume
 from fastgen.ops.knn import knn
 
 
+@dataclass(eq=False, repr=False)
 class KNNDensity(DensityEstimator):
     """The density of the ball around a point that reaches to its k-th nearest neighbour.
 
@@ -36,9 +38,7 @@ class KNNDensity(DensityEstimator):
     "Pattern Recognition and Machine Learning" (2006), equation 2.246.
     """
 
-    def __init__(self, k: int | None = None) -> None:
-        self.k = k
-        self._check_arguments()
+    k: int | None = None
 
     def _check_arguments(self) -> None:
         if self.k is not None and not (is_int(self.k) and self.k >= 1):
@@ -53,12 +53,11 @@ class KNNDensity(DensityEstimator):
 
     def _log_density(self, x: Tensor) -> Tensor:
         n, d = self.points_.shape
-        log_volume = log_unit_ball(d)
         with torch.no_grad():
             neighbour = knn(x, self.points_, self.k_)[1][:, -1]
         # From the differences, so that gradients flow to x.
         radius = torch.linalg.vector_norm(x - self.points_[neighbour], dim=1)
-        return math.log(self.k_ / n) - log_volume - d * radius.log()
+        return math.log(self.k_ / n) - log_volume("tophat", d) - d * radius.log()
 
     def _sample(self, n: int, generator: Generator | None) -> Tensor:
         raise NotImplementedError(

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from fastgen.density.arrays import check_varying
-from fastgen.density.conditional_networks import Parameters, heights, initial_weights
 from fastgen.density.estimator import DensityEstimator
-from fastgen.density.inversion import invert_cdf
-from fastgen.density.progress import progress
+from fastgen.density.inverse_transform import invert_cdf
 from fastgen.density.random_state import RandomState, as_generator
 from fastgen.nn.arguments import is_number, not_negative, positive
 from fastgen.nn.full_precision import with_autograd
 
-# Of the normal density that is mixed in, in standard deviations of the data.
+# Weights and biases of a batch of networks, by layer.
+Parameters = tuple[list[Tensor], list[Tensor]]
+
+# The deviation of the normal density that is mixed in, in standard deviations of the data.
 _WIDE = 2.0
 
-# How far the interval reaches beyond the data, and how far apart the places are that the penalty compares.
+# The reach of the interval beyond the data, and the distance of the two places that the penalty compares.
 _MARGIN, _APART = 1.0, 0.02
 
-# Points at which a fit is checked.
+# The number of points at which a fit is checked.
 _CHECKED = 1000
 
-# Activations that are held at once, times a few.
+# Densities are computed for chunks of points with about this many activations in a layer.
 _CHUNK_NUMBERS = 2**20
 
 
+@dataclass(eq=False, repr=False)
 class NeuralCDF(DensityEstimator):
     """The stochastic learning of the cumulative: networks regress ranks, and the density is their derivative.
 
@@ -74,27 +77,15 @@ class NeuralCDF(DensityEstimator):
     (2002), section II: the stochastic learning of the cumulative, and its hint of monotonicity.
     """
 
-    def __init__(
-        self,
-        *,
-        hidden_features: int = 32,
-        num_layers: int = 2,
-        steps: int = 1000,
-        batch_size: int = 512,
-        learning_rate: float = 1e-2,
-        monotonicity: float = 1.0,
-        floor: float = 1e-3,
-        random_state: RandomState = None,
-    ) -> None:
-        self.hidden_features = hidden_features
-        self.num_layers = num_layers
-        self.steps = steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.monotonicity = monotonicity
-        self.floor = floor
-        self.random_state = random_state
-        self._check_arguments()
+    _: KW_ONLY
+    hidden_features: int = 32
+    num_layers: int = 2
+    steps: int = 1000
+    batch_size: int = 512
+    learning_rate: float = 1e-2
+    monotonicity: float = 1.0
+    floor: float = 1e-3
+    random_state: RandomState = None
 
     def _check_arguments(self) -> None:
         sizes = ("hidden_features", "num_layers", "steps", "batch_size")
@@ -130,7 +121,7 @@ class NeuralCDF(DensityEstimator):
         self._warn_where_flat(z[:_CHECKED])
 
     def _warn_where_flat(self, z: Tensor) -> None:
-        """Says so where a network does not go from near 0 to near 1 over its interval: what it says is not learned."""
+        """Warns where a network does not rise from near 0 to near 1 over its interval, and so has not learned."""
         ends = torch.stack((self.low_, self.high_), 1).repeat_interleave(len(z), 1)
         start, stop = heights((self.weights_, self.biases_), z.repeat(2, 1), ends).chunk(2, 1)
         rise = (stop - start).mean(1)
@@ -150,7 +141,7 @@ class NeuralCDF(DensityEstimator):
         batch = z[rows]
         low, high = self.low_[:, None], self.high_[:, None]
         anywhere = low + (high - low) * uniform[0]
-        # Half of the places are those of other points, which are where the density is.
+        # Half of the places are other points of the batch, which are where the density is.
         others = batch.T.gather(1, uniform[1].argsort(1))
         places = torch.where(uniform[2] < 0.5, others, anywhere)
         targets = (places >= batch.T).to(z.dtype)
@@ -169,13 +160,13 @@ class NeuralCDF(DensityEstimator):
         """The sum over dimensions of `log dF_i / dx_i`, [n]."""
         with torch.inference_mode(False), torch.enable_grad():
             z = (x.clone() - self.mean_) / self.deviation_
-            # A variable of its own, which is not among those that the other dimensions condition on.
+            # A tensor of its own, so that the derivative is not also through the conditions of other dimensions.
             own = z.T.clone() if z.requires_grad else z.T.clone().requires_grad_()
             low, high = (end[:, None].expand_as(own) for end in (self.low_, self.high_))
             places = torch.cat((own.clamp(low, high), low, high), 1)
             height, start, stop = heights((self.weights_, self.biases_), z.repeat(3, 1), places).chunk(3, 1)
             (slope,) = torch.autograd.grad(height.sum(), own, create_graph=x.requires_grad)
-        # Far from all data the network says the same at both ends, and nothing lies between.
+        # Given a condition far from all data, a network may have the same value at both ends.
         mass = (stop - start).clamp(min=torch.finfo(x.dtype).tiny)
         density = (1 - self.floor) * (slope / mass).clamp(min=0) + self.floor * _wide_density(own)
         log_density = density.log().sum(0) - self.deviation_.log().sum()
@@ -185,7 +176,7 @@ class NeuralCDF(DensityEstimator):
         z = self.mean_.new_zeros(n, len(self.mean_))
         for index in range(len(self.mean_)):
             levels = torch.rand(n, generator=generator, dtype=z.dtype, device=z.device)
-            # The resolution of float32 near 1 is that of its sigmoid: a level beyond would never be reached.
+            # Rounding near 1 keeps the sigmoid from reaching higher levels.
             margin = 4 * torch.finfo(z.dtype).eps
             end = torch.full_like(levels, math.inf)
             cdf = self._conditional(index, z.clone())
@@ -208,3 +199,53 @@ class NeuralCDF(DensityEstimator):
 
 def _wide_density(y: Tensor) -> Tensor:
     return (-0.5 * (y / _WIDE).square()).exp() / (_WIDE * math.sqrt(2 * math.pi))
+
+
+def initial_weights(z: Tensor, hidden_features: int, num_layers: int, generator: Generator | None) -> Parameters:
+    """Weights [d, inputs, outputs] and biases [d, 1, outputs] of each layer of d small networks.
+
+    The i-th network sees a number of its own and the dimensions before i of a condition. The units of its first layer
+    are centred on values of the standardised points z [N, d].
+    """
+    d = z.shape[1]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=z.dtype, device=z.device)
+
+    first = normal(d, d, hidden_features) / math.sqrt(d)
+    own = first.diagonal().T
+    own.copy_(2 * normal(d, hidden_features))
+    turns = z.T[:, torch.randint(len(z), (hidden_features,), generator=generator, device=z.device)]
+    weights, biases = [first], [(-own * turns)[:, None]]
+    for outputs in [hidden_features] * (num_layers - 1) + [1]:
+        weights.append(normal(d, hidden_features, outputs) / math.sqrt(hidden_features))
+        biases.append(z.new_zeros(d, 1, outputs))
+    return weights, biases
+
+
+def heights(parameters: Parameters, context: Tensor, y: Tensor, dims: slice = slice(None)) -> Tensor:
+    """`H_i(y_i | context_1 ... context_{i-1})` in (0, 1), [D, n], of the D networks at `dims`.
+
+    Args:
+        parameters: weights and biases of all d networks.
+        context: points [n, d], of which each network sees the dimensions before its own.
+        y: [D, n].
+    """
+    weights, biases = ([tensor[dims] for tensor in kind] for kind in parameters)
+    d = context.shape[1]
+    before = torch.ones(d, d, dtype=torch.bool, device=context.device).tril(-1)[dims]
+    own = parameters[0][0].diagonal().T[dims]
+    hidden = context @ (weights[0] * before[..., None]) + y[..., None] * own[:, None] + biases[0]
+    for weight, bias in zip(weights[1:], biases[1:], strict=True):
+        hidden = torch.baddbmm(bias, hidden.tanh(), weight)
+    return hidden[..., 0].sigmoid()
+
+
+def progress(steps: int, title: str) -> Iterable[int]:
+    """The numbers below `steps`, with a bar on stderr where that is a terminal and tqdm is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return range(steps)
+    # None: only on a terminal.
+    return tqdm(range(steps), desc=title, disable=None, leave=False)

@@ -5,25 +5,31 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from fastgen.density.arrays import check_varying
-from fastgen.density.cosines import cosines, integral_of_clipped, terms_of_degree
 from fastgen.density.estimator import DensityEstimator
 from fastgen.nn.arguments import is_number, positive
 
-# Without max_order: the largest that makes no more terms than this, and no higher than that.
+# Without `max_order`, the largest order with no more terms than this, and at most this order.
 _MOST_TERMS, _HIGHEST_ORDER = 512, 64
 
-# More than these are a mistake.
+# More terms than this are refused.
 _TERMS_LIMIT = 2**18
 
+# The basis functions are held for chunks of points with about this many numbers.
 _CHUNK_NUMBERS = 2**21
 
+# Points per axis of the grid that integrates, by the number of dimensions; Sobol points in more dimensions.
+_GRID = {1: 2**14, 2: 2**10, 3: 2**7}
+_SOBOL_POINTS = 2**15
 
+
+@dataclass(eq=False, repr=False)
 class OrthogonalSeries(DensityEstimator):
     """The basis estimator: `f(u) = sum_a theta_a phi_a(u)` on a box mapped to [0, 1]^d, `theta_a = mean_i phi_a(u_i)`.
 
@@ -55,19 +61,11 @@ class OrthogonalSeries(DensityEstimator):
     truncation point in Fourier series density estimation" (1985), for the risk.
     """
 
-    def __init__(
-        self,
-        order: int | str = "cv",
-        *,
-        max_order: int | None = None,
-        box: tuple[float | Sequence[float], float | Sequence[float]] | None = None,
-        floor: float = 1e-4,
-    ) -> None:
-        self.order = order
-        self.max_order = max_order
-        self.box = box
-        self.floor = floor
-        self._check_arguments()
+    order: int | str = "cv"
+    _: KW_ONLY
+    max_order: int | None = None
+    box: tuple[float | Sequence[float], float | Sequence[float]] | None = None
+    floor: float = 1e-4
 
     def _check_arguments(self) -> None:
         if self.order != "cv":
@@ -184,3 +182,51 @@ def risks_by_order(degrees: Tensor, theta: Tensor, squares: Tensor, n: int) -> T
     """
     risks = (2 * squares - (n + 1) * theta.square()) / (n - 1)
     return theta.new_zeros(int(degrees.max()) + 1).index_add_(0, degrees, risks).cumsum(0)
+
+
+def terms_of_degree(d: int, order: int, device: torch.device) -> Tensor:
+    """Indices [T, d] of the products of total degree up to `order`, `T = (order + d choose d)`."""
+    # Stars and bars: d dividers among order + d places leave d + 1 gaps, of which the first d are the indices.
+    dividers = torch.tensor(list(itertools.combinations(range(order + d), d)), device=device)
+    return torch.diff(dividers, dim=1, prepend=dividers.new_full((len(dividers), 1), -1)) - 1
+
+
+def cosines(u: Tensor, terms: Tensor) -> Tensor:
+    """The basis functions [n, T] at points [n, d] of the unit cube: products of `phi_k(u)` over the axes."""
+    tables = cosine_tables(u, int(terms.max()))
+    values = tables[:, 0, terms[:, 0]]
+    for axis in range(1, u.shape[1]):
+        values = values * tables[:, axis, terms[:, axis]]
+    return values
+
+
+def cosine_tables(u: Tensor, order: int) -> Tensor:
+    """`phi_0 = 1` and `phi_k(u) = sqrt(2) cos(pi k u)` for k up to `order`, of the shape of u and one axis more."""
+    k = torch.arange(order + 1, dtype=u.dtype, device=u.device)
+    # sqrt(1) for k = 0, sqrt(2) for the others.
+    return (math.pi * k * u[..., None]).cos() * k.clamp(max=1).add(1).sqrt()
+
+
+def integral_of_clipped(terms: Tensor, coefficients: Tensor, floor: float) -> float:
+    """The integral of `max(sum_a coefficients_a phi_a, floor)` over the unit cube."""
+    d = terms.shape[1]
+    if d in _GRID:
+        values = _on_grid(terms, coefficients, _GRID[d])
+    else:
+        sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=0)
+        u = sobol.draw(_SOBOL_POINTS, dtype=coefficients.dtype).to(coefficients.device)
+        values = torch.cat([cosines(rows, terms) @ coefficients for rows in u.split(2**12)])
+    return values.clamp(min=floor).double().mean().item()
+
+
+def _on_grid(terms: Tensor, coefficients: Tensor, steps: int) -> Tensor:
+    """The series at the middles of `steps`^d cells: one small matrix product for each axis."""
+    order = int(terms.max())
+    middles = (torch.arange(steps, dtype=coefficients.dtype, device=coefficients.device) + 0.5) / steps
+    table = cosine_tables(middles, order)
+    values = coefficients.new_zeros((order + 1,) * terms.shape[1])
+    values[tuple(terms.T)] = coefficients
+    for _ in range(terms.shape[1]):
+        # This removes the first axis, of coefficients, and appends an axis of values: after d turns all are values.
+        values = torch.tensordot(values, table, dims=([0], [1]))
+    return values

@@ -1,10 +1,10 @@
-"""Where the randomness of an estimator comes from."""
+"""The random numbers of an estimator: the caller's seed or generator, the number of samples, draws by weight."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from fastgen.nn.arguments import is_int, positive
 
@@ -35,10 +35,10 @@ def as_generator(random_state: RandomState, device: torch.device) -> Generator |
 
 
 def number_of_samples(n: int | None, n_samples: int | None) -> int:
-    """How many, by this name or scikit-learn's; 1 where neither is given.
+    """The number of samples by our name or scikit-learn's; 1 where neither is given.
 
     Raises:
-        ValueError: both, or not a positive int.
+        ValueError: both are given, or the number is not a positive int.
     """
     if n is not None and n_samples is not None:
         raise ValueError(f"n_samples: it is another name of n, expected one of them, got {n!r} and {n_samples!r}")
@@ -46,3 +46,15 @@ def number_of_samples(n: int | None, n_samples: int | None) -> int:
     number = 1 if number is None else number
     positive(n=number)
     return int(number)
+
+
+def draw(weights: Tensor, n: int, generator: Generator | None) -> Tensor:
+    """`n` indices [n] with probabilities in proportion to non-negative `weights` [K].
+
+    `torch.multinomial` stops at 2^24 categories and sums in float32: this inverts the cumulative sum, in float64.
+    """
+    cumulative = weights.double().cumsum(0)
+    # A uniform number below 1, times the total, may round up to the total: that draws the last positive weight.
+    last = int(weights.nonzero()[-1])
+    level = torch.rand(n, generator=generator, dtype=torch.float64, device=weights.device) * cumulative[-1]
+    return torch.searchsorted(cumulative, level, right=True).clamp_(max=last)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.gathered import gather_rows
+from fastgen.density.distributed import gather_rows
 from fastgen.nn.full_precision import full_precision
 
 try:

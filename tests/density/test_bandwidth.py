@@ -8,8 +8,12 @@ import torch
 from scipy import fft, integrate, optimize, special, stats
 
 from fastgen.density import KernelDensity
-from fastgen.density.bandwidth import choose_bandwidth, least_squares_risk, leave_one_out_log_likelihood
-from fastgen.density.sheather_jones import improved_sheather_jones
+from fastgen.density.bandwidth import (
+    choose_bandwidth,
+    improved_sheather_jones,
+    least_squares_risk,
+    leave_one_out_log_likelihood,
+)
 from fastgen.ops.kde.kernels import KERNELS
 from tests.density.estimator_cases import two_hills
 

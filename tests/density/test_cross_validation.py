@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastgen.density import CrossValidation, Gaussian, Histogram, KernelDensity
-from fastgen.density.cross_validation import training_sizes
+from fastgen.density.learning_curve import training_sizes
 from tests.density.estimator_cases import two_hills
 
 
@@ -65,7 +65,7 @@ def test_what_fills_the_gaps_of_a_density_is_a_density():
     # Far from all rows, and in two halves of the line: the whole integrates to one.
     x = torch.from_numpy(two_hills(40, 1))
     places = torch.linspace(-30, 30, 20001, dtype=torch.float64)[:, None]
-    from fastgen.density.cross_validation import _filled
+    from fastgen.density.learning_curve import _filled
 
     bare = Histogram(0.3).fit(x).score_samples(places)
     filled = _filled(bare, places, x)

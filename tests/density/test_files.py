@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from fastgen.density import DensityEstimator, Gaussian, GaussianMixture, files
+from fastgen.density import DensityEstimator, Gaussian, GaussianMixture
+from fastgen.density.estimator import write_file
 
 
 @pytest.fixture
@@ -46,13 +47,13 @@ def test_refuses_other_files(saved):
         saved.write_bytes(wrong)
         with pytest.raises(ValueError, match="is missing, truncated or damaged"):
             Gaussian.load(saved)
-    files.write(saved, {}, {"class": "Gaussian", "arguments": {"colour": 1}, "learned": {}})
+    write_file(saved, {}, {"class": "Gaussian", "arguments": {"colour": 1}, "learned": {}})
     with pytest.raises(ValueError, match="does not describe a Gaussian"):
         Gaussian.load(saved)
-    files.write(saved, {}, {"class": "Gaussian", "arguments": {}, "learned": {}})
+    write_file(saved, {}, {"class": "Gaussian", "arguments": {}, "learned": {}})
     with pytest.raises(ValueError, match="does not describe a Gaussian"):
         Gaussian.load(saved)
-    files.write(saved, {}, {"format": 2})
+    write_file(saved, {}, {"format": 2})
     with pytest.raises(ValueError, match="has format 2, expected 1"):
         DensityEstimator.load(saved)
 

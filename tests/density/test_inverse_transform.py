@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from fastgen.density import InverseTransform
-from fastgen.density.inversion import invert_cdf
+from fastgen.density.inverse_transform import invert_cdf
 
 LEVELS = np.array([1e-12, 1e-3, 0.1, 0.5, 0.77, 0.999, 1 - 1e-12])
 

@@ -8,8 +8,9 @@ import torch
 from scipy import stats
 from sklearn.neighbors import KernelDensity as Sklearn
 
-from fastgen.density import KernelDensity, pairs
-from fastgen.density.kernels import deviation, noise
+from fastgen.density import KernelDensity
+from fastgen.density.bandwidth import deviation
+from fastgen.density.kernel_density import noise
 from fastgen.ops.kde.kernels import KERNELS
 from tests.density.estimator_cases import two_hills
 
@@ -193,7 +194,7 @@ def test_debiasing_lessens_the_squared_error(debias):
 def test_chunks_do_not_matter(monkeypatch):
     x = two_hills(100, 2)
     whole = KernelDensity(debias="laplace").fit(x).score_samples(x)
-    monkeypatch.setattr(pairs, "_CHUNK_PAIRS", 700)
+    monkeypatch.setattr("fastgen.density.kernel_density._CHUNK_PAIRS", 700)
     np.testing.assert_array_equal(KernelDensity(debias="laplace").fit(x).score_samples(x), whole)
 
 

@@ -8,8 +8,7 @@ import torch
 from scipy import stats
 
 from fastgen.density import OrthogonalSeries
-from fastgen.density.cosines import cosines, terms_of_degree
-from fastgen.density.orthogonal_series import risks_by_order
+from fastgen.density.orthogonal_series import cosines, risks_by_order, terms_of_degree
 from tests.density.estimator_cases import mass, two_hills
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from fastgen.density.progress import progress
+from fastgen.density.neural_cdf import progress
 
 
 def test_counts_with_and_without_tqdm_and_is_silent_where_nobody_looks(monkeypatch, capsys):
