@@ -13,6 +13,7 @@ import functools
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -68,13 +69,56 @@ class Choice(NamedTuple):
 
 
 class _State:
-    """What `use_backend` and `explain` change; plain attributes, so that torch.compile can guard on them."""
+    """What holds in every thread; plain attributes, which torch.compile guards on and every call looks at.
+
+    Attributes:
+        forced: what `FASTGEN_BACKEND` names.
+        asked: whether any thread is inside `use_backend` or `explain`. A thread's own wishes take longer to look up,
+            and are looked at only then.
+    """
 
     forced: tuple[str, ...] = ()
-    log: list[Choice] | None = None
+    asked = False
+
+
+class _Asked(threading.local):
+    """What `use_backend` and `explain` ask for, in the thread that calls them."""
+
+    def __init__(self) -> None:
+        # Attributes of the object, since torch.compile guards on those and not on the class's.
+        self.forced = _STATE.forced
+        self.log: list[Choice] | None = None
 
 
 _STATE = _State()
+_ASKED = _Asked()
+_BLOCKS = 0
+_BLOCKS_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def _asking(name: str, value: Any) -> Iterator[None]:
+    """Sets an attribute of `_ASKED` inside the block."""
+    previous = getattr(_ASKED, name)
+    _count_blocks(1)
+    setattr(_ASKED, name, value)
+    try:
+        yield
+    finally:
+        setattr(_ASKED, name, previous)
+        _count_blocks(-1)
+
+
+def _count_blocks(change: int) -> None:
+    global _BLOCKS
+    with _BLOCKS_LOCK:
+        _BLOCKS += change
+        _STATE.asked = _BLOCKS > 0
+
+
+def _forced() -> tuple[str, ...]:
+    """The backends that the calling thread is held to; empty where it may take any."""
+    return _ASKED.forced if _STATE.asked else _STATE.forced
 
 
 @dataclass(eq=False)
@@ -174,8 +218,8 @@ class Op:
         """The backend for a call with these tensors; `args` are what the op's `supports` functions look at besides
         them.
         """
-        if _STATE.log is not None:
-            return self._choose_and_log(tensors, args)
+        if _STATE.asked:
+            return self._choose_as_asked(tensors, args)
         # On a CPU the GPU's backends are not even asked: tiny calls would feel it.
         for backend in _STATE.forced or (self._cpu_backends if tensors[0].is_cpu else self.backends):
             if not self.refusal(backend, tensors, args):
@@ -190,12 +234,13 @@ class Op:
             return f"{self.name} has no {backend} kernel"
         return _general_refusal(backend, self.dtypes[backend], tensors) or self.supports[backend](*tensors, *args)
 
-    def _choose_and_log(self, tensors: tuple[Tensor | None, ...], args: tuple) -> str:
+    def _choose_as_asked(self, tensors: tuple[Tensor | None, ...], args: tuple) -> str:
         reasons = {}
-        for backend in _STATE.forced or self.backends:
+        for backend in _ASKED.forced or self.backends:
             reason = self.refusal(backend, tensors, args)
             if not reason:
-                _STATE.log.append(Choice(self.name, backend, reasons))
+                if _ASKED.log is not None:
+                    _ASKED.log.append(Choice(self.name, backend, reasons))
                 return backend
             reasons[backend] = reason
         raise self._refused_by_all(tensors, args)
@@ -203,7 +248,7 @@ class Op:
     def _refused_by_all(self, tensors: tuple[Tensor | None, ...], args: tuple) -> BackendError:
         reasons = [(b, self.refusal(b, tensors, args) or "can run") for b in self.backends]
         lines = "".join(f"\n  {backend}: {reason}" for backend, reason in reasons)
-        return BackendError(f"{self.name}: {', '.join(_STATE.forced)} was asked for and cannot run this call{lines}")
+        return BackendError(f"{self.name}: {', '.join(_forced())} was asked for and cannot run this call{lines}")
 
 
 def _general_refusal(backend: str, dtypes: tuple[torch.dtype, ...], tensors: tuple[Tensor | None, ...]) -> str:
@@ -217,7 +262,7 @@ def _general_refusal(backend: str, dtypes: tuple[torch.dtype, ...], tensors: tup
     elif backend == "cuda":
         if not first.is_cuda:
             return _on_another_device(first)
-    elif backend == "triton" and not first.is_cuda and not (first.is_cpu and _STATE.forced and triton_interprets()):
+    elif backend == "triton" and not first.is_cuda and not (first.is_cpu and _forced() and triton_interprets()):
         return _on_another_device(first)
     if backend != "library" and UNUSABLE[backend]:
         return UNUSABLE[backend]
@@ -269,7 +314,7 @@ def full_precision(function: Callable) -> Callable:
 
 def is_forced(backend: str) -> bool:
     """Whether `use_backend` or the environment names this backend: then an op takes it also where it does not pay."""
-    return backend in _STATE.forced
+    return backend in _forced()
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
@@ -339,16 +384,14 @@ def use_backend(*names: str) -> Iterator[None]:
     """Run every op inside the block on the first of these backends that can take it (`cuda`, `triton`, `cpp`,
     `library`, `reference`).
 
-    A call that none of them can run raises `BackendError` with every backend's reason. The choice holds for the whole
-    process. `FASTGEN_BACKEND=cpp,library` in the environment does the same from the start.
+    A call that none of them can run raises `BackendError` with every backend's reason. The choice holds for the
+    calling thread; on a GPU, PyTorch runs a backward pass in threads of its own. `FASTGEN_BACKEND=cpp,library` in the
+    environment does the same for every thread from the start.
     """
     if not names:
         raise ValueError(f"use_backend: name at least one of {', '.join(BACKENDS)}")
-    previous, _STATE.forced = _STATE.forced, _checked_backends(names)
-    try:
+    with _asking("forced", _checked_backends(names)):
         yield
-    finally:
-        _STATE.forced = previous
 
 
 class Explanation(list):
@@ -370,13 +413,11 @@ def explain(fn: Callable, *args: Any, **kwargs: Any) -> Explanation:
     >>> print(fastgen.explain(fastgen.ops.gated_activation, torch.randn(2, 8)))
     gated_activation: cpp (not triton: the tensors are on cpu)
     """
-    previous, _STATE.log = _STATE.log, Explanation()
-    try:
+    told = Explanation()
+    with _asking("log", told):
         fn(*args, **kwargs)
-        return _STATE.log
-    finally:
-        _STATE.log = previous
+    return told
 
 
 if _named := os.environ.get("FASTGEN_BACKEND"):
-    _STATE.forced = _checked_backends([name.strip() for name in _named.split(",")])
+    _STATE.forced = _ASKED.forced = _checked_backends([name.strip() for name in _named.split(",")])

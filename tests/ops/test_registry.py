@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -31,6 +33,57 @@ def test_use_backend_takes_the_first_that_can_run_and_restores():
     with fastgen.use_backend("cuda", "reference"):
         assert fastgen.explain(gated_activation, x)[0].backend == "reference"
     assert fastgen.explain(gated_activation, x)[0].backend == "cpp"
+
+
+def in_another_thread(function, *args):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
+
+
+def test_use_backend_and_explain_are_of_the_calling_thread():
+    x = torch.randn(2, 8)
+
+    def backend():
+        return fastgen.explain(gated_activation, x)[0].backend
+
+    def forced():
+        with fastgen.use_backend("reference"):
+            entered.set()
+            assert left.wait(60)
+            return backend()
+
+    entered, left = threading.Event(), threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        other = pool.submit(forced)
+        assert entered.wait(60)
+        # The other thread is inside its block meanwhile.
+        assert backend() == "cpp"
+        left.set()
+        assert other.result() == "reference"
+    with fastgen.use_backend("reference"):
+        assert in_another_thread(backend) == "cpp"
+    # Another thread's calls are not in the explanation.
+    assert not fastgen.explain(in_another_thread, gated_activation, x)
+
+
+def test_a_compiled_function_follows_the_backend_of_its_thread():
+    seen = []
+
+    def backend(graph, _):
+        seen.append(any("fastgen" in str(node.target) for node in graph.graph.nodes))
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: gated_activation(x), backend=backend, fullgraph=True)
+    x = torch.randn(2, 8)
+    compiled(x)
+    with fastgen.use_backend("reference"):
+        compiled(x)
+        in_another_thread(compiled, x)
+        compiled(x)
+    compiled(x)
+    # The kernel, the reference, and the kernel while another thread is held to the reference.
+    assert seen == [True, False, True]
 
 
 def test_unknown_backend():
