@@ -8,6 +8,7 @@ layers in channels-last. There is no compiled rival: torch.compile cannot differ
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,16 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.bench.adversarial_plain import PlainDCGANDiscriminator, PlainStyleDiscriminator
-from fastgen.bench.gate import RedGate
-from fastgen.bench.measure import interleave, peak_bytes
-from fastgen.bench.options import Options
-from fastgen.bench.progress import say
+from fastgen.bench.measure import Call
 from fastgen.bench.results import Row
+from fastgen.bench.suites import Measured, Options, RedGate, gradients, say, step, timed
 from fastgen.conformance.measure import relative_error
 from fastgen.gan import adversarial_loss, squared_gradient
 from fastgen.models.dcgan import DCGANDiscriminator
 from fastgen.models.stylegan2 import StyleDiscriminator
-from fastgen.ops.registry import explain
 
 LOSS = adversarial_loss("non_saturating")
 R1 = 10.0
@@ -66,48 +64,30 @@ SUBJECTS = (
 )
 
 
-def cases(options: Options) -> list[str]:
-    return [f"{subject.name}, {subject.case}" for subject in _subjects(options)]
+def measured() -> list[Measured]:
+    return [(f"{subject.name}, {subject.case}", functools.partial(_measure, subject)) for subject in SUBJECTS]
 
 
-def rows(options: Options) -> Iterator[Row]:
-    for subject in _subjects(options)[: 1 if options.quick else None]:
-        yield _measure(subject, options)
-
-
-def _subjects(options: Options) -> list[Subject]:
-    return [subject for subject in SUBJECTS if options.case in f"{subject.name}, {subject.case}"]
-
-
-def _measure(subject: Subject, options: Options) -> Row:
+def _measure(subject: Subject, options: Options) -> Iterator[Row]:
     device = options.device
     torch.manual_seed(0)
     own = subject.build().to(device).train()
     error = _gradient_error(subject, own, device)
     say(f"adversarial {subject.name}, {subject.case}: gradients are right (error {error:.1e}), timing")
     real, fake = subject.images(device)
-    backends = {choice.backend for choice in explain(lambda: _loss(own, real, fake))}
-    steps = {"fastgen": _step(copy.deepcopy(own), real, fake)}
+    methods = {"fastgen": _step(copy.deepcopy(own), real, fake)}
     if "eager" in options.against:
         images = (x.to(memory_format=torch.channels_last) for x in (real, fake))
         plain = subject.plain(copy.deepcopy(own)).to(memory_format=torch.channels_last)
-        steps["eager"] = _step(plain, *images)
-    timings = interleave(
-        {m: [step] for m, step in steps.items()}, device, budget_s=2 * options.budget_s, min_rounds=5, graphs=False
-    )
-    mine = timings.pop("fastgen")
-    return Row(
-        op=f"adversarial/{subject.name}",
-        case=subject.case,
-        pass_="step",
-        device=device,
-        dtype="float32",
-        backend="+".join(sorted(backends)),
-        **mine._asdict(),
-        baselines={method: timing.median_s for method, timing in timings.items()},
-        rel_err=error,
-        peak_bytes=peak_bytes(steps["fastgen"], device),
-        metrics={"images_per_s": subject.batch / mine.median_s},
+        methods["eager"] = _step(plain, *images)
+    yield timed(
+        f"adversarial/{subject.name}",
+        subject.case,
+        "step",
+        methods,
+        options,
+        error=error,
+        metrics=lambda timings: {"images_per_s": subject.batch / timings["fastgen"].median_s},
     )
 
 
@@ -116,31 +96,18 @@ def _loss(network: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     return LOSS.discriminator(outputs, network(fake)) + R1 / 2 * squared.mean()
 
 
-def _step(network: nn.Module, real: Tensor, fake: Tensor) -> Callable[[], Tensor]:
-    """A call that makes one step of a network of its own."""
+def _step(network: nn.Module, real: Tensor, fake: Tensor) -> Call:
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.0, 0.99))
-
-    def step() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        loss = _loss(network, real, fake)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
+    return step(optimizer, lambda: _loss(network, real, fake))
 
 
 def _gradient_error(subject: Subject, own: nn.Module, device: str) -> float:
     """The relative error of all gradients together, against the plain network's in float64."""
     plain = subject.plain(copy.deepcopy(own))
-    usual = _gradients(plain, *subject.images(device))
-    exact = _gradients(plain.double(), *subject.images(device, torch.float64))
-    error, allowed = relative_error(_gradients(own, *subject.images(device)), exact), relative_error(usual, exact)
+    usual = gradients(_loss(plain, *subject.images(device)), plain)
+    exact = gradients(_loss(plain.double(), *subject.images(device, torch.float64)), plain)
+    error = relative_error(gradients(_loss(own, *subject.images(device)), own), exact)
+    allowed = relative_error(usual, exact)
     if not error <= max(2 * allowed, 1e-5):
         raise RedGate(f"{subject.name}: gradients of the R1 step: error {error:.2e}, plain PyTorch's {allowed:.2e}")
     return error
-
-
-def _gradients(network: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    found = torch.autograd.grad(_loss(network, real, fake), list(network.parameters()))
-    return torch.cat([gradient.flatten() for gradient in found])

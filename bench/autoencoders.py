@@ -9,22 +9,20 @@ divergence and the log-probability of the pixels, on latents and logits at hand.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fastgen.bench.gate import RedGate
-from fastgen.bench.measure import Call, interleave, peak_bytes
-from fastgen.bench.options import Options
-from fastgen.bench.progress import say
+from fastgen.bench.measure import Call
 from fastgen.bench.results import Row
+from fastgen.bench.suites import Measured, Options, RedGate, installed, say, step, timed
 from fastgen.bench.vae_peers import PlainVAE, PythaeVAE
 from fastgen.models.vae import VAE
 from fastgen.ops.philox import philox_normal
 from fastgen.ops.reconstruction import bernoulli_log_prob
-from fastgen.ops.registry import explain
 from fastgen.ops.reparameterize import gaussian_reparameterize_kl
 
 # Relative, of the losses of each of so many steps.
@@ -53,78 +51,45 @@ class Subject:
 SUBJECTS = (Subject(28, 512, 64, 256),)
 
 
-def cases(options: Options) -> list[str]:
-    return [f"VAE, {subject.case}" for subject in SUBJECTS if options.case in f"VAE, {subject.case}"]
+def measured() -> list[Measured]:
+    return [(f"VAE, {subject.case}", functools.partial(_measure, subject)) for subject in SUBJECTS]
 
 
-def rows(options: Options) -> Iterator[Row]:
-    for subject in SUBJECTS:
-        if options.case in f"VAE, {subject.case}":
-            yield _measure(subject, options)
-
-
-def _measure(subject: Subject, options: Options) -> Row:
+def _measure(subject: Subject, options: Options) -> Iterator[Row]:
     device = options.device
     model = subject.build(device).train()
     x = (torch.rand(subject.batch, *model.shape, device=device) < 0.2).float()
     peers: dict[str, nn.Module] = {}
-    if "peers" in options.against and subject.channels == 512:
-        try:
-            peers["pythae"] = PythaeVAE(model)
-        except ImportError as error:
-            say(f"  without a peer: {error}")
+    if "peers" in options.against and subject.channels == 512 and (peer := installed(PythaeVAE, model)):
+        peers["pythae"] = peer
     if "eager" in options.against:
         peers["eager"] = PlainVAE(model)
     difference = max((_difference(model, peer, x) for peer in peers.values()), default=None)
     say(f"autoencoders VAE, {subject.case}: the same losses (difference {difference or 0:.1e}), timing")
-    if "compile" in options.against and not options.quick:
+    if options.compiles:
         torch._dynamo.reset()
         peers["compile"] = PlainVAE(model)
         peers["compile"].loss = torch.compile(peers["compile"].loss, dynamic=False)
-    ran = {choice.backend for choice in explain(model.loss, x)}
-    own = copy.deepcopy(model)
-    methods: dict[str, Call] = {"fastgen": _step(own, lambda: own.loss(x))}
-    methods |= {name: _step(peer, lambda peer=peer: peer.loss(x)) for name, peer in peers.items()}
-    methods["bound"] = _bound(subject, x)
-    timings = interleave(
-        {name: [call] for name, call in methods.items()},
-        device,
-        budget_s=3 * options.budget_s,
-        min_rounds=5,
-        graphs=False,
-    )
-    step, bound = timings.pop("fastgen"), timings.pop("bound")
-    return Row(
-        op="autoencoders/VAE",
-        case=subject.case,
-        pass_="step",
-        device=device,
-        dtype="float32",
-        backend="+".join(sorted(ran)),
-        **step._asdict(),
-        baselines={name: timing.median_s for name, timing in timings.items()},
-        rel_err=difference,
-        peak_bytes=peak_bytes(methods["fastgen"], device),
-        metrics={
-            "bound_share": bound.median_s / step.median_s,
-            "bound_s": bound.median_s,
-            "images_per_s": subject.batch / step.median_s,
+    methods = {"fastgen": _step(copy.deepcopy(model), x), **{name: _step(peer, x) for name, peer in peers.items()}}
+    yield timed(
+        "autoencoders/VAE",
+        subject.case,
+        "step",
+        {**methods, "bound": _bound(subject, x)},
+        options,
+        error=difference,
+        budget=3,
+        aside=("bound",),
+        metrics=lambda timings: {
+            "bound_share": timings["bound"].median_s / timings["fastgen"].median_s,
+            "bound_s": timings["bound"].median_s,
+            "images_per_s": subject.batch / timings["fastgen"].median_s,
         },
     )
 
 
-def _step(module: nn.Module, loss: Callable[[], Tensor]) -> Call:
-    """A call that makes one step of AdamW."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
-
-    def step() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        value = loss()
-        value.backward()
-        optimizer.step()
-        return value
-
-    return step
+def _step(module: nn.Module, x: Tensor) -> Call:
+    return step(torch.optim.AdamW(module.parameters(), lr=1e-4), lambda: module.loss(x))
 
 
 def _bound(subject: Subject, x: Tensor) -> Call:
@@ -145,7 +110,7 @@ def _bound(subject: Subject, x: Tensor) -> Call:
 def _difference(model: VAE, peer: nn.Module, x: Tensor) -> float:
     """The largest relative difference of the losses of a few steps, on the same noise; red where it is too large."""
     own, peer = copy.deepcopy(model), copy.deepcopy(peer)
-    step, other = _step(own, lambda: own.loss(x)), _step(peer, lambda: peer.loss(x))
+    own_step, other = _step(own, x), _step(peer, x)
     largest = 0.0
     for number in range(_STEPS):
         torch.manual_seed(number)
@@ -154,7 +119,7 @@ def _difference(model: VAE, peer: nn.Module, x: Tensor) -> float:
         peer.noise = lambda like, seed=seed: philox_normal(like.shape, seed=seed, offset=0, device=like.device)
         expected = other().item()
         torch.manual_seed(number)
-        largest = max(largest, abs(step().item() - expected) / abs(expected))
+        largest = max(largest, abs(own_step().item() - expected) / abs(expected))
     if not largest <= _SAME_LOSSES:
         raise RedGate(f"VAE: losses differ by {largest:.2e} from those of {type(peer).__name__}")
     return largest

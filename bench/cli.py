@@ -18,10 +18,9 @@ import torch
 
 import fastgen.ops  # noqa: F401  (fills the registry)
 from fastgen.bench import machine, ops, results, suites
-from fastgen.bench.gate import RedGate
-from fastgen.bench.options import AGAINST, Options
 from fastgen.bench.plot import plot
 from fastgen.bench.results import Row
+from fastgen.bench.suites import AGAINST, Options, RedGate
 from fastgen.bench.table import table
 from fastgen.device import add_device, use_device
 from fastgen.ops.registry import BACKENDS, REGISTRY
@@ -119,7 +118,7 @@ def _check_case(names: Sequence[str], text: str) -> None:
     measured = (suites.load(name) for name in suites.SUITES if not names or name in names)
     cases = itertools.chain(
         (case for op in asked for case in ops.case_names(op)),
-        (case for suite in measured for case in suite.cases(Options())),
+        (case for suite in measured for case in suites.cases(suite, Options())),
     )
     if text and not any(text in case for case in cases):
         raise BadRequest(f"--case {text!r}: no case of these has that in its name (--list shows them)")
@@ -185,7 +184,7 @@ def _print_list(options: Options) -> None:
     for name in suites.SUITES:
         suite = suites.load(name)
         print(f"  {name}: {suite.__doc__.splitlines()[0]}")
-        for case in suite.cases(options):
+        for case in suites.cases(suite, options):
             print(f"    {case}")
 
 
@@ -227,4 +226,4 @@ def _subjects(names: Sequence[str], options: Options) -> Iterator[tuple[str, Cal
             yield name, lambda op=op: ops.measure(op, options)
     for name in suites.SUITES:
         if not names or name in names:
-            yield name, lambda name=name: suites.load(name).rows(options)
+            yield name, lambda name=name: suites.rows(suites.load(name), options)

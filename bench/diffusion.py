@@ -7,19 +7,18 @@ what as many bare calls of that network take, and the ratio to it what everythin
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.bench.diffusion_peers import ScipyLikelihood, diffusers_samples
-from fastgen.bench.gate import RedGate
-from fastgen.bench.measure import Call, interleave, peak_bytes
-from fastgen.bench.options import Options
-from fastgen.bench.progress import say
+from fastgen.bench.measure import Call, Timing
 from fastgen.bench.results import Row
+from fastgen.bench.suites import Measured, Options, RedGate, compiled, installed, say, step, timed
 from fastgen.bench.unet_peers import diffusers_unet
 from fastgen.conformance.calls import forced
 from fastgen.conformance.measure import relative_error
@@ -28,7 +27,6 @@ from fastgen.models.ddpm import DDPM
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.score_sde import ScoreSDE
 from fastgen.models.unet import UNet
-from fastgen.ops.registry import explain
 from fastgen.train.recipes import DiffusionRecipe
 
 SIZES = {"channels": 32, "channel_multipliers": (1, 2), "layers": 2, "attention_levels": (1,), "groups": 8}
@@ -43,18 +41,11 @@ _SAME_OUTPUTS, _SAME_SAMPLES = 1e-5, 1e-4
 _SAME_BITS, _TIGHT = 1e-3, 1e-7
 
 
-def cases(options: Options) -> list[str]:
-    names = [f"{subject}, {case}, {pass_}" for subject, case, pass_, _ in _MEASURED]
-    return [name for name in names if options.case in name]
-
-
-def rows(options: Options) -> Iterator[Row]:
-    for subject, case, pass_, measure in _MEASURED:
-        if options.case not in f"{subject}, {case}, {pass_}":
-            continue
-        yield measure(f"diffusion/{subject}", case, pass_, options)
-        if options.quick:
-            return
+def measured() -> list[Measured]:
+    return [
+        (f"{subject}, {case}, {pass_}", functools.partial(measure, f"diffusion/{subject}", case, pass_))
+        for subject, case, pass_, measure in _MEASURED
+    ]
 
 
 def _model(family: type[Diffusion], device: str) -> Diffusion:
@@ -64,13 +55,11 @@ def _model(family: type[Diffusion], device: str) -> Diffusion:
     images = load("digits").train.images.to(device).float() / 8 - 1
     (optimizer,) = DiffusionRecipe(lr=1e-3).optimizers(model).values()
     for batch in images[torch.randint(len(images), (_LESSONS, 64))]:
-        optimizer.zero_grad()
-        model.loss(batch).backward()
-        optimizer.step()
+        step(optimizer, lambda batch=batch: model.loss(batch))()
     return model.eval()
 
 
-def _sampling(op: str, case: str, pass_: str, options: Options) -> Row:
+def _sampling(op: str, case: str, pass_: str, options: Options) -> Iterator[Row]:
     """A sampler's loop against its forward passes alone."""
     model, device = _model(DDPM, options.device), options.device
     noise = torch.randn(SAMPLED, *model.shape, device=device)
@@ -91,13 +80,13 @@ def _sampling(op: str, case: str, pass_: str, options: Options) -> Row:
         def theirs(start: Tensor = start) -> Tensor:
             return diffusers_samples(model.network, start, SAMPLING_STEPS, len(model.betas))
 
-        if _available(theirs):
-            _same("samples", sample(), theirs(), _SAME_SAMPLES)
+        if (samples := installed(theirs)) is not None:
+            _same("samples", sample(), samples, _SAME_SAMPLES)
             methods["diffusers"] = theirs
-    return _row(op, case, pass_, methods, options, error=None)
+    yield _row(op, case, pass_, methods, options, error=None)
 
 
-def _training(op: str, case: str, pass_: str, options: Options) -> Row:
+def _training(op: str, case: str, pass_: str, options: Options) -> Iterator[Row]:
     """A step by the trainer's optimiser against the network's forward and backward pass alone."""
     model, device = _model(DDPM, options.device).train(), options.device
     images = load("digits").train.images[:TRAINED].to(device).float() / 8 - 1
@@ -121,24 +110,15 @@ def _training(op: str, case: str, pass_: str, options: Options) -> Row:
             return F.mse_loss(network(a.sqrt() * images + (1 - a).sqrt() * noise, times).sample, noise)
 
         methods["diffusers"] = _step(peer.train(), loss)
-    return _row(op, case, pass_, methods, options, error=None)
+    yield _row(op, case, pass_, methods, options, error=None)
 
 
 def _step(module: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Call:
-    """A call that makes a step of AdamW."""
     (optimizer,) = DiffusionRecipe(lr=1e-5).optimizers(module).values()
-
-    def step() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        value = loss(module)
-        value.backward()
-        optimizer.step()
-        return value
-
-    return step
+    return step(optimizer, lambda: loss(module))
 
 
-def _unet(op: str, case: str, pass_: str, options: Options) -> Row:
+def _unet(op: str, case: str, pass_: str, options: Options) -> Iterator[Row]:
     """The network alone, with weights copied."""
     torch.manual_seed(0)
     ours = _fresh_unet(options.device)
@@ -155,10 +135,9 @@ def _unet(op: str, case: str, pass_: str, options: Options) -> Row:
     if "eager" in options.against:
         plain = forced(ours, "reference")
         methods["eager"] = call(lambda: plain(x, time), list(ours.parameters()))
-    if "compile" in options.against and not options.quick:
-        torch._dynamo.reset()
-        compiled = torch.compile(forced(ours, "reference"), dynamic=False)
-        methods["compile"] = call(lambda: compiled(x, time), list(ours.parameters()))
+    if options.compiles:
+        fused = compiled(ours)
+        methods["compile"] = call(lambda: fused(x, time), list(ours.parameters()))
     if "peers" in options.against:
         formats = {"diffusers": torch.contiguous_format, "diffusers_channels_last": torch.channels_last}
         for name, memory_format in formats.items():
@@ -171,7 +150,7 @@ def _unet(op: str, case: str, pass_: str, options: Options) -> Row:
     with torch.no_grad():
         exact = forced(copy.deepcopy(ours).double(), "reference")(x.double(), time)
         error = relative_error(ours(x, time), exact)
-    return _row(op, case, pass_, methods, options, error=error)
+    yield _row(op, case, pass_, methods, options, error=error)
 
 
 def _fresh_unet(device: str) -> UNet:
@@ -181,7 +160,7 @@ def _fresh_unet(device: str) -> UNet:
     return unet
 
 
-def _likelihood(op: str, case: str, pass_: str, options: Options) -> Row:
+def _likelihood(op: str, case: str, pass_: str, options: Options) -> Iterator[Row]:
     """By the probability flow, against scipy's solver, with the same probes; what is exact is scipy's in float64."""
     model, device = _model(ScoreSDE, options.device), options.device
     x = load("digits").train.images[:SCORED].float() / 8 - 1
@@ -207,24 +186,12 @@ def _likelihood(op: str, case: str, pass_: str, options: Options) -> Row:
         apart = ScipyLikelihood(on_host, apart=True)
         methods["scipy"] = lambda: peer(x, probes)
         methods["score_sde"] = lambda: apart(x, probes)
-    return _row(op, case, pass_, methods, options, error=relative_error(own.cpu(), exact), metrics=metrics, rounds=3)
+    yield _row(op, case, pass_, methods, options, error=relative_error(own.cpu(), exact), metrics=metrics, rounds=3)
 
 
 def _diffusers(network: UNet) -> nn.Module | None:
-    try:
-        return diffusers_unet(network, **SIZES).to(next(network.parameters()).device)
-    except ImportError as error:
-        say(f"  without a peer: {error}")
-        return None
-
-
-def _available(call: Call) -> bool:
-    try:
-        call()
-    except ImportError as error:
-        say(f"  without a peer: {error}")
-        return False
-    return True
+    peer = installed(diffusers_unet, network, **SIZES)
+    return peer and peer.to(next(network.parameters()).device)
 
 
 def _same(what: str, ours: Tensor, theirs: Tensor, bound: float) -> None:
@@ -245,30 +212,25 @@ def _row(
     rounds: int = 5,
 ) -> Row:
     say(f"{op}, {case}, {pass_}: the numbers are right, timing")
-    timings = interleave(
-        {name: [call] for name, call in methods.items()},
-        options.device,
-        budget_s=3 * options.budget_s,
+
+    def every_metric(timings: Mapping[str, Timing]) -> dict[str, float]:
+        found = dict(metrics or {})
+        if "network" in timings:
+            found["over_network"] = timings["fastgen"].median_s / timings["network"].median_s
+        return found
+
+    return timed(
+        op,
+        case,
+        pass_,
+        methods,
+        options,
+        error=error,
+        budget=3,
         min_rounds=rounds,
-        graphs=False,
-    )
-    own = timings.pop("fastgen")
-    metrics = dict(metrics or {})
-    if "network" in timings:
-        metrics["over_network"] = own.median_s / timings["network"].median_s
-    return Row(
-        op=op,
-        case=case,
-        pass_=pass_,
-        device=options.device,
-        dtype="float32",
-        backend="+".join(sorted({choice.backend for choice in explain(methods["fastgen"])})),
-        **own._asdict(),
-        baselines={name: timing.median_s for name, timing in timings.items()},
-        rel_err=error,
         # Thousands of passes are more events than the profiler that counts bytes on a CPU can hold.
-        peak_bytes=None if pass_ in ("sample", "log_prob") else peak_bytes(methods["fastgen"], options.device),
-        metrics=metrics,
+        peaks=() if pass_ in ("sample", "log_prob") else ("fastgen",),
+        metrics=every_metric,
     )
 
 

@@ -9,6 +9,7 @@ backward) on inputs at hand: the ratio says how much of their time the whole flo
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,18 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.bench.flow_peers import Peer, nflows_peer, zuko_peer
-from fastgen.bench.gate import RedGate
-from fastgen.bench.limits import limit, limit_methods
-from fastgen.bench.measure import Call, cold_times, interleave, peak_bytes
-from fastgen.bench.options import Options
-from fastgen.bench.progress import say
+from fastgen.bench.measure import Call
 from fastgen.bench.results import Row
+from fastgen.bench.suites import Measured, Options, RedGate, compiled, gradients, installed, say, step, timed
 from fastgen.conformance.calls import forced
 from fastgen.conformance.measure import relative_error
 from fastgen.models import MAF, NeuralSplineFlow
 from fastgen.models.flow import Flow
 from fastgen.nn import Compose, MaskedAutoregressive
-from fastgen.ops.registry import Cost, explain
+from fastgen.ops.registry import Cost
 
 # How far a peer with our weights may be from us in float64: further, and it computes something else.
 _SAME_NUMBERS = 1e-9
@@ -87,146 +85,93 @@ SUBJECTS = (
 )
 
 
-def cases(options: Options) -> list[str]:
-    return [_name(*measured) for measured in _measured(options)]
-
-
-def rows(options: Options) -> Iterator[Row]:
-    for subject, pass_, batch in _measured(options)[: 1 if options.quick else None]:
-        yield _measure(subject, pass_, batch, options)
-
-
-def _measured(options: Options) -> list[tuple[Subject, str, int]]:
+def measured() -> list[Measured]:
     every = [(subject, pass_, batch) for subject in SUBJECTS for pass_, batch in subject.measured]
-    return [measured for measured in every if options.case in _name(*measured)]
+    return [(_name(*case), functools.partial(_measure, *case)) for case in every]
 
 
 def _name(subject: Subject, pass_: str, batch: int) -> str:
     return f"{subject.name}, {subject.case(batch)}, {pass_}"
 
 
-def _measure(subject: Subject, pass_: str, batch: int, options: Options) -> Row:
-    device = options.device
-    flow = subject.build(device)
+def _measure(subject: Subject, pass_: str, batch: int, options: Options) -> Iterator[Row]:
+    flow = subject.build(options.device)
     if pass_ not in ("step", _UNFROZEN):
         flow.freeze()
     flow.train(pass_ == "step")
     torch.manual_seed(1)
-    x = torch.randn(batch, flow.features, device=device)
+    x = torch.randn(batch, flow.features, device=options.device)
     peer_name, make_peer = subject.peer
-    peer = _installed(make_peer, flow) if "peers" in options.against else None
-    title = f"{subject.name}, {subject.case(batch)}, {pass_}"
+    peer = installed(make_peer, flow) if "peers" in options.against else None
+    title = _name(subject, pass_, batch)
     error = _gate(title, flow, x, pass_, make_peer if peer else None)
     say(f"flows {title}: the numbers are right (error {error:.1e}), timing")
-    timed = _steps if pass_ == "step" else _evaluations
+    methods_of = _steps if pass_ == "step" else _evaluations
     with torch.set_grad_enabled(pass_ == "step"):
-        methods = timed(flow, x, pass_, {peer_name: peer} if peer else {}, options)
-        ran = {choice.backend for choice in explain(methods["fastgen"])}
-        cost = _cost(flow, x, pass_)
-        limits = limit_methods(cost, device, x.dtype)
-        timings = interleave(
-            {**{name: [call] for name, call in methods.items()}, **limits},
-            device,
-            budget_s=2 * options.budget_s,
-            min_rounds=5,
-            graphs=False,
-        )
-        ideal = limit(cost, device, timings)
-        own, others = timings["fastgen"], [name for name in methods if name not in ("fastgen", "conditioners")]
-        return Row(
-            op=f"flows/{subject.name}",
-            case=subject.case(batch),
-            pass_=pass_,
-            device=device,
-            dtype="float32",
-            backend="+".join(sorted(ran)) or "reference",
-            **own._asdict(),
-            baselines={name: timings[name].median_s for name in others},
-            baseline_cold_s=cold_times(timings, others),
-            limit_s=ideal.seconds,
-            limit_kind=ideal.kind,
-            rel_err=error,
-            peak_bytes=peak_bytes(methods["fastgen"], device),
-            metrics={
-                "conditioners": own.median_s / timings["conditioners"].median_s,
-                "rows_per_s": batch / own.median_s,
+        row = timed(
+            f"flows/{subject.name}",
+            subject.case(batch),
+            pass_,
+            methods_of(flow, x, pass_, {peer_name: peer} if peer else {}, options),
+            options,
+            error=error,
+            cost=_cost(flow, x, pass_),
+            aside=("conditioners",),
+            metrics=lambda timings: {
+                "conditioners": timings["fastgen"].median_s / timings["conditioners"].median_s,
+                "rows_per_s": batch / timings["fastgen"].median_s,
             },
         )
-
-
-def _installed(make_peer: Callable[[Flow], Peer], flow: Flow) -> Peer | None:
-    try:
-        return make_peer(flow)
-    except ImportError as error:
-        say(f"  without a peer: {error}")
-        return None
+    yield row
 
 
 def _evaluations(flow: Flow, x: Tensor, pass_: str, peers: dict[str, Peer], options: Options) -> dict[str, Call]:
     """Calls that score `x`, or draw as many samples."""
-    batch, features = x.shape
+    scores, (batch, features) = pass_.startswith("log_prob"), x.shape
 
-    def draw(decode: Callable[[Tensor], Tensor]) -> Call:
-        return lambda: decode(torch.randn(batch, features, device=x.device))
+    def call(function: Callable[[Tensor], Tensor]) -> Call:
+        """Of a function that scores data, or that makes it of noise."""
+        return lambda: function(x if scores else torch.randn(batch, features, device=x.device))
 
-    def calls(log_prob: Callable, decode: Callable) -> Call:
-        return (lambda: log_prob(x)) if pass_.startswith("log_prob") else draw(decode)
+    def whole(flow: Flow | Peer) -> Call:
+        return (lambda: flow.log_prob(x)) if scores else lambda: flow.sample(batch)
 
-    methods: dict[str, Call] = {
-        "fastgen": (lambda: flow.log_prob(x)) if pass_.startswith("log_prob") else lambda: flow.sample(batch)
-    }
+    methods = {"fastgen": whole(flow)}
+    function = flow.log_prob if scores else flow.decode
     if "eager" in options.against:
-        methods["eager"] = calls(forced(flow.log_prob, "reference"), forced(flow.decode, "reference"))
-    if "compile" in options.against and not options.quick:
-        torch._dynamo.reset()
-        compiled = torch.compile(
-            forced(flow.log_prob if pass_.startswith("log_prob") else flow.decode, "reference"), dynamic=False
-        )
-        methods["compile"] = calls(compiled, compiled)
-    for name, peer in peers.items():
-        methods[name] = (
-            (lambda p=peer: p.log_prob(x)) if pass_.startswith("log_prob") else lambda p=peer: p.sample(batch)
-        )
+        methods["eager"] = call(forced(function, "reference"))
+    if options.compiles:
+        methods["compile"] = call(compiled(function))
+    methods |= {name: whole(peer) for name, peer in peers.items()}
     nets = _conditioners(flow)
     inputs = [x[:, : net.in_features].contiguous() if hasattr(net, "in_features") else x for net in nets]
-    methods["conditioners"] = lambda: [net(v) for net, v in zip(nets, inputs, strict=True)]
-    return methods
+    return {**methods, "conditioners": lambda: [net(v) for net, v in zip(nets, inputs, strict=True)]}
 
 
 def _steps(flow: Flow, x: Tensor, pass_: str, peers: dict[str, Peer], options: Options) -> dict[str, Call]:
     """Steps of AdamW, each of a flow of its own."""
 
-    def step(module: nn.Module, loss: Callable[[], Tensor]) -> Call:
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
-
-        def run() -> Tensor:
-            optimizer.zero_grad(set_to_none=True)
-            value = loss()
-            value.backward()
-            optimizer.step()
-            return value
-
-        return run
+    def adamw(module: nn.Module, loss: Callable[[], Tensor]) -> Call:
+        return step(torch.optim.AdamW(module.parameters(), lr=1e-5), loss)
 
     def own(loss_of: Callable[[Flow], Callable]) -> Call:
         copied = copy.deepcopy(flow)
         loss = loss_of(copied)
-        return step(copied, lambda: loss(x))
+        return adamw(copied, lambda: loss(x))
 
     methods = {"fastgen": own(lambda f: f.loss)}
     if "eager" in options.against:
         methods["eager"] = own(lambda f: forced(f.loss, "reference"))
-    if "compile" in options.against and not options.quick:
-        torch._dynamo.reset()
-        methods["compile"] = own(lambda f: torch.compile(forced(f.loss, "reference"), dynamic=False))
-    for name, peer in peers.items():
-        methods[name] = step(peer.module, lambda p=peer: -p.log_prob(x).mean())
+    if options.compiles:
+        methods["compile"] = own(lambda f: compiled(f.loss))
+    methods |= {name: adamw(peer.module, lambda p=peer: -p.log_prob(x).mean()) for name, peer in peers.items()}
     nets = nn.ModuleList(_conditioners(copy.deepcopy(flow)))
     inputs = [x[:, : net.in_features].clone().requires_grad_() for net in nets]
-    methods["conditioners"] = step(
-        nets, lambda: sum(net(v).square().mean() for net, v in zip(nets, inputs, strict=True))
-    )
-    return methods
+
+    def outputs() -> Tensor:
+        return sum(net(v).square().mean() for net, v in zip(nets, inputs, strict=True))
+
+    return {**methods, "conditioners": adamw(nets, outputs)}
 
 
 def _conditioners(flow: Flow) -> list[nn.Module]:
@@ -269,7 +214,7 @@ def _call(flow: Flow | Peer, pass_: str) -> Callable[[Tensor], Tensor]:
 
 def _numbers(call: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor, pass_: str) -> Tensor:
     """What the pass computes of `x`: log-densities, data, or the gradients of all parameters."""
-    if pass_ != "step":
-        with torch.no_grad():
-            return call(x)
-    return torch.cat([g.flatten() for g in torch.autograd.grad(call(x), list(module.parameters()))])
+    if pass_ == "step":
+        return gradients(call(x), module)
+    with torch.no_grad():
+        return call(x)

@@ -9,12 +9,9 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fastgen.bench import baselines
-from fastgen.bench.gate import RedGate
-from fastgen.bench.limits import limit, limit_methods
-from fastgen.bench.measure import Call, cold_times, copies, interleave, peak_bytes
-from fastgen.bench.options import Options
-from fastgen.bench.progress import say
+from fastgen.bench.measure import Call, copies
 from fastgen.bench.results import Row
+from fastgen.bench.suites import Options, RedGate, say, timed
 from fastgen.conformance.calls import bind, copy_case, draw_output_gradients, forced, keywords, with_gradients
 from fastgen.conformance.measure import Judge, first_line
 from fastgen.ops.registry import BackendError, Op, Sample, explain
@@ -90,35 +87,25 @@ class Work:
 
     def row(self, ours: Callable, backend: str, rel_err: float) -> Row:
         others, errors = self.baselines()
-        device = self.options.device
         with torch.random.fork_rng():
             torch.manual_seed(1)
             output_gradients = draw_output_gradients(ours, self.case, self.pass_)
-        methods = {
-            name: self.calls(function, output_gradients) for name, function in {"fastgen": ours, **others}.items()
-        }
-        cost = self.op.cost(self.pass_, *self.case.args, **self.case.kwargs)
-        timings = interleave(
-            {**methods, **limit_methods(cost, device, self.dtype)}, device, budget_s=self.options.budget_s
-        )
-        ideal = limit(cost, device, timings)
-        peaks = {name: peak_bytes(calls[0], device) for name, calls in methods.items()}
-        return Row(
-            op=self.op.name,
-            case=self.case.name,
-            pass_=self.pass_,
-            device=device,
-            dtype=_name(self.dtype),
+        functions = {"fastgen": ours, **others}
+        return timed(
+            self.op.name,
+            self.case.name,
+            self.pass_,
+            {name: self.calls(function, output_gradients) for name, function in functions.items()},
+            self.options,
+            error=rel_err,
+            dtype=self.dtype,
             backend=backend,
-            **timings["fastgen"]._asdict(),
-            baselines={name: timings[name].median_s for name in others},
-            baseline_cold_s=cold_times(timings, others),
-            limit_s=ideal.seconds,
-            limit_kind=ideal.kind,
-            rel_err=rel_err,
-            peak_bytes=peaks.pop("fastgen"),
+            budget=1,
+            min_rounds=7,
+            graphs=True,
+            cost=self.op.cost(self.pass_, *self.case.args, **self.case.kwargs),
+            peaks=functions,
             baseline_errors=errors,
-            baseline_peak_bytes=peaks,
         )
 
     def calls(self, function: Callable, output_gradients: list[torch.Tensor]) -> list[Call]:

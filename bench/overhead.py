@@ -6,39 +6,37 @@ reference is many small operators and the op is one. Measured on one thread: wak
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fastgen.bench.gate import RedGate
-from fastgen.bench.measure import Call, interleave
-from fastgen.bench.options import Options
+from fastgen.bench.measure import Call
 from fastgen.bench.results import Row
+from fastgen.bench.suites import Measured, Options, RedGate, timed
 from fastgen.conformance.calls import bind, draw_output_gradients, with_gradients
 from fastgen.conformance.measure import Judge
 from fastgen.ops.registry import REGISTRY, Op, Sample, explain
 
+# A quick run measures every op: a call takes microseconds.
+QUICK = True
 
-def cases(options: Options) -> list[str]:
-    return [op.name for op in _subjects(options)]
+
+def measured() -> list[Measured]:
+    return [(op.name, functools.partial(_measure, op)) for op in REGISTRY.values() if op.grad_order]
 
 
-def rows(options: Options) -> Iterator[Row]:
+def _measure(op: Op, options: Options) -> Iterator[Row]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for op in _subjects(options):
-            yield from _measure(op, options)
+        yield from _rows(op, options)
     finally:
         torch.set_num_threads(threads)
 
 
-def _subjects(options: Options) -> list[Op]:
-    return [op for op in REGISTRY.values() if op.grad_order and options.case in op.name]
-
-
-def _measure(op: Op, options: Options) -> Iterator[Row]:
+def _rows(op: Op, options: Options) -> Iterator[Row]:
     case = with_gradients(_tiny(op, options.device), "forward_backward")
     output_gradients = draw_output_gradients(op.reference, case, "forward_backward")
     verdict = Judge(op, case, "forward_backward", output_gradients).judge(op.public, torch.float32)
@@ -53,20 +51,20 @@ def _measure(op: Op, options: Options) -> Iterator[Row]:
         },
     }
     for pass_, calls in passes.items():
-        methods = {name: [call] for name, call in calls.items()}
-        timings = interleave(methods, options.device, budget_s=options.budget_s / 4, graphs=False)
-        own, eager = timings["fastgen"], timings["eager"]
-        yield Row(
-            op=f"overhead/{op.name}",
-            case=case.name,
-            pass_=pass_,
-            device=options.device,
-            dtype="float32",
+        yield timed(
+            f"overhead/{op.name}",
+            case.name,
+            pass_,
+            calls,
+            options,
+            error=verdict.rel_err,
             backend=ran,
-            **own._asdict(),
-            baselines={"eager": eager.median_s},
-            rel_err=verdict.rel_err,
-            metrics={"overhead_us": (own.median_s - eager.median_s) * 1e6},
+            budget=1 / 4,
+            min_rounds=7,
+            peaks=(),
+            metrics=lambda timings: {
+                "overhead_us": (timings["fastgen"].median_s - timings["eager"].median_s) * 1e6,
+            },
         )
 
 

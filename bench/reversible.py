@@ -8,6 +8,7 @@ parameters have their gradients before the step.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,18 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fastgen.bench.gate import RedGate
-from fastgen.bench.measure import interleave, peak_bytes
-from fastgen.bench.options import Options
-from fastgen.bench.progress import say
+from fastgen.bench.measure import Call
 from fastgen.bench.results import Row
+from fastgen.bench.suites import Measured, Options, RedGate, say, timed
 from fastgen.conformance.measure import relative_error
 from fastgen.nn.actnorm import ActNorm
 from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import ConvNet
 from fastgen.nn.coupling import AffineCoupling
 from fastgen.nn.linear import InvertibleConv1x1
-from fastgen.ops.registry import explain
 
 DEPTHS = (4, 16, 64)
 BATCH, CHANNELS, SIZE, HIDDEN = 8, 12, 16, 128
@@ -37,21 +35,15 @@ _LARGEST_DIFFERENCE = 1e-4
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def cases(options: Options) -> list[str]:
-    return [_case(depth) for depth in DEPTHS if options.case in _case(depth)]
-
-
-def rows(options: Options) -> Iterator[Row]:
-    found = [depth for depth in DEPTHS if options.case in _case(depth)]
-    for depth in found[: 1 if options.quick else None]:
-        yield _measure(depth, options)
+def measured() -> list[Measured]:
+    return [(_case(depth), functools.partial(_measure, depth)) for depth in DEPTHS]
 
 
 def _case(depth: int) -> str:
     return f"depth {depth}, {BATCH}x{CHANNELS}x{SIZE}x{SIZE}, hidden {HIDDEN}"
 
 
-def _measure(depth: int, options: Options) -> Row:
+def _measure(depth: int, options: Options) -> Iterator[Row]:
     device = options.device
     torch.manual_seed(0)
     x = torch.randn(BATCH, CHANNELS, SIZE, SIZE).to(device)
@@ -62,31 +54,23 @@ def _measure(depth: int, options: Options) -> Row:
     rebuilt.reversible = True
     error, usual, difference = _gradient_errors(rebuilt, ordinary, x)
     say(f"reversible, depth {depth}: gradients are right (difference {difference:.1e}), timing")
-    steps = {"reversible": _step(rebuilt, rebuilt, x), "ordinary": _step(ordinary, ordinary, x)}
-    steps["checkpoint"] = _step(ordinary, lambda x: _checkpointed(ordinary, x), x)
-    timings = interleave(
-        {name: [step] for name, step in steps.items()},
-        device,
-        budget_s=3 * options.budget_s,
-        min_rounds=5,
-        graphs=False,
-    )
-    own = timings.pop("reversible")
-    return Row(
-        op="reversible/Glow-like",
-        case=_case(depth),
-        pass_="step",
-        device=device,
-        dtype="float32",
-        backend="+".join(sorted({choice.backend for choice in explain(rebuilt, x)})),
-        **own._asdict(),
-        baselines={name: timing.median_s for name, timing in timings.items()},
-        rel_err=error,
-        peak_bytes=peak_bytes(steps["reversible"], device),
+    methods = {
+        "fastgen": _step(rebuilt, rebuilt, x),
+        "ordinary": _step(ordinary, ordinary, x),
+        "checkpoint": _step(ordinary, lambda x: _checkpointed(ordinary, x), x),
+    }
+    yield timed(
+        "reversible/Glow-like",
+        _case(depth),
+        "step",
+        methods,
+        options,
+        error=error,
+        budget=3,
+        peaks=methods,
         baseline_errors={"ordinary": usual},
-        baseline_peak_bytes={name: peak_bytes(steps[name], device) for name in timings},
-        metrics={
-            "step_over_ordinary": own.median_s / timings["ordinary"].median_s,
+        metrics=lambda timings: {
+            "step_over_ordinary": timings["fastgen"].median_s / timings["ordinary"].median_s,
             "gradient_difference": difference,
             "drift": float(rebuilt.drift),
         },
@@ -116,7 +100,7 @@ def _checkpointed(flow: Compose, x: Tensor) -> tuple[Tensor, Tensor]:
     return x, total
 
 
-def _step(flow: nn.Module, run: Run, x: Tensor) -> Callable[[], Tensor]:
+def _step(flow: nn.Module, run: Run, x: Tensor) -> Call:
     def step() -> Tensor:
         flow.zero_grad(set_to_none=False)
         y, logabsdet = run(x)

@@ -9,18 +9,17 @@ a small image.
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fastgen.bench.gate import RedGate
-from fastgen.bench.limits import limit, limit_methods
-from fastgen.bench.measure import Call, Timing, interleave
+from fastgen.bench.measure import Call
 from fastgen.bench.models import GATED, SAMPLED, Subject, images
-from fastgen.bench.options import Options
-from fastgen.bench.progress import say
 from fastgen.bench.results import Row
+from fastgen.bench.suites import Measured, Options, RedGate, say, timed
 from fastgen.models import GatedPixelCNN
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.ops.registry import Cost
@@ -34,26 +33,10 @@ _LOGITS_BOUND = 5e-6
 _REAL = Subject(GatedPixelCNN, "naive run in full, 10x64, 8x8", {**GATED, "image_size": 8}, batches=(4,))
 
 
-def cases(options: Options) -> list[str]:
-    return [_name(subject, batch) for subject in (*SAMPLED, _REAL) for batch in _batches(subject, options)]
-
-
-def rows(options: Options) -> Iterator[Row]:
-    for subject in SAMPLED:
-        if not (batches := _batches(subject, options)):
-            continue
-        model = subject.build(options.device).freeze()
-        sampler = _sampler(model)
-        for batch in batches:
-            yield _measure(subject, model, sampler, batch, options)
-            if options.quick:
-                return
-    if _batches(_REAL, options):
-        yield _measure_real(options)
-
-
-def _batches(subject: Subject, options: Options) -> list[int]:
-    return [batch for batch in subject.batches if options.case in _name(subject, batch)]
+def measured() -> list[Measured]:
+    every = [(subject, batch) for subject in SAMPLED for batch in subject.batches]
+    found = [(_name(*case), functools.partial(_measure, *case)) for case in every]
+    return [*found, (_name(_REAL, *_REAL.batches), _measure_real)]
 
 
 def _name(subject: Subject, batch: int) -> str:
@@ -66,54 +49,39 @@ def _sampler(model: AutoregressiveModel) -> CachedSampler:
 
 
 @torch.no_grad()
-def _measure(subject: Subject, model: AutoregressiveModel, sampler: CachedSampler, batch: int, options: Options) -> Row:
+def _measure(subject: Subject, batch: int, options: Options) -> Iterator[Row]:
+    model = subject.build(options.device).freeze()
+    sampler = _sampler(model)
     x = model.normalize(images(model, batch))
     error = _logits_error(subject.name, model, sampler, x[:2])
     say(f"sampling {subject.name}, {subject.case(batch)}: teacher-forced outputs are right (error {error:.1e}), timing")
     noise = uniform_noise(sampler.steps, batch, sampler.draw, torch.Generator().manual_seed(0))
-    methods: dict[str, Call] = {"fastgen": lambda: sampler.sample(batch, noise=noise)}
-    methods["eager"] = lambda: model(x)
-    if "compile" in options.against and not options.quick:
+    methods: dict[str, Call] = {"fastgen": lambda: sampler.sample(batch, noise=noise), "eager": lambda: model(x)}
+    if options.compiles:
         torch._dynamo.reset()
         compiled = torch.compile(model, dynamic=False)
         methods["compile"] = lambda: compiled(x)
-    cost = Cost(bytes=0, flops=2 * batch * sum(row["multiply_adds"] for row in sampler.explain()))
-    limits = limit_methods(cost, options.device, torch.float32)
-    timings = interleave(
-        {**{m: [call] for m, call in methods.items()}, **limits},
-        options.device,
-        budget_s=2 * options.budget_s,
-        min_rounds=5,
-    )
-    ideal = limit(cost, options.device, timings)
-    return Row(
-        op=f"sampling/{subject.name}",
-        case=subject.case(batch),
-        pass_="sample",
-        device=options.device,
-        dtype="float32",
+    row = timed(
+        f"sampling/{subject.name}",
+        subject.case(batch),
+        "sample",
+        methods,
+        options,
+        error=error,
         backend=_executor(),
-        **timings["fastgen"]._asdict(),
-        baselines=_naive(timings, sampler.steps),
-        limit_s=ideal.seconds,
-        limit_kind=ideal.kind,
-        rel_err=error,
-        metrics=_metrics(timings, batch),
+        graphs=True,
+        cost=Cost(bytes=0, flops=2 * batch * sum(row["multiply_adds"] for row in sampler.explain())),
+        peaks=(),
     )
-
-
-def _naive(timings: dict[str, Timing], steps: int) -> dict[str, float]:
-    """What sampling costs with a forward pass per step."""
-    passes = {"eager": "naive", "compile": "naive_compiled"}
-    return {passes[name]: steps * timing.median_s for name, timing in timings.items() if name in passes}
-
-
-def _metrics(timings: dict[str, Timing], batch: int) -> dict[str, float]:
-    cached = timings["fastgen"].median_s
-    found = {"forwards": cached / timings["eager"].median_s}
-    if "compile" in timings:
-        found["forwards_compiled"] = cached / timings["compile"].median_s
-    return {**found, "images_per_s": batch / cached}
+    # What sampling costs with a forward pass per step.
+    passes = {"eager": ("naive", "forwards"), "compile": ("naive_compiled", "forwards_compiled")}
+    metrics = {passes[name][1]: row.median_s / seconds for name, seconds in row.baselines.items()}
+    yield dataclasses.replace(
+        row,
+        baselines={passes[name][0]: sampler.steps * seconds for name, seconds in row.baselines.items()},
+        baseline_cold_s={},
+        metrics={**metrics, "images_per_s": batch / row.median_s},
+    )
 
 
 def _logits_error(name: str, model: AutoregressiveModel, sampler: CachedSampler, x: Tensor) -> float:
@@ -127,7 +95,7 @@ def _logits_error(name: str, model: AutoregressiveModel, sampler: CachedSampler,
     return error
 
 
-def _measure_real(options: Options) -> Row:
+def _measure_real(options: Options) -> Iterator[Row]:
     """Both methods of `model.sample`, run in full on a small image."""
     model = _REAL.build(options.device).freeze()
     unfrozen = copy.deepcopy(model)
@@ -139,26 +107,25 @@ def _measure_real(options: Options) -> Row:
     exact = copy.deepcopy(model).double()
     if not torch.equal(sample("cached", exact), sample("naive", exact)):
         raise RedGate("GatedPixelCNN: cached and naive sampling draw different images in float64")
-    timings = interleave(
-        {
-            "fastgen": [lambda: sample("cached")],
-            "unfrozen": [lambda: sample("cached", unfrozen)],
-            "naive": [lambda: sample("naive")],
-        },
-        options.device,
-        budget_s=options.budget_s,
-        min_rounds=3,
-    )
-    return Row(
-        op=f"sampling/{_REAL.name}",
-        case=_REAL.case(batch),
-        pass_="sample",
-        device=options.device,
-        dtype="float32",
+    methods = {
+        "fastgen": lambda: sample("cached"),
+        "unfrozen": lambda: sample("cached", unfrozen),
+        "naive": lambda: sample("naive"),
+    }
+    yield timed(
+        f"sampling/{_REAL.name}",
+        _REAL.case(batch),
+        "sample",
+        methods,
+        options,
+        error=None,
         backend=_executor(),
-        **timings["fastgen"]._asdict(),
-        baselines={"naive": timings["naive"].median_s},
-        metrics={
+        budget=1,
+        min_rounds=3,
+        graphs=True,
+        aside=("unfrozen",),
+        peaks=(),
+        metrics=lambda timings: {
             "images_per_s": batch / timings["fastgen"].median_s,
             # What it costs to compare the weights at every call.
             "unfrozen": timings["unfrozen"].median_s / timings["fastgen"].median_s,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastgen.bench import cli, machine
-from fastgen.bench.options import Options
+from fastgen.bench.suites import Options
 from fastgen.ops.registry import REGISTRY, Cost, Op, Sample, Tolerance
 
 

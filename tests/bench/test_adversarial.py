@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastgen.bench import adversarial, adversarial_plain, gate
-from fastgen.bench.options import Options
+from fastgen.bench import adversarial, adversarial_plain, suites
+from fastgen.bench.suites import Options
 from fastgen.models.dcgan import DCGANDiscriminator
 from fastgen.models.stylegan2 import StyleDiscriminator
 
@@ -42,14 +42,14 @@ def test_plain_networks_compute_what_ours_compute(subject):
 
 
 def test_every_case_has_its_row():
-    rows = list(adversarial.rows(Options(against=("eager",))))
+    rows = list(suites.rows(adversarial, Options(against=("eager",))))
     assert [f"{row.op}, {row.case}" for row in rows] == [
-        f"adversarial/{case}" for case in adversarial.cases(Options(against=()))
+        f"adversarial/{case}" for case in suites.cases(adversarial, Options(against=()))
     ]
     for row in rows:
         assert row.metrics["images_per_s"] == pytest.approx(4 / row.median_s)
         assert list(row.baselines) == ["eager"] and row.rel_err < 1e-5
-    assert len(list(adversarial.rows(Options(against=(), quick=True)))) == 1
+    assert len(list(suites.rows(adversarial, Options(against=(), quick=True)))) == 1
 
 
 def test_wrong_gradients_are_not_timed(monkeypatch):
@@ -60,5 +60,5 @@ def test_wrong_gradients_are_not_timed(monkeypatch):
         return squared * (1.001 if isinstance(network, StyleDiscriminator) else 1), outputs
 
     monkeypatch.setattr(adversarial, "squared_gradient", wrong)
-    with pytest.raises(gate.RedGate, match="StyleGAN2: gradients of the R1 step: error"):
-        next(adversarial.rows(Options(against=(), quick=True)))
+    with pytest.raises(suites.RedGate, match="StyleGAN2: gradients of the R1 step: error"):
+        next(suites.rows(adversarial, Options(against=(), quick=True)))

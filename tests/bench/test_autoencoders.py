@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from fastgen.bench import autoencoders
-from fastgen.bench.gate import RedGate
-from fastgen.bench.options import Options
+from fastgen.bench import autoencoders, suites
+from fastgen.bench.suites import Options, RedGate
 from fastgen.bench.vae_peers import PlainVAE
 
 QUICK = Options(against=("eager",), quick=True)
@@ -17,8 +16,8 @@ def tiny(monkeypatch):
 
 
 def test_the_case_has_its_row():
-    (row,) = autoencoders.rows(QUICK)
-    assert [f"VAE, {row.case}"] == autoencoders.cases(QUICK)
+    (row,) = suites.rows(autoencoders, QUICK)
+    assert [f"VAE, {row.case}"] == suites.cases(autoencoders, QUICK)
     assert list(row.baselines) == ["eager"] and row.rel_err < 1e-5
     assert 0 < row.metrics["bound_share"] < 1
     assert row.metrics["images_per_s"] == pytest.approx(8 / row.median_s)
@@ -28,7 +27,7 @@ def test_a_plain_one_of_other_numbers_is_not_timed(monkeypatch):
     loss = PlainVAE.loss
     monkeypatch.setattr(PlainVAE, "loss", lambda self, x: loss(self, x) * (1 + 1e-4))
     with pytest.raises(RedGate, match="losses differ by"):
-        next(autoencoders.rows(QUICK))
+        next(suites.rows(autoencoders, QUICK))
 
 
 def test_the_plain_one_has_the_gradients_of_ours():

@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from fastgen.bench import diffusion, gate
+from fastgen.bench import diffusion, suites
 from fastgen.bench.diffusion_peers import ScipyLikelihood
 from fastgen.bench.measure import Timing
-from fastgen.bench.options import Options
+from fastgen.bench.suites import Options
 from fastgen.models.score_sde import ScoreSDE
 
 OPTIONS = Options(against=("eager", "peers"), quick=True)
@@ -38,14 +38,14 @@ def tiny(monkeypatch):
         "SCORED": 2,
         "_LESSONS": 2,
         "_TIGHT": 1e-5,
-        "interleave": timed_once,
     }.items():
         monkeypatch.setattr(diffusion, name, value)
+    monkeypatch.setattr(suites, "interleave", timed_once)
 
 
 def test_every_case_has_its_row_and_its_peers():
     measured = {
-        (subject, pass_): measure(f"diffusion/{subject}", case, pass_, OPTIONS)
+        (subject, pass_): next(measure(f"diffusion/{subject}", case, pass_, OPTIONS))
         for subject, case, pass_, measure in diffusion._MEASURED
     }
     assert {name: set(row.baselines) for name, row in measured.items()} == {
@@ -70,8 +70,8 @@ def test_another_network_is_not_timed(monkeypatch):
         return peer
 
     monkeypatch.setattr(diffusion, "diffusers_unet", of_other_weights)
-    with pytest.raises(gate.RedGate, match="the network's outputs are"):
-        diffusion._unet("diffusion/UNet", "tiny", "forward", OPTIONS)
+    with pytest.raises(suites.RedGate, match="the network's outputs are"):
+        next(diffusion._unet("diffusion/UNet", "tiny", "forward", OPTIONS))
 
 
 def test_scipys_likelihood_of_a_gaussian_is_exact():

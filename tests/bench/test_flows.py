@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastgen.bench import flow_peers, flows, gate
-from fastgen.bench.options import Options
+from fastgen.bench import flow_peers, flows, suites
+from fastgen.bench.suites import Options
 from fastgen.models import MAF, NeuralSplineFlow
 
 QUICK = Options(against=("eager", "peers"), quick=True)
@@ -38,13 +38,13 @@ def tiny(monkeypatch):
 def test_every_case_has_its_row():
     pytest.importorskip("nflows")
     options = Options(against=("eager", "peers"))
-    rows = list(flows.rows(options))
-    assert [f"{row.op.removeprefix('flows/')}, {row.case}, {row.pass_}" for row in rows] == flows.cases(options)
+    rows = list(suites.rows(flows, options))
+    assert [f"{row.op.removeprefix('flows/')}, {row.case}, {row.pass_}" for row in rows] == suites.cases(flows, options)
     for row in rows:
         assert list(row.baselines) == ["eager", "nflows"]
         assert row.metrics["conditioners"] > 0 and row.limit_kind in ("copy", "gemm")
         assert row.rel_err < 1e-5
-    assert len(list(flows.rows(QUICK))) == 1
+    assert len(list(suites.rows(flows, QUICK))) == 1
 
 
 def test_zuko_has_the_numbers_of_our_masked_networks():
@@ -67,8 +67,8 @@ def test_a_peer_with_other_weights_is_not_timed(monkeypatch):
     subject = TINY[0]
     other = flows.Subject(subject.name, subject.size, subject.make, subject.measured, ("nflows", of_other_weights))
     monkeypatch.setattr(flows, "SUBJECTS", (other,))
-    with pytest.raises(gate.RedGate, match="the peer with our weights is"):
-        next(flows.rows(QUICK))
+    with pytest.raises(suites.RedGate, match="the peer with our weights is"):
+        next(suites.rows(flows, QUICK))
 
 
 def test_a_peer_that_is_not_installed_is_left_out(monkeypatch):
@@ -78,4 +78,4 @@ def test_a_peer_that_is_not_installed_is_left_out(monkeypatch):
     subject = TINY[0]
     other = flows.Subject(subject.name, subject.size, subject.make, subject.measured, ("nflows", missing))
     monkeypatch.setattr(flows, "SUBJECTS", (other,))
-    assert list(next(flows.rows(QUICK)).baselines) == ["eager"]
+    assert list(next(suites.rows(flows, QUICK)).baselines) == ["eager"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastgen.bench import gate, sampling, training
+from fastgen.bench import sampling, suites, training
 from fastgen.bench.models import Subject
-from fastgen.bench.options import Options
+from fastgen.bench.suites import Options
 from fastgen.models import GatedPixelCNN, PixelCNN, PixelCNNPP
 
 QUICK = Options(against=("eager",), quick=True)
@@ -25,18 +25,18 @@ def tiny(monkeypatch):
 
 @pytest.mark.parametrize("suite", [sampling, training])
 def test_every_case_has_its_row(suite):
-    rows = list(suite.rows(Options(against=("eager",))))
+    rows = list(suites.rows(suite, Options(against=("eager",))))
     name = suite.__name__.rsplit(".", 1)[-1]
-    assert [f"{row.op}, {row.case}" for row in rows] == [f"{name}/{case}" for case in suite.cases(QUICK)]
+    assert [f"{row.op}, {row.case}" for row in rows] == [f"{name}/{case}" for case in suites.cases(suite, QUICK)]
     for row in rows:
         batch = int(row.case.rsplit(" ", 1)[1])
         assert row.metrics["images_per_s"] == pytest.approx(batch / row.median_s)
         assert list(row.baselines) == (["naive"] if suite is sampling else ["eager"])
-    assert len(list(suite.rows(QUICK))) == 1
+    assert len(list(suites.rows(suite, QUICK))) == 1
 
 
 def test_naive_sampling_is_one_forward_pass_per_pixel():
-    row = next(sampling.rows(QUICK))
+    row = next(suites.rows(sampling, QUICK))
     eager_forward = row.median_s / row.metrics["forwards"]
     assert row.baselines["naive"] == pytest.approx(4 * 4 * eager_forward)
     assert row.limit_kind == "gemm" and 0 < row.limit_fraction < 1 and row.rel_err < 5e-6
@@ -51,8 +51,8 @@ def test_a_sampler_of_another_network_is_not_timed(monkeypatch):
         return sampler
 
     monkeypatch.setattr(sampling, "_sampler", of_other_weights)
-    with pytest.raises(gate.RedGate, match="GatedPixelCNN: teacher-forced outputs: error"):
-        next(sampling.rows(QUICK))
+    with pytest.raises(suites.RedGate, match="GatedPixelCNN: teacher-forced outputs: error"):
+        next(suites.rows(sampling, QUICK))
 
 
 def test_wrong_gradients_in_a_model_are_not_timed(monkeypatch):
@@ -62,5 +62,5 @@ def test_wrong_gradients_in_a_model_are_not_timed(monkeypatch):
         return forced(lambda batch: loss(batch) * 1.001, backend)
 
     monkeypatch.setattr(training, "forced", another_loss)
-    with pytest.raises(gate.RedGate, match="gradients of the loss"):
-        next(training.rows(QUICK))
+    with pytest.raises(suites.RedGate, match="gradients of the loss"):
+        next(suites.rows(training, QUICK))
