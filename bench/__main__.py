@@ -1,7 +1,7 @@
-"""`python -m fastgen.bench`, which is also how the command starts itself with its own memory settings."""
+"""`python -m fastgen.bench`, the same as `fastgen bench`."""
 
 import sys
 
-from fastgen.bench.cli import main
+from fastgen.cli import main
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["bench", *sys.argv[1:]]))

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import fastgen
-from fastgen.info import huge_pages
+from fastgen.cli.reports.installation import huge_pages
 from fastgen.ops.extensions import PACKAGE, cpu_capability
 
 MALLOC = {

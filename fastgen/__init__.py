@@ -4,11 +4,16 @@
 `fastgen.models` the models, `fastgen.gan` parts of adversarial ones, `fastgen.density` the estimators,
 `fastgen.metrics` what samples are judged by; `fastgen --help` trains, samples, scores and benchmarks from the command
 line.
+
+All of it is imported when it is first used: `import fastgen` alone imports nothing else, not even PyTorch. A program
+that only loads what `torch.export` saved needs `import fastgen.ops`, which registers the operators.
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
-from fastgen.ops import BackendError, explain, use_backend
+if TYPE_CHECKING:
+    from fastgen.ops import BackendError, explain, use_backend
 
 __version__ = "0.1.0"
 
@@ -28,11 +33,12 @@ __all__ = [
     "use_backend",
 ]
 
-_ROOMS = ("data", "density", "gan", "metrics", "models", "nn", "sampling", "train")
+_OPS = ("BackendError", "explain", "use_backend")
 
 
-def __getattr__(name: str):
-    # Rooms above the ops are imported when they are first used: `import fastgen` stays as quick as torch's own import.
-    if name in _ROOMS:
+def __getattr__(name: str) -> Any:
+    if name in _OPS:
+        return getattr(importlib.import_module("fastgen.ops"), name)
+    if name in __all__:
         return importlib.import_module(f"fastgen.{name}")
     raise AttributeError(f"module 'fastgen' has no attribute {name!r}")

@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 
 from fastgen.density.arrays import Kind, as_given, as_points, check_training_points, column_names
 from fastgen.density.random_state import RandomState, as_generator, number_of_samples
+from fastgen.files import write_whole
 from fastgen.nn.full_precision import full_precision
-from fastgen.whole_file import write_whole
 
 # The version of the file's layout.
 FORMAT = 1

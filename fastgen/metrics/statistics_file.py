@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.whole_file import write_whole
+from fastgen.files import write_whole
 
 
 @dataclass(frozen=True)

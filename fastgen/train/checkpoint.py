@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastgen.train.files import settled, swap_folder, write_json
+from fastgen.files import write_json
+from fastgen.train.files import settled, swap_folder
 
 FORMAT = 1
 LAST, BEST = "last", "best"

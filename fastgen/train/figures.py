@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.data import Vectors
-from fastgen.whole_file import write_whole
+from fastgen.files import write_figure
 
 # Points along each side of the picture of a density.
 RESOLUTION = 240
@@ -56,9 +55,7 @@ def save_figure(
         figure = _plane(points, known, names, known_density)
     else:
         figure = _margins(points, known, names)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_whole(Path(path), buffer.getvalue())
+    write_figure(path, figure, dpi=120)
 
 
 @torch.no_grad()

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from fastgen.whole_file import locked, write_whole
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON by `write_whole`."""
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+from fastgen.files import check_writable, locked
 
 
 def swap_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -96,17 +88,3 @@ def settled(path: Path) -> Path:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
-
-
-def check_writable(folder: Path) -> None:
-    """Create `folder` where it is missing, and write to it.
-
-    Raises:
-        ValueError: that is not possible.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write to the output folder {folder}: {error.strerror}") from error

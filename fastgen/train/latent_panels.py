@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.data import Images
+from fastgen.files import write_figure
 from fastgen.models.latent import latent_map, latent_path, latent_plane
 from fastgen.train.pictures import grid
 from fastgen.train.recipe import num_classes
-from fastgen.whole_file import write_whole
 
 # Latents along a side of the map, and as many drawn where there are no data.
 RESOLUTION, NUM_CODES = 14, 2000
@@ -160,9 +159,7 @@ def save_panels(path: Path, panels: Sequence[Panel], levels: int) -> None:
         axis.set_axis_off()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_whole(path, buffer.getvalue())
+    write_figure(path, figure, dpi=110)
 
 
 def _scatter(axis: Any, panel: Panel) -> None:

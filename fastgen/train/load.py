@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from fastgen.data import Dataset, load
 from fastgen.models import MODELS
 from fastgen.train.checkpoint import BEST, find, load_weights, read_config
 
@@ -47,3 +49,22 @@ def model_entry(config: dict[str, Any], folder: Path) -> tuple[str, dict[str, An
     if not (isinstance(entry, dict) and isinstance(entry.get("config"), dict) and entry.get("name") in MODELS):
         raise ValueError(f"{folder / 'config.json'} names no known model, expected one of: {', '.join(MODELS)}")
     return entry["name"], entry["config"]
+
+
+def load_data(config: Mapping[str, Any]) -> Dataset:
+    """The data that a run was trained on, by the configuration of its checkpoint.
+
+    Raises:
+        KeyError: it does not say.
+        ValueError, OSError: they are no longer there, or are not what they were.
+    """
+    return load(**{"seed": config.get("settings", {}).get("seed", 0), **config["data"]})
+
+
+def learned_data(config: Mapping[str, Any], model: nn.Module) -> Dataset | None:
+    """The data that a run was trained on, or None where they are no longer there or no longer fit its model."""
+    try:
+        data = load_data(config)
+    except (KeyError, ValueError, OSError):
+        return None
+    return data if (data.shape, data.levels) == (tuple(model.shape), model.levels) else None

@@ -64,6 +64,19 @@ def class_number(option: str, name: str, names: Sequence[str]) -> int:
     raise ValueError(f"{option}: no class '{name}', expected one of: {', '.join(shown)}")
 
 
+def chosen_class(model: nn.Module, name: str | None, learned: Mapping[str, Any]) -> int | None:
+    """The number of the class that `--label` names, None where it was not given.
+
+    Raises:
+        ValueError: there is no such class, or `model` knows none.
+    """
+    if name is None:
+        return None
+    if num_classes(model) is None:
+        raise ValueError("--label: this model was not trained with --class-conditional")
+    return class_number("--label", name, class_names(model, learned))
+
+
 def _each(dataset: Dataset, change: Any) -> Dataset:
     def changed(examples: Examples | None) -> Examples | None:
         try:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastgen.whole_file import write_whole
+from fastgen.files import write_whole
 
 BACKGROUND = 40
 # Smaller images are enlarged by a whole factor, so that their shorter side takes at least this many pixels.

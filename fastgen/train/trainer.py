@@ -16,10 +16,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fastgen.data import Dataset
+from fastgen.files import write_json
 from fastgen.train.checkpoint import BEST, LAST, Checkpoint, load_weights, set_weights
 from fastgen.train.ema import ExponentialMovingAverage
 from fastgen.train.evaluate import evaluate
-from fastgen.train.files import held_run, remove_folder, settled, write_json
+from fastgen.train.files import held_run, remove_folder, settled
 from fastgen.train.interruption import Interruption, TrainingInterrupted
 from fastgen.train.order import epoch_order, seed_step
 from fastgen.train.progress import Progress

@@ -8,8 +8,9 @@ import types
 import pytest
 import torch
 
-from fastgen.bench import cli, machine
+from fastgen.bench import machine
 from fastgen.bench.suites import Options
+from fastgen.cli import main
 from fastgen.ops.registry import REGISTRY, Cost, Op, Sample, Tolerance
 
 
@@ -68,7 +69,10 @@ def bench(monkeypatch, capsys):
     monkeypatch.setattr(machine, "pin", lambda threads: None)
 
     def run(*argv: str) -> tuple[int, str, str]:
-        status = cli.main([*argv, "--threads", "1"])
+        try:
+            status = main(["bench", *argv, "--threads", "1"])
+        except SystemExit as exit:
+            status = exit.code
         return status, *capsys.readouterr()
 
     return run

@@ -10,8 +10,11 @@ import sys
 import pytest
 
 from fastgen.bench import machine
-from fastgen.bench.suites import SUITES
-from fastgen.ops.registry import REGISTRY
+from fastgen.bench.command import DTYPES
+from fastgen.bench.suites import AGAINST, SUITES
+from fastgen.cli import bench as arguments
+from fastgen.cli import main
+from fastgen.ops.registry import BACKENDS, REGISTRY
 
 
 def test_a_run_restarts_itself_with_its_memory_settings(tmp_path):
@@ -71,6 +74,11 @@ def test_a_request_that_makes_no_sense_is_one_line_and_exit_2(bench, argv, words
     assert err.startswith("fastgen bench: ") and words in err
 
 
+def test_the_help_names_all_that_there_is():
+    assert ",".join(AGAINST) == arguments.AGAINST and ",".join(DTYPES) == arguments.DTYPES
+    assert ",".join(("auto", *BACKENDS)) == arguments.BACKENDS
+
+
 @pytest.mark.parametrize(("said", "threads"), [("1", 1), ("3", 3), ("4,2", 4)])
 def test_threads_are_those_of_the_environment(said, threads):
     assert machine.default_threads({"OMP_NUM_THREADS": said}) == threads
@@ -88,9 +96,7 @@ def test_a_run_takes_the_threads_of_the_environment(bench, monkeypatch):
 
 
 def test_threads_below_one(capsys):
-    from fastgen.bench.cli import main
-
-    assert main(["--threads", "0"]) == 2
+    assert main(["bench", "--threads", "0"]) == 2
     assert "--threads: expected at least 1, got 0" in capsys.readouterr().err
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fastgen.cli import main
+from fastgen.cli.reports.dynamics_picture import REACH, clipped
 from fastgen.gan.dynamics import METHODS, dirac_gan, play, quadratic, spectral_radius, update_matrix
-from fastgen.gan.dynamics_picture import REACH, clipped
 
 STEPS = (0.01, 0.1, 0.35)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fastgen.train.files import check_writable, held_run, settled, swap_folder, write_json
-from fastgen.whole_file import write_whole
+from fastgen.files import check_writable, write_json, write_whole
+from fastgen.train.files import held_run, settled, swap_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,7 +141,7 @@ def full(*_):
 def in_another_process(code, *arguments):
     """A process that runs `code`, and that has said that it is ready."""
     # The file alone: it needs no torch, which takes seconds to import.
-    functions = f"import runpy; globals().update(runpy.run_path({str(ROOT / 'fastgen' / 'whole_file.py')!r}))"
+    functions = f"import runpy; globals().update(runpy.run_path({str(ROOT / 'fastgen' / 'files.py')!r}))"
     source = f"import sys, time; from pathlib import Path; path = Path(sys.argv[1])\n{functions}\n{code}"
     command = [sys.executable, "-c", source, *map(str, arguments)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -1,1 +1,0 @@
-"""`fastgen density`: which estimator tells a table best, as a table, a picture, and JSON."""

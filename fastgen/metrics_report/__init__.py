@@ -1,1 +1,0 @@
-"""What `fastgen fid`, `fastgen score` and `fastgen trilemma` do."""
