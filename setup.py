@@ -1,14 +1,9 @@
-"""Builds fastgen's compiled kernels: `_C.so` (CPU), `_C_cuda.so` and the pybind11 module `_host`, each only where it
-can be.
+"""Builds fastgen's compiled extensions: `_C.so` (operators on the CPU), `_host` (the sampler, by pybind11) and
+`_C_cuda.so`.
 
-A rung that is missing (torch, a compiler, a CUDA torch) prints one line and goes on: the reference always runs.
-Environment:
-    FASTGEN_REQUIRE_EXT=1           a skipped CPU extension is an error
-    FASTGEN_BUILD_CUDA=auto|0|1     auto builds where torch has CUDA and nvcc is on PATH; 1 also with a CPU torch, to
-    check that it compiles TORCH_CUDA_ARCH_LIST            as for torch's own extensions; default "8.0;9.0a;10.0"
-    FASTGEN_SANITIZE=1              the CPU kernels with the address and undefined-behaviour sanitizers, in objects of
-    their own (`make sanitize`)
-Install with `--no-build-isolation`, so that the torch being built against is the torch that will load the result.
+Where one cannot be built (no torch, no compiler, no CUDA), a line says why and the installation goes on without it:
+Python's references always run. The environment variables are in CONTRIBUTING.md. Install with `--no-build-isolation`,
+so that the torch that is built against is the torch that will load the result.
 """
 
 from __future__ import annotations
@@ -195,16 +190,13 @@ def extensions() -> list[Extension]:
     torch_root = Path(torch.__file__).parent
     paths = {"include_dirs": [str(torch_root / "include")], "library_dirs": [str(torch_root / "lib")]}
     torch_libraries = {"libraries": ["torch_cpu", "c10"], **paths}
-    kernels = [s for s in sources("csrc/cpu/*.cpp") if not s.endswith("_register.cpp")]
-    sampler = [s for s in kernels if Path(s).name.startswith("sampling")]
-
     cpu = Extension("fastgen._C", sources("csrc/cpu/*_register.cpp"), language="c++", **torch_libraries)
     cpu.extra_compile_args = HOST_FLAGS + STABLE_ABI
-    cpu.kernels = [s for s in kernels if s not in sampler]
-    return [cpu, *host_extension(sampler, torch_libraries), *cuda_extension(torch, torch_libraries)]
+    cpu.kernels = [s for s in sources("csrc/cpu/*.cpp") if s not in cpu.sources]
+    return [cpu, *host_extension(torch_libraries), *cuda_extension(torch, torch_libraries)]
 
 
-def host_extension(sampler: list[str], torch_libraries: dict) -> list[Extension]:
+def host_extension(torch_libraries: dict) -> list[Extension]:
     try:
         import pybind11
     except ImportError:
@@ -214,7 +206,7 @@ def host_extension(sampler: list[str], torch_libraries: dict) -> list[Extension]
     host.include_dirs = [*host.include_dirs, pybind11.get_include()]
     isas = ",".join(ISA_FLAGS)
     host.extra_compile_args = HOST_FLAGS + STABLE_ABI + [f'-DFASTGEN_ISAS="{isas}"']
-    host.kernels = sampler
+    host.kernels = sources("csrc/sampling/*.cpp")
     return [host] if host.sources else []
 
 

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 KERNELS = [p for p in sorted(ROOT.glob("csrc/cpu/*.cpp")) if not p.stem.endswith("_register")]
+KERNELS += sorted(ROOT.glob("csrc/sampling/*.cpp"))
 
 
 @pytest.fixture

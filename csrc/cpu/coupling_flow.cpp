@@ -4,13 +4,29 @@
 
 #include "../math/activation.h"
 #include "coupling_flow_dense.h"
-#include "coupling_flow_team.h"
 #include "coupling_flow_transform.h"
 #include "denormals.h"
 
 namespace fastgen {
 namespace flow {
 namespace {
+
+// A team parts when its first member has waited long more often than that.
+constexpr int64_t kLongWaits = 4;
+
+// One of `size` threads that run a flow on one row or a few, where its time is the time to read the weights: of every
+// dense layer each member computes some columns, so that each core reads, and from call to call keeps in its cache, its
+// share of the weights alone. Members meet behind every layer. With more rows what they hand each other costs more than
+// that: then each thread is a team of its own. Where a team parts, its first member has the whole state.
+struct Member {
+  TeamState* team;
+  int rank, size;
+
+  // Of `count` things in a row, this member's are from first to end.
+  int64_t first(int64_t count) const { return count * rank / size; }
+  int64_t end(int64_t count) const { return count * (rank + 1) / size; }
+  void meet() const { fastgen::meet(team, rank, size); }
+};
 
 // Everything one thread works with; the tile changes, the rest does not.
 template <class T>
@@ -76,8 +92,8 @@ void activate(const Worker<T>& worker, const Layer& layer, int64_t activation, i
 template <class T>
 void run_dense(const Worker<T>& worker, const Layer& layer, int64_t activation, int64_t rows) {
   const View<T>& view = worker.view;
-  const int64_t vectors = padded(layer.out_features) / lanes<T>();
-  const int64_t first = worker.member.first(vectors) * lanes<T>(), end = worker.member.end(vectors) * lanes<T>();
+  const int64_t vectors = padded(layer.out_features) / kLanes<T>;
+  const int64_t first = worker.member.first(vectors) * kLanes<T>, end = worker.member.end(vectors) * kLanes<T>;
   Dense<T> dense_layer{worker.buffers[layer.source] + layer.source_offset,
                        view.stride[layer.source],
                        view.weights + layer.weight,
@@ -201,11 +217,11 @@ void run_linear(const Worker<T>& worker, const LinearStep& step, T* state, T* lo
   const Member& member = worker.member;
   const bool inverse = view.inverse;
   T* output = worker.buffers[kOutput];
-  const int64_t stride = view.stride[kOutput], vectors = padded(view.features) / lanes<T>();
+  const int64_t stride = view.stride[kOutput], vectors = padded(view.features) / kLanes<T>;
   dense(Dense<T>{state, view.features, view.weights + (inverse ? step.inverse_weight : step.weight),
                  view.weights + (inverse ? step.inverse_bias : step.bias), view.features, padded(view.features), output,
                  stride, nullptr, 0, false},
-        rows, member.first(vectors) * lanes<T>(), member.end(vectors) * lanes<T>());
+        rows, member.first(vectors) * kLanes<T>, member.end(vectors) * kLanes<T>);
   member.meet();
   const T added = inverse ? -view.weights[step.logabsdet] : view.weights[step.logabsdet];
   for (int64_t i = member.first(rows); i < member.end(rows); ++i) {
@@ -265,14 +281,14 @@ void finish(const View<T>& view, const Rows<T>& rows, T* row) {
 
 // Steps outermost: one step's weights stay in the second cache for all tiles.
 template <class T>
-void run(const View<T>& view, const Rows<T>& rows, T* own, T* shared, Team* team, int rank, int size) {
+void run(const View<T>& view, const Rows<T>& rows, T* own, T* shared, TeamState* team, int rank, int size) {
   DenormalsAreZero guard;
   const int64_t tiles = (rows.count + kTileRows - 1) / kTileRows;
   Worker<T> worker =
       make_worker(view, Member{team, rank, size}, rows.count < kTileRows ? rows.count : kTileRows, own, shared);
   if (rank == 0) begin(view, rows);
   for (int64_t i = 0; i < view.num_steps; ++i) {
-    if (!worker.member.start(i)) return;
+    if (!start_step(team, rank, &worker.member.size, i, kLongWaits)) return;
     const int64_t* words = view.steps[view.inverse ? view.num_steps - 1 - i : i];
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t first = rows.count * tile / tiles, count = rows.count * (tile + 1) / tiles - first;

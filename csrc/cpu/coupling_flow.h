@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernel_table.h"
+#include "team.h"
 
 namespace fastgen {
 namespace flow {
@@ -103,8 +104,6 @@ int64_t shared_scratch(const View<T>& view, int64_t tile_rows) {
   return size;
 }
 
-struct Team;
-
 // What `run` works on: rows of `x` and `context`; `y` is the state, then the result.
 template <class T>
 struct Rows {
@@ -116,7 +115,7 @@ struct Rows {
 // Runs all steps on `rows`, as member `rank` of `size` with these rows, of at most kTileRows where there are several.
 template <class T>
 struct CouplingFlowFunctions {
-  void (*run)(const View<T>& view, const Rows<T>& rows, T* own, T* shared, Team* team, int rank, int size);
+  void (*run)(const View<T>& view, const Rows<T>& rows, T* own, T* shared, TeamState* team, int rank, int size);
 };
 
 struct CouplingFlowTable {

@@ -2,37 +2,19 @@
 // features before it is stored, once.
 #pragma once
 
-#include <stdint.h>
+#include "coupling_flow.h"
+#include "vector.h"
 
 namespace fastgen {
 namespace flow {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kMaxVectors = 4;
+constexpr int kMaxVectors = 4;
 #else
-constexpr int kVectorBytes = 32, kMaxVectors = 2;
+constexpr int kMaxVectors = 2;
 #endif
 constexpr int kMaxRows = 6;
-
-// Aligned to an element only: a slice of a tensor may begin anywhere.
-template <class T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
-};
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
-
-template <class T>
-constexpr int lanes() {
-  return kVectorBytes / sizeof(T);
-}
 
 // One dense layer on one tile. `relu` is where max(target, 0) is stored beside it, or null; `target` is null where
 // only that is wanted.
@@ -54,11 +36,10 @@ struct Dense {
 // its rows are `stride` apart.
 template <class T, int kRows, int kVectors>
 void dense_tile(const Dense<T>& layer, const T* __restrict weight, int64_t stride, int64_t row, int64_t column) {
-  constexpr int kLanes = lanes<T>();
   Vector<T> sum[kRows][kVectors];
 #pragma GCC unroll 4
   for (int j = 0; j < kVectors; ++j) {
-    const Vector<T> bias = *reinterpret_cast<const Vector<T>*>(layer.bias + column + j * kLanes);
+    const Vector<T> bias = load_vector(layer.bias + column + j * kLanes<T>);
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) sum[i][j] = bias;
   }
@@ -67,7 +48,7 @@ void dense_tile(const Dense<T>& layer, const T* __restrict weight, int64_t strid
   for (int64_t k = 0; k < in_features; ++k) {
     Vector<T> w[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) w[j] = *reinterpret_cast<const Vector<T>*>(weight + k * stride + j * kLanes);
+    for (int j = 0; j < kVectors; ++j) w[j] = load_vector(weight + k * stride + j * kLanes<T>);
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) {
       const T x = source[i * source_stride + k];
@@ -81,7 +62,7 @@ void dense_tile(const Dense<T>& layer, const T* __restrict weight, int64_t strid
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
       Vector<T> y = sum[i][j];
-      const int64_t at = column + j * kLanes;
+      const int64_t at = column + j * kLanes<T>;
       if (layer.target) {
         Vector<T>& target = *reinterpret_cast<Vector<T>*>(layer.target + (row + i) * layer.target_stride + at);
         if (layer.add) y += target;
@@ -89,7 +70,7 @@ void dense_tile(const Dense<T>& layer, const T* __restrict weight, int64_t strid
       }
       // Written so that NaN stays NaN.
       if (layer.relu) {
-        *reinterpret_cast<Vector<T>*>(layer.relu + (row + i) * layer.relu_stride + at) = y < zero ? zero : y;
+        store_vector(layer.relu + (row + i) * layer.relu_stride + at, y < zero ? zero : y);
       }
     }
   }
@@ -118,20 +99,19 @@ void dense_columns(const Dense<T>& layer, const T* weight, int64_t stride, int64
 // All rows against the columns from `first` to `end`, multiples of a vector.
 template <class T>
 void dense(const Dense<T>& layer, int64_t rows, int64_t first, int64_t end) {
-  constexpr int kLanes = lanes<T>();
   for (int64_t column = first; column < end;) {
     const int64_t panel = column / kPanel * kPanel;
     const int64_t width = layer.columns - panel < kPanel ? layer.columns - panel : kPanel;
     const int64_t last = end - panel < width ? end : panel + width;
     const T* weight = layer.weight + panel * layer.in_features + (column - panel);
-    const int64_t left = (last - column) / kLanes, vectors = left < kMaxVectors ? left : kMaxVectors;
+    const int64_t left = (last - column) / kLanes<T>, vectors = left < kMaxVectors ? left : kMaxVectors;
     if constexpr (kMaxVectors == 4) {
       if (vectors == 3) dense_columns<T, 3>(layer, weight, width, rows, column);
       if (vectors == 4) dense_columns<T, 4>(layer, weight, width, rows, column);
     }
     if (vectors == 1) dense_columns<T, 1>(layer, weight, width, rows, column);
     if (vectors == 2) dense_columns<T, 2>(layer, weight, width, rows, column);
-    column += vectors * kLanes;
+    column += vectors * kLanes<T>;
   }
 }
 

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "coupling_flow.h"
-#include "coupling_flow_team.h"
 #include "muster.h"
 
 namespace fastgen {
@@ -185,7 +184,7 @@ template <class T>
 static void run_team(const CouplingFlowFunctions<T>& f, const View<T>& view, const Rows<T>& rows, int64_t size) {
   const int64_t own = own_scratch(view, rows.count);
   T* scratch = thread_scratch<T>(size * own + shared_scratch(view, rows.count));
-  Team team;
+  TeamState team;
   Muster muster(static_cast<int>(size));
   torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
     // Inside another parallel region all tasks come to one thread at once.
@@ -225,7 +224,7 @@ static void run(const CouplingFlowFunctions<T>& f, const Parser& parser, const T
     torch::stable::parallel_for(0, all.count, grain, rows);
     return;
   }
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), kMaxMembers);
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), kMaxTeam);
   if (threads > 1 && all.count <= kTileRows && all.count * parser.multiplications >= kTeamMultiplications) {
     run_team(f, view, all, threads);
   } else {

@@ -75,7 +75,7 @@ void spline(const MaskedNetwork& network, const SplineSettings& element, const M
 
 template <class T>
 constexpr MaskedAutoregressiveFunctions<T> functions() {
-  return {kVectorBytes / sizeof(T), scratch_size<T>, affine<T>, spline<T>};
+  return {kLanes<T>, scratch_size<T>, affine<T>, spline<T>};
 }
 
 }  // namespace

@@ -3,22 +3,16 @@
 
 #include "../math/activation.h"
 #include "masked_autoregressive.h"
+#include "vector.h"
 
 namespace fastgen {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kMaxVectors = 4;
+constexpr int kMaxVectors = 4;
 #else
-constexpr int kVectorBytes = 32, kMaxVectors = 2;
+constexpr int kMaxVectors = 2;
 #endif
-
-template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
 
 // Parameters of this many features of one level are computed together.
 constexpr int64_t kFeatures = 4;
@@ -41,7 +35,7 @@ constexpr int kSums = units * vectors >= 8 ? 1 : 8 / (units * vectors);
 
 template <class T, int units, int vectors>
 void dot_block(const Units<T>& u, int64_t first, int64_t column, int64_t tile) {
-  constexpr int kLanes = kVectorBytes / sizeof(T), sums = kSums<units, vectors>;
+  constexpr int sums = kSums<units, vectors>;
   const T* __restrict weight = u.weight + first * u.stride;
   const T* __restrict input = u.input + column;
   Vector<T> sum[sums][units][vectors];
@@ -53,7 +47,7 @@ void dot_block(const Units<T>& u, int64_t first, int64_t column, int64_t tile) {
   auto multiply = [&](int64_t k, int s) __attribute__((always_inline)) {
     Vector<T> in[vectors];
 #pragma GCC unroll 8
-    for (int j = 0; j < vectors; ++j) in[j] = *(const Vector<T>*)(input + k * tile + j * kLanes);
+    for (int j = 0; j < vectors; ++j) in[j] = load_vector(input + k * tile + j * kLanes<T>);
 #pragma GCC unroll 8
     for (int i = 0; i < units; ++i) {
       const Vector<T> w = Vector<T>{} + weight[i * u.stride + k];
@@ -71,10 +65,10 @@ void dot_block(const Units<T>& u, int64_t first, int64_t column, int64_t tile) {
   for (int i = 0; i < units; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < vectors; ++j) {
-      const int64_t place = (first + i) * tile + column + j * kLanes;
+      const int64_t place = (first + i) * tile + column + j * kLanes<T>;
       for (int s = 1; s < sums; ++s) sum[0][i][j] += sum[s][i][j];
-      if (u.addend) sum[0][i][j] += *(const Vector<T>*)(u.addend + place);
-      *(Vector<T>*)(u.output + place) = sum[0][i][j];
+      if (u.addend) sum[0][i][j] += load_vector(u.addend + place);
+      store_vector(u.output + place, sum[0][i][j]);
     }
   }
 }
@@ -89,13 +83,12 @@ void dot_column(const Units<T>& u, int64_t column, int64_t tile) {
 
 template <class T>
 void dot(const Units<T>& u, int64_t tile) {
-  constexpr int64_t kLanes = kVectorBytes / sizeof(T);
   int64_t column = 0;
-  for (; column + kMaxVectors * kLanes <= tile; column += kMaxVectors * kLanes) {
+  for (; column + kMaxVectors * kLanes<T> <= tile; column += kMaxVectors * kLanes<T>) {
     dot_column<T, kMaxVectors>(u, column, tile);
   }
-  for (; column + 2 * kLanes <= tile; column += 2 * kLanes) dot_column<T, 2>(u, column, tile);
-  for (; column + kLanes <= tile; column += kLanes) dot_column<T, 1>(u, column, tile);
+  for (; column + 2 * kLanes<T> <= tile; column += 2 * kLanes<T>) dot_column<T, 2>(u, column, tile);
+  for (; column + kLanes<T> <= tile; column += kLanes<T>) dot_column<T, 1>(u, column, tile);
 }
 
 template <class T, class Function>

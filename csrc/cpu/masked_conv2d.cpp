@@ -1,93 +1,31 @@
 #include "masked_conv2d.h"
 
-#include <immintrin.h>
+#include "lanes.h"
+#include "vector.h"
 
 namespace fastgen {
 
 #if defined(__AVX512F__)
-static constexpr int kVectorBytes = 64;
 // Positions whose results are held in registers, two vectors of channels each; the rest of the registers is for the
 // weights.
 static constexpr int kTile = 14;
 // Rows of the weight gradient held in registers: each has a general register for where it reads.
 static constexpr int kGradientRows = 8;
 #else
-static constexpr int kVectorBytes = 32;
 static constexpr int kTile = 6;
 static constexpr int kGradientRows = 6;
-#endif
-
-template <class T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
-};
-template <>
-struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
-
-template <class T>
-static constexpr int kLanes = kVectorBytes / sizeof(T);
-
-template <class T>
-static inline Vector<T> load_vector(const T* p) {
-  return *reinterpret_cast<const Vector<T>*>(p);
-}
-
-template <class T>
-static inline void store_vector(T* p, Vector<T> v) {
-  *reinterpret_cast<Vector<T>*>(p) = v;
-}
-
-// The first `count` lanes, fewer than all; the others are zero, and their memory is not touched.
-#if defined(__AVX512F__)
-static inline Vector<float> load_some(const float* p, int64_t count) {
-  return (Vector<float>)_mm512_maskz_loadu_ps((1u << count) - 1, p);
-}
-static inline Vector<double> load_some(const double* p, int64_t count) {
-  return (Vector<double>)_mm512_maskz_loadu_pd((1u << count) - 1, p);
-}
-static inline void store_some(float* p, int64_t count, Vector<float> v) {
-  _mm512_mask_storeu_ps(p, (1u << count) - 1, (__m512)v);
-}
-static inline void store_some(double* p, int64_t count, Vector<double> v) {
-  _mm512_mask_storeu_pd(p, (1u << count) - 1, (__m512d)v);
-}
-#else
-static inline __m256i first_lanes(const float*, int64_t count) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-static inline __m256i first_lanes(const double*, int64_t count) {
-  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
-}
-static inline Vector<float> load_some(const float* p, int64_t count) {
-  return (Vector<float>)_mm256_maskload_ps(p, first_lanes(p, count));
-}
-static inline Vector<double> load_some(const double* p, int64_t count) {
-  return (Vector<double>)_mm256_maskload_pd(p, first_lanes(p, count));
-}
-static inline void store_some(float* p, int64_t count, Vector<float> v) {
-  _mm256_maskstore_ps(p, first_lanes(p, count), (__m256)v);
-}
-static inline void store_some(double* p, int64_t count, Vector<double> v) {
-  _mm256_maskstore_pd(p, first_lanes(p, count), (__m256d)v);
-}
 #endif
 
 // As many lanes as there are elements left.
 template <class T>
 static inline Vector<T> load_left(const T* p, int64_t left) {
-  return left < kLanes<T> ? load_some(p, left) : load_vector(p);
+  return left < kLanes<T> ? (Vector<T>)load(p, int(left), static_cast<Lanes<T>*>(nullptr)).v : load_vector(p);
 }
 
 template <class T>
 static inline void store_left(T* p, int64_t left, Vector<T> v) {
   if (left < kLanes<T>) {
-    store_some(p, left, v);
+    store(p, int(left), Lanes<T>((decltype(Lanes<T>::v))v));
   } else {
     store_vector(p, v);
   }
@@ -96,25 +34,17 @@ static inline void store_left(T* p, int64_t left, Vector<T> v) {
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <int... lane>
-struct Lanes {};
-template <int n>
-struct LanesUpTo;
-template <>
-struct LanesUpTo<4> {
-  using type = Lanes<0, 1, 2, 3>;
-};
-template <>
-struct LanesUpTo<8> {
-  using type = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
-};
-template <>
-struct LanesUpTo<16> {
-  using type = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+struct Numbers {};
+template <int n, int... lane>
+struct NumbersUpTo : NumbersUpTo<n - 1, n - 1, lane...> {};
+template <int... lane>
+struct NumbersUpTo<0, lane...> {
+  using type = Numbers<lane...>;
 };
 
 // Exchanges the blocks of `s` rows and `s` columns off the diagonal, in every pair of such blocks.
 template <class T, int s, int... lane>
-static inline void exchange_blocks(Vector<T>* v, Lanes<lane...>) {
+static inline void exchange_blocks(Vector<T>* v, Numbers<lane...>) {
   constexpr int n = sizeof...(lane);
   for (int i = 0; i < n; ++i) {
     if (i & s) continue;
@@ -127,7 +57,7 @@ static inline void exchange_blocks(Vector<T>* v, Lanes<lane...>) {
 // Transposes as many vectors as they have lanes.
 template <class T>
 static inline void transpose(Vector<T>* v) {
-  using Each = typename LanesUpTo<kLanes<T>>::type;
+  using Each = typename NumbersUpTo<kLanes<T>>::type;
   exchange_blocks<T, 1>(v, Each());
   exchange_blocks<T, 2>(v, Each());
   if constexpr (kLanes<T> > 4) exchange_blocks<T, 4>(v, Each());
@@ -232,18 +162,14 @@ template <class T>
 using Multiply = void (*)(const T*, int64_t, const int64_t*, int64_t, int64_t, const T*, const T*, T*);
 
 template <class T, int vectors, int... count>
-static Multiply<T> pick_multiply(int64_t n, Lanes<count...>) {
+static Multiply<T> pick_multiply(int64_t n, Numbers<count...>) {
   static constexpr Multiply<T> each[] = {multiply<T, count + 1, vectors>...};
   return each[n - 1];
 }
 
 template <class T, int vectors>
 static Multiply<T> pick_multiply(int64_t n) {
-#if defined(__AVX512F__)
-  return pick_multiply<T, vectors>(n, Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13>());
-#else
-  return pick_multiply<T, vectors>(n, Lanes<0, 1, 2, 3, 4, 5>());
-#endif
+  return pick_multiply<T, vectors>(n, typename NumbersUpTo<kTile>::type());
 }
 
 // y[n * stride + m] = buffer[m, n], for `channels` of the buffer's `width`.

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/sampling.h"
+#include "../sampling/sampling.h"
 
 namespace fastgen {
 namespace sampling {

@@ -138,9 +138,7 @@ int64_t Session<T>::run(const Job<T>& job, int team_size) {
   std::deque<Muster> musters;
   for (const auto& share : shares_) {
     musters.emplace_back(team_size);
-    share->team.long_waits = 0;
-    share->team.parts_at = program_->steps();
-    for (auto& reached : share->team.reached) reached.barriers = 0;
+    share->team.state = {};
   }
   std::atomic<int64_t> failed{std::numeric_limits<int64_t>::max()};
   // Slots of one team are neighbours, so that a thread which is given several has to do with few teams.

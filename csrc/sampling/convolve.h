@@ -3,12 +3,17 @@
 // once.
 #pragma once
 
-#include "sampling_team.h"
-#include "sampling_vector.h"
+#include <string.h>
+
+#include "../cpu/vector.h"
+#include "sampling.h"
 
 namespace fastgen {
 namespace sampling {
 namespace {
+
+// Multiplications from which sharing a convolution is worth its barrier.
+constexpr int64_t kSharedMultiplications = 8192;
 
 // What a tile adds up: the bias, the operands that are added as they are, and the taps through their weights.
 template <class T>
@@ -28,13 +33,13 @@ using Tile = void (*)(const Terms<T>& terms, int row, int column, T* const* outp
 template <class T, int kRows, int kVectors>
 void tile(const Terms<T>& terms, int row, int column, T* const* output) {
   using V = Vector<T>;
-  constexpr int kLanes = lanes<T>();
   constexpr int kChains = kRows * kVectors <= 2 ? 4 : kRows * kVectors <= 4 ? 2 : 1;
   V sum[kChains][kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kVectors; ++j) {
-      V value = load(terms.bias + column + j * kLanes);
-      for (int k = 0; k < terms.num_added; ++k) value += load(terms.added[k].rows[row + i] + column + j * kLanes);
+      V value = load_vector(terms.bias + column + j * kLanes<T>);
+      for (int k = 0; k < terms.num_added; ++k)
+        value += load_vector(terms.added[k].rows[row + i] + column + j * kLanes<T>);
       sum[0][i][j] = value;
       for (int chain = 1; chain < kChains; ++chain) sum[chain][i][j] = V{};
     }
@@ -50,8 +55,8 @@ void tile(const Terms<T>& terms, int row, int column, T* const* output) {
       for (int chain = 0; chain < kChains; ++chain) {
         V column_weights[kVectors];
 #pragma GCC unroll 8
-        for (int j = 0; j < kVectors; ++j) column_weights[j] = load(weights + j * kLanes);
-        weights += kVectors * kLanes;
+        for (int j = 0; j < kVectors; ++j) column_weights[j] = load_vector(weights + j * kLanes<T>);
+        weights += kVectors * kLanes<T>;
 #pragma GCC unroll 12
         for (int i = 0; i < kRows; ++i) {
           const T x = input[i][c + chain];
@@ -60,9 +65,9 @@ void tile(const Terms<T>& terms, int row, int column, T* const* output) {
         }
       }
     }
-    for (; c < channels; ++c, weights += kVectors * kLanes) {
+    for (; c < channels; ++c, weights += kVectors * kLanes<T>) {
       for (int i = 0; i < kRows; ++i) {
-        for (int j = 0; j < kVectors; ++j) sum[0][i][j] += load(weights + j * kLanes) * input[i][c];
+        for (int j = 0; j < kVectors; ++j) sum[0][i][j] += load_vector(weights + j * kLanes<T>) * input[i][c];
       }
     }
   }
@@ -70,7 +75,7 @@ void tile(const Terms<T>& terms, int row, int column, T* const* output) {
     for (int j = 0; j < kVectors; ++j) {
       V value = sum[0][i][j];
       for (int chain = 1; chain < kChains; ++chain) value += sum[chain][i][j];
-      store(output[row + i] + column + j * kLanes, value);
+      store_vector(output[row + i] + column + j * kLanes<T>, value);
     }
   }
 }
@@ -170,6 +175,19 @@ Terms<T> gather_terms(const Plan<T>& plan, const Node<T>& node, const Worker<T>&
   return terms;
 }
 
+// Copies `count` elements from each address to the same place in the arenas of the other members.
+template <class T>
+void send(const Worker<T>& worker, T* const* addresses, int rows, int column, int count) {
+  for (int member = 0; member < worker.team_size; ++member) {
+    if (member == worker.rank) continue;
+    T* arena = worker.team->arenas[member];
+    for (int i = 0; i < rows; ++i) {
+      const T* source = addresses[i] + column;
+      memcpy(arena + (source - worker.arena), source, count * sizeof(T));
+    }
+  }
+}
+
 template <class T>
 void convolve(const Plan<T>& plan, const Node<T>& node, const Event& event, const Worker<T>& worker) {
   const int cols = event.col_end - event.col_begin;
@@ -188,11 +206,11 @@ void convolve(const Plan<T>& plan, const Node<T>& node, const Event& event, cons
       if (shared && block_begin < block_end) {
         const Block<T>& last = node.blocks[block_end - 1];
         const int column = node.blocks[block_begin].column;
-        send(worker, output, rows.count, column, last.column + last.vectors * lanes<T>() - column);
+        send(worker, output, rows.count, column, last.column + last.vectors * kLanes<T> - column);
       }
     }
   }
-  if (shared) meet(worker);
+  if (shared) meet(&worker.team->state, worker.rank, worker.team_size);
 }
 
 }  // namespace

@@ -5,7 +5,8 @@
 // the host.
 #pragma once
 
-#include <stdint.h>
+#include "../cpu/kernel_table.h"
+#include "../cpu/team.h"
 
 namespace fastgen {
 namespace sampling {
@@ -18,7 +19,6 @@ constexpr int kArenaSlack = 64;
 constexpr int kMaxChunkRows = 96;
 constexpr int kMaxTileRows = 12;
 constexpr int kMaxTileVectors = 8;
-constexpr int kMaxTeam = 8;
 constexpr int kMaxChannelsDrawn = 3;
 // Added to anything that is a valid offset it stays negative.
 constexpr int64_t kOutside = INT64_MIN / 4;
@@ -139,17 +139,14 @@ struct Plan {
   Head head;
 };
 
-// Threads that draw the same images, each in its own arena, and share the large convolutions among them.
+// Threads that draw the same images. Each has every ring in its own arena and computes every small event for itself; of
+// a large convolution it computes some columns and writes them to all arenas. A ring is never read in the step that
+// overwrites it, so it takes one barrier at the start of a step, and one after each shared convolution before its
+// result is read.
 template <class T>
 struct Team {
   T* arenas[kMaxTeam];
-  // Written by the first member: how often it waited long for another, and from which step on it goes on alone.
-  int64_t long_waits;
-  int64_t parts_at;
-  // How many barriers each member has reached; two cache lines apart, since prefetchers fetch them in pairs.
-  struct alignas(128) Reached {
-    int64_t barriers;
-  } reached[kMaxTeam];
+  TeamState state;
 };
 
 // An operand of a chunk of rows: the addresses of the rows, and for a tap the weights they meet.
@@ -211,5 +208,4 @@ struct SamplingKernels {
 }  // namespace sampling
 }  // namespace fastgen
 
-extern "C" const fastgen::sampling::SamplingKernels sampling_avx2;
-extern "C" const fastgen::sampling::SamplingKernels sampling_avx512;
+FASTGEN_DECLARE_TABLES(fastgen::sampling::SamplingKernels, sampling);

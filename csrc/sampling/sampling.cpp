@@ -3,10 +3,9 @@
 
 #include <string.h>
 
-#include "sampling_draw.h"
-#include "sampling_gemm.h"
-#include "sampling_pointwise.h"
-#include "sampling_team.h"
+#include "convolve.h"
+#include "draw.h"
+#include "pointwise.h"
 
 namespace fastgen {
 namespace sampling {
@@ -90,11 +89,15 @@ bool draw_values(const Plan<T>& plan, const Worker<T>& worker, const Job<T>& job
   return true;
 }
 
+// A team parts when its first member has waited long this many times, and more than once in so many steps.
+constexpr int64_t kLongWaits = 16, kStepsPerLongWait = 16;
+
 template <class T>
 int64_t run(const Plan<T>& plan, const Worker<T>& hired, const Job<T>& job) {
   Worker<T> worker = hired;
   for (int64_t step = job.step_begin; step < job.step_end; ++step) {
-    if (!start_step(worker, step, step - job.step_begin)) return kDone;
+    const int64_t long_waits = kLongWaits + (step - job.step_begin) / kStepsPerLongWait;
+    if (!start_step(&worker.team->state, worker.rank, &worker.team_size, step, long_waits)) return kDone;
     for (int64_t e = plan.first_event[step]; e < plan.first_event[step + 1]; ++e) {
       run_event(plan, plan.events[e], worker);
     }
@@ -110,7 +113,7 @@ int64_t run(const Plan<T>& plan, const Worker<T>& hired, const Job<T>& job) {
 }
 
 constexpr SamplingKernels table() {
-  SamplingKernels kernels{lanes<float>(), lanes<double>(), {}, run<float>, run<double>};
+  SamplingKernels kernels{kLanes<float>, kLanes<double>, {}, run<float>, run<double>};
   for (int i = 0; i < kMaxTileVectors; ++i) kernels.max_tile_rows[i] = kTileRows[i];
   return kernels;
 }
@@ -119,6 +122,4 @@ constexpr SamplingKernels table() {
 }  // namespace sampling
 }  // namespace fastgen
 
-#define FASTGEN_TABLE_NAME(isa) sampling_##isa
-#define FASTGEN_TABLE(isa) FASTGEN_TABLE_NAME(isa)
-extern "C" const fastgen::sampling::SamplingKernels FASTGEN_TABLE(FASTGEN_ISA) = fastgen::sampling::table();
+extern "C" const fastgen::sampling::SamplingKernels FASTGEN_TABLE(sampling) = fastgen::sampling::table();
