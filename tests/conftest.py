@@ -1,5 +1,6 @@
 """What every test shares: Triton in its interpreter, uninitialised memory full of NaN, fixed seeds."""
 
+import gc
 import importlib.util
 import os
 
@@ -15,6 +16,16 @@ from fastgen.conformance.kernels import round_to_bfloat16_as_hardware_does
 
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
     round_to_bfloat16_as_hardware_does()
+
+
+def pytest_collection_finish(session):
+    """Takes out of the garbage collector's sight what lives until the end: modules and thousands of tests."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish(session):
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

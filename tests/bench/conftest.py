@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from fastgen.bench import machine
+from fastgen.bench import machine, measure
 from fastgen.bench.suites import Options
 from fastgen.cli import main
 from fastgen.ops.registry import REGISTRY, Cost, Op, Sample, Tolerance
@@ -16,8 +16,9 @@ from fastgen.ops.registry import REGISTRY, Cost, Op, Sample, Tolerance
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
-    """Measurements take as few rounds as there may be."""
+    """Measurements take as few rounds as there may be, of few calls each."""
     monkeypatch.setattr(Options, "budget_s", 0.0)
+    monkeypatch.setattr(measure, "_BLOCK_S", 1e-4)
 
 
 @pytest.fixture
