@@ -24,8 +24,8 @@ from fastgen.models import GatedPixelCNN
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.ops.registry import Cost
 from fastgen.sampling import CachedSampler, uniform_noise
-from fastgen.sampling.reference import ReferenceSession
-from fastgen.sampling.session import Session, why_unavailable
+from fastgen.sampling.run.native import NativeSession, why_unavailable
+from fastgen.sampling.run.reference import ReferenceSession
 
 # The largest relative error of teacher-forced outputs in float32; a cached sampler beyond it draws from another model.
 _LOGITS_BOUND = 5e-6
@@ -86,7 +86,7 @@ def _measure(subject: Subject, batch: int, options: Options) -> Iterator[Row]:
 
 def _logits_error(name: str, model: AutoregressiveModel, sampler: CachedSampler, x: Tensor) -> float:
     """The largest error of teacher-forced outputs in float32 against the model in float64, relative to the largest."""
-    session_type = ReferenceSession if why_unavailable() else Session
+    session_type = ReferenceSession if why_unavailable() else NativeSession
     found = session_type(sampler.program, len(x), torch.float32).teacher_force(x).double()
     exact = copy.deepcopy(model).double()(x.double()).cpu()
     error = float((found.reshape(exact.shape) - exact).abs().amax() / exact.abs().amax())

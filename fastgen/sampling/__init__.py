@@ -1,12 +1,14 @@
-"""Exact cached sampling of any masked network: trace it, prove it causal, compute every activation once; and
-diffusion's whole loop as one CUDA graph.
+"""Exact cached sampling of any masked network: trace it, prove it causal, compute every activation once.
+
+`capture`, which makes a diffusion model's sampling loop one CUDA graph, is here too for those who sample.
 """
 
-from fastgen.sampling.captured_loop import CapturedLoop, capture
+from fastgen.captured_loop import CapturedLoop, capture
 from fastgen.sampling.draw import Categorical, Draw, LogisticMixture, uniform_noise
-from fastgen.sampling.errors import NotCausalError, UnsupportedModelError, VerificationError
 from fastgen.sampling.naive import naive_sample
-from fastgen.sampling.sampler import CachedSampler
+from fastgen.sampling.program import UnsupportedModelError
+from fastgen.sampling.sampler import CachedSampler, VerificationError
+from fastgen.sampling.schedule.causality import NotCausalError
 
 __all__ = [
     "CachedSampler",

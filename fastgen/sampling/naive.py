@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.sampling.draw import Draw
-from fastgen.sampling.reference import check_noise, check_partial_image
+from fastgen.sampling.run.session import check_noise, check_partial_image
 
 __all__ = ["naive_sample"]
 

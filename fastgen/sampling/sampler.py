@@ -9,22 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn.frozen import KeptOfModules
-from fastgen.sampling.colors import split_colors
 from fastgen.sampling.draw import Draw, uniform_noise
-from fastgen.sampling.errors import VerificationError
 from fastgen.sampling.program import Program
-from fastgen.sampling.reference import ReferenceSession, check_draw
+from fastgen.sampling.run.session import Session, check_draw
 from fastgen.sampling.schedule import schedule
-from fastgen.sampling.simplify import simplify
-from fastgen.sampling.tape import Condition, condition_tensors, example_condition
+from fastgen.sampling.schedule.colors import split_colors
+from fastgen.sampling.schedule.simplify import simplify
 from fastgen.sampling.trace import Traced, trace
+from fastgen.sampling.trace.recorder import Condition, condition_tensors, example_condition
 
-__all__ = ["CachedSampler"]
+__all__ = ["CachedSampler", "VerificationError"]
 
 METHODS = ("auto", "cpp", "captured", "reference")
 
 # Largest error, relative to the largest output, between the program in float64 and the network in its own dtype.
 VERIFICATION_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+class VerificationError(ValueError):
+    """The program does not compute what the network computes: its Python code may branch on values, or be random."""
 
 
 class CachedSampler:
@@ -160,7 +163,7 @@ class _Executor:
         self._session = None
         self._verify(traced, condition)
 
-    def session(self, batch: int, labels: Condition):
+    def session(self, batch: int, labels: Condition) -> Session:
         """The last session where it is of this batch size, or a new one, which packs the weights again."""
         if self._session is None or self._session.batch != batch:
             self._session = self._make_session(self.program, batch, self.dtype, self._draw)
@@ -189,15 +192,17 @@ def _session_maker(method: str, device: torch.device) -> Callable:
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     if method == "captured" or (method == "auto" and device.type == "cuda"):
-        from fastgen.sampling.captured import CapturedSession
+        from fastgen.sampling.run.captured import CapturedSession
 
         return functools.partial(CapturedSession, device=device)
     if method != "reference":
-        from fastgen.sampling.session import Session, why_unavailable
+        from fastgen.sampling.run.native import NativeSession, why_unavailable
 
         reason = why_unavailable()
         if reason is None:
-            return Session
+            return NativeSession
         if method == "cpp":
             raise ValueError(f"method: 'cpp' cannot run here: {reason}")
+    from fastgen.sampling.run.reference import ReferenceSession
+
     return ReferenceSession

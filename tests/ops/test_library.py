@@ -116,7 +116,7 @@ def test_a_package_of_damaged_parts_is_imported(tmp_path):
     script = """
 import torch, fastgen
 from fastgen import info
-from fastgen.sampling.session import why_unavailable
+from fastgen.sampling.run.native import why_unavailable
 assert fastgen.__file__.startswith({root!r})
 fastgen.ops.gated_activation(torch.randn(2, 8))
 print(info.text(info.report()))

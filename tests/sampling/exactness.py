@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastgen.sampling import CachedSampler, Categorical, Draw, naive_sample, uniform_noise
 from fastgen.sampling.program import Program
-from fastgen.sampling.reference import ReferenceSession
+from fastgen.sampling.run.reference import ReferenceSession
 
 __all__ = ["LEVELS", "assert_draws_as_naive", "assert_same_outputs", "draw_of_levels", "sampler"]
 

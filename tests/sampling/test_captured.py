@@ -7,7 +7,7 @@ import torch
 
 from fastgen.models import GatedPixelCNN, PixelCNN, PixelCNNPP
 from fastgen.sampling import CachedSampler, uniform_noise
-from fastgen.sampling.captured import CapturedSession
+from fastgen.sampling.run.captured import CapturedSession
 from tests.sampling.exactness import LEVELS, assert_draws_as_naive, draw_of_levels
 from tests.sampling.random_networks import RandomNetwork
 

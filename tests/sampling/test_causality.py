@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastgen.sampling import NotCausalError
-from fastgen.sampling.causality import prove_causal, ready_times
-from fastgen.sampling.simplify import simplify
+from fastgen.sampling.schedule.causality import prove_causal, ready_times
+from fastgen.sampling.schedule.simplify import simplify
 from fastgen.sampling.trace import trace
 from tests.sampling.exactness import sampler
 from tests.sampling.random_networks import Masked, RandomNetwork, causal_mask

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastgen.sampling import CachedSampler, Categorical, LogisticMixture, naive_sample, uniform_noise
-from fastgen.sampling.reference import ReferenceSession
+from fastgen.sampling.run.reference import ReferenceSession
 from tests.sampling.exactness import LEVELS, assert_draws_as_naive, assert_same_outputs, draw_of_levels, sampler
 from tests.sampling.random_networks import Masked, RandomNetwork
 
@@ -71,7 +71,7 @@ def test_steps_out_of_order_are_refused():
     with pytest.raises(ValueError, match="step: expected 0 of 20, got 1"):
         session.step(1)
     session.step(0)
-    with pytest.raises(ValueError, match="step: expected 0, got 1"):
+    with pytest.raises(ValueError, match="step: expected 0 of 20, got 1"):
         session.feed(1, torch.zeros(2, 1))
     with pytest.raises(ValueError, match=r"values: expected \[2, 1\]"):
         session.feed(0, torch.zeros(3, 1))

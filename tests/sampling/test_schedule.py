@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastgen.sampling.causality import output_read, output_times, reads
 from fastgen.sampling.schedule import schedule
-from fastgen.sampling.simplify import simplify
+from fastgen.sampling.schedule.causality import output_read, output_times, reads
+from fastgen.sampling.schedule.simplify import simplify
 from fastgen.sampling.trace import trace
 from tests.sampling.exactness import assert_same_outputs
 from tests.sampling.random_networks import Masked, RandomNetwork

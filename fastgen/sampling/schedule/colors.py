@@ -15,9 +15,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fastgen.sampling.builder import Builder
-from fastgen.sampling.causality import gather, reads, ready_time
-from fastgen.sampling.program import Graph, Node, Tap, View
+from fastgen.sampling.program import Builder, Graph, Node, Tap, View
+from fastgen.sampling.schedule.causality import gather, reads, ready_time
 
 __all__ = ["split_colors"]
 

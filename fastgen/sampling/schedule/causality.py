@@ -13,10 +13,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastgen.sampling.errors import NotCausalError
 from fastgen.sampling.program import Graph, Node, View
 
-__all__ = ["Read", "gather", "output_read", "output_times", "prove_causal", "reads", "ready_time", "ready_times"]
+__all__ = [
+    "NotCausalError",
+    "Read",
+    "gather",
+    "output_read",
+    "output_times",
+    "prove_causal",
+    "reads",
+    "ready_time",
+    "ready_times",
+]
+
+
+class NotCausalError(ValueError):
+    """The network lets a pixel see itself or a later one.
+
+    Attributes:
+        module: the module to blame.
+        path: modules from the output back to the input along which the pixel is seen, with their offsets in pixels.
+    """
+
+    def __init__(self, module: str, message: str, path: list[tuple[str, tuple[int, int]]]):
+        self.module = module
+        self.path = path
+        super().__init__(message)
 
 
 class Read(NamedTuple):

@@ -12,7 +12,7 @@ Where there is no CUDA the same operations run without being captured, on any de
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.sampling.draw import Draw
-from fastgen.sampling.program import Node, Program, View
-from fastgen.sampling.reference import FUNCTIONS, check_run
+from fastgen.sampling.program import POINTWISE, Node, Program, View
+from fastgen.sampling.run.session import Session
 
 __all__ = ["CapturedSession"]
 
@@ -29,16 +29,8 @@ __all__ = ["CapturedSession"]
 Instruction = Callable[[Tensor], None]
 
 
-class CapturedSession:
-    """Runs `program` for `batch` images at a time on `device`; the interface of `ReferenceSession`.
-
-    Args:
-        program: what `schedule` made.
-        batch: images drawn together.
-        dtype: float64 or float32, of everything but the draw.
-        draw: how `run` draws a step; not needed for `teacher_force`.
-        device: where it runs; graphs are captured where that is a CUDA device.
-    """
+class CapturedSession(Session):
+    """The session on `device`, where that is a CUDA device with its steps captured as graphs."""
 
     def __init__(
         self,
@@ -48,89 +40,55 @@ class CapturedSession:
         draw: Draw | None = None,
         device: torch.device | str = "cuda",
     ):
-        if batch < 1:
-            raise ValueError(f"batch: expected at least 1, got {batch}")
-        if dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"dtype: expected float32 or float64, got {dtype}")
-        self.program, self.batch, self.dtype, self.draw = program, batch, dtype, draw
+        super().__init__(program, batch, dtype, draw)
         self.device = torch.device(device)
         self._rings = [self._new_ring(index) for index in range(len(program.nodes))]
-        self.set_constants({i: n.data for i, n in enumerate(program.nodes) if n.op == "constant" and n.recipe is None})
+        self.set_constants(self._fixed_constants())
         self._plan = _Plan(program)
         self._tables = [torch.from_numpy(table).to(self.device) for table in self._plan.tables]
         self._ordinals = torch.from_numpy(self._plan.ordinals).to(self.device)
         self._instructions = [self._compile(kind) for kind in self._plan.kinds]
         # What the network sees for each level: a graph cannot copy it from the host.
         self._table = None if draw is None else draw.table.to(self.device, dtype)
-        self._step = torch.zeros(1, dtype=torch.int64, device=self.device)
+        # The step that runs, for what is captured.
+        self._counter = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._buffers: dict[str, Tensor] = {}
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
+    @property
+    def bytes(self) -> int:
+        return sum(ring.numel() * ring.element_size() for ring in self._rings)
+
     def reset(self) -> None:
-        """Forgets the image: the next step is step 0. Rings start as NaN, so that a read before the write shows."""
-        self._step.zero_()
+        super().reset()
+        self._counter.zero_()
+        # Rings start as NaN, so that a read before the write shows.
         for node, ring in zip(self.program.nodes, self._rings, strict=True):
             if node.op != "constant":
                 ring[:, :-1] = float("nan")
 
-    def set_constants(self, constants: Mapping[int, Tensor]) -> None:
-        """Replaces the data of constant nodes, {node: [1 or batch, rows, cols, channels]}: other labels."""
-        for index, data in constants.items():
-            node, (rows, cols) = self.program.nodes[index], self.program.rings[index]
-            expected = (rows, cols, node.channels)
-            if node.op != "constant" or data.shape[1:] != expected or data.shape[0] not in (1, self.batch):
-                raise ValueError(
-                    f"constants: node {index} ({node.op}) expects [1 or {self.batch}, {rows}, {cols}, "
-                    f"{node.channels}], got shape {tuple(data.shape)}"
-                )
-            self._rings[index][:, :-1] = data.flatten(1, 2).to(self.device, self.dtype)
+    def _set_constant(self, index: int, data: Tensor) -> None:
+        self._rings[index][:, :-1] = data.flatten(1, 2).to(self.device, self.dtype)
 
-    @torch.no_grad()
-    def run(self, noise: Tensor, given: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Draws the images: levels int64 [batch, channels, height, width] on the CPU, as `ReferenceSession.run`."""
-        program, draw = self.program, self.draw
-        if draw is None:
-            raise ValueError("draw: this session was made without one")
-        check_run(program, self.batch, draw, noise, given, mask)
-        shape = (self.batch, program.channels, program.height, program.width)
-        known = torch.zeros(shape, dtype=torch.bool) if mask is None else mask.expand(shape)
+    def _evaluate(self, step: int) -> Tensor:
+        kind = int(self._plan.kind_of_step[step])
+        return self._output(kind, self._run_events(kind))
+
+    def _feed(self, step: int, values: Tensor) -> None:
+        kind = int(self._plan.kind_of_step[step])
+        self._write(kind, self._slots(kind), values.to(self.device, self.dtype))
+
+    def _run(self, noise: Tensor, levels: Tensor, known: Tensor | None) -> Tensor:
+        known = torch.zeros_like(levels, dtype=torch.bool) if known is None else known
         self._fill("noise", noise)
         self._fill("known", self._by_step(known))
-        self._fill("levels", self._by_step(torch.zeros(shape, dtype=torch.int64) if given is None else given))
+        self._fill("levels", self._by_step(levels))
         self._fill("undrawable", torch.zeros(1, dtype=torch.bool))
-        self.reset()
-        for step in range(program.steps):
+        for step in range(self.program.steps):
             self._replay(int(self._plan.kind_of_step[step]))
         if self._buffers["undrawable"].item():
             raise ValueError("parameters: a pixel has no distribution to draw from (NaN, +inf, or all -inf)")
         return self._by_pixel(self._buffers["levels"]).cpu()
-
-    @torch.no_grad()
-    def teacher_force(self, x: Tensor) -> Tensor:
-        """The network's output for the known image `x` [batch, channels, height, width], as the reference has it."""
-        program = self.program
-        expected = (self.batch, program.channels, program.height, program.width)
-        if x.shape != expected:
-            raise ValueError(f"x: expected {list(expected)}, got shape {tuple(x.shape)}")
-        values = self._by_step(x.to(self.device, self.dtype))
-        self.reset()
-        outputs = []
-        for step in range(program.steps):
-            kind = int(self._plan.kind_of_step[step])
-            indices = self._run_events(kind)
-            outputs.append(self._output(kind, indices))
-            self._feed(kind, indices, values[step])
-        grid = torch.stack(outputs, -1).unflatten(-1, (program.height, program.width, program.colors))
-        return grid[..., 0] if program.colors == 1 else grid.permute(0, 1, 4, 2, 3)
-
-    def explain(self) -> list[dict[str, object]]:
-        """One row per node: grain, ring, weights and multiply-adds of one image."""
-        return self.program.explain()
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all rings."""
-        return sum(ring.numel() * ring.element_size() for ring in self._rings)
 
     def _new_ring(self, index: int) -> Tensor:
         """[batch, slots + 1, channels]; the last slot stays zero and is what is read outside a view's rectangle."""
@@ -166,12 +124,12 @@ class CapturedSession:
 
     def _capture(self, kind: int) -> torch.cuda.CUDAGraph:
         # A first run outside the capture makes the libraries allocate what they need; the counter is set back after it.
-        step = self._step.clone()
+        step = self._counter.clone()
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             self._draw_step(kind)
-            self._step.copy_(step)
+            self._counter.copy_(step)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self._graphs.values())).pool() if self._graphs else None
@@ -184,18 +142,21 @@ class CapturedSession:
         indices = self._run_events(kind)
         parameters = self._output(kind, indices)
         noise, known, levels = (
-            self._buffers[name].index_select(0, self._step)[0] for name in ("noise", "known", "levels")
+            self._buffers[name].index_select(0, self._counter)[0] for name in ("noise", "known", "levels")
         )
         drawn, drawable = self.draw.levels(parameters, noise)
         self._buffers["undrawable"].logical_or_(~(drawable | known[:, 0]).all())
         drawn = torch.where(known, levels, drawn)
-        self._buffers["levels"].index_copy_(0, self._step, drawn[None])
-        self._feed(kind, indices, self._table[drawn])
+        self._buffers["levels"].index_copy_(0, self._counter, drawn[None])
+        self._write(kind, indices, self._table[drawn])
+
+    def _slots(self, kind: int) -> Tensor:
+        """The current step's row of the table of positions."""
+        return self._tables[kind].index_select(0, self._ordinals.index_select(0, self._counter))[0]
 
     def _run_events(self, kind: int) -> Tensor:
         """Runs the events of the current step; returns its row of the table of positions."""
-        ordinal = self._ordinals.index_select(0, self._step)
-        indices = self._tables[kind].index_select(0, ordinal)[0]
+        indices = self._slots(kind)
         for instruction in self._instructions[kind]:
             instruction(indices)
         return indices
@@ -204,10 +165,10 @@ class CapturedSession:
         view = self.program.outputs[self._plan.kinds[kind].color]
         return self._read(view, indices[-2:-1])[:, 0]
 
-    def _feed(self, kind: int, indices: Tensor, values: Tensor) -> None:
+    def _write(self, kind: int, indices: Tensor, values: Tensor) -> None:
         ring = self._rings[self.program.inputs[self._plan.kinds[kind].color]]
         ring.index_copy_(1, indices[-1:], values[:, None])
-        self._step.add_(1)
+        self._counter.add_(1)
 
     def _read(self, view: View, slots: Tensor) -> Tensor:
         """[batch, positions, channels of the view]."""
@@ -237,9 +198,8 @@ class CapturedSession:
                 return torch.cat(operands, -1)
             if node.op == "norm":
                 return F.layer_norm(operands[0], (node.channels,), scale, shift, node.eps)
-            if node.function == "affine":
-                return operands[0] * scale + shift
-            return FUNCTIONS[node.function](*operands, *node.scalars)
+            scalars = (scale, shift) if node.function == "affine" else node.scalars
+            return POINTWISE[node.function].compute(*operands, *scalars)
 
         return compute
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastgen.sampling import CachedSampler, LogisticMixture, naive_sample, uniform_noise
-from fastgen.sampling import session as session_module
 from fastgen.sampling.program import POINTWISE, Node, Program, View
-from fastgen.sampling.reference import ReferenceSession
-from fastgen.sampling.session import Session, why_unavailable
+from fastgen.sampling.run import native as session_module
+from fastgen.sampling.run.native import NativeSession, why_unavailable
+from fastgen.sampling.run.reference import ReferenceSession
 from tests.sampling.exactness import draw_of_levels
 from tests.sampling.random_networks import RandomNetwork, causal_mask
 
@@ -106,10 +106,10 @@ def test_random_networks_draw_what_naive_sampling_draws(seed, monkeypatch):
     levels = naive_sample(net, shape, noise, draw=draw, dtype=torch.float64)
     for isa in ISAS:
         monkeypatch.setenv("FASTGEN_CPU_CAPABILITY", isa)
-        session = Session(program, batch, torch.float64, draw)
+        session = NativeSession(program, batch, torch.float64, draw)
         assert_close(session.teacher_force(x), outputs, 1e-12)
         assert torch.equal(session.run(noise), levels)
-        assert_close(Session(program, batch, torch.float32).teacher_force(x.float()), outputs, FLOAT32_TOLERANCE)
+        assert_close(NativeSession(program, batch, torch.float32).teacher_force(x.float()), outputs, FLOAT32_TOLERANCE)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 13, 30])
@@ -119,11 +119,11 @@ def test_every_batch_and_number_of_threads(small, isa, batch, two_threads):
     reference = ReferenceSession(program, batch, torch.float64, draw)
     outputs, levels = reference.teacher_force(x), reference.run(noise)
     for threads in (1, 2, 3):
-        session = Session(program, batch, torch.float64, draw, threads=threads)
+        session = NativeSession(program, batch, torch.float64, draw, threads=threads)
         for _ in range(2):
             assert_close(session.teacher_force(x), outputs, 1e-13)
             assert torch.equal(session.run(noise), levels)
-        single = Session(program, batch, torch.float32, draw, threads=threads)
+        single = NativeSession(program, batch, torch.float32, draw, threads=threads)
         assert_close(single.teacher_force(x.float()), outputs, FLOAT32_TOLERANCE)
 
 
@@ -135,7 +135,7 @@ def test_a_wide_network_shared_by_two_threads_and_in_many_chunks(isa, two_thread
     for batch, threads in ((1, 2), (17, 1)):
         x, noise = image(program, batch), uniform_noise(program.steps, batch, draw)
         reference = ReferenceSession(program, batch, torch.float64, draw)
-        session = Session(program, batch, torch.float64, draw, threads=threads)
+        session = NativeSession(program, batch, torch.float64, draw, threads=threads)
         assert_close(session.teacher_force(x), reference.teacher_force(x), 1e-13)
         assert torch.equal(session.run(noise), reference.run(noise))
 
@@ -145,7 +145,7 @@ def test_more_workers_than_the_pool_has_threads(small, two_threads):
     _, program, draw = small
     noise = uniform_noise(program.steps, 2, draw)
     expected = ReferenceSession(program, 2, torch.float64, draw).run(noise)
-    session = Session(program, 2, torch.float64, draw, threads=8)
+    session = NativeSession(program, 2, torch.float64, draw, threads=8)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         assert torch.equal(session.run(noise), expected)
@@ -156,7 +156,7 @@ def test_ordered_colors(isa):
     program = program_of(Net(15, channels=3, hidden=12, colors=3), (3, 4, 5), draw, colors=3)
     x, noise = image(program, 3), uniform_noise(program.steps, 3, draw)
     reference = ReferenceSession(program, 3, torch.float64, draw)
-    session = Session(program, 3, torch.float64, draw)
+    session = NativeSession(program, 3, torch.float64, draw)
     assert_close(session.teacher_force(x), reference.teacher_force(x), 1e-13)
     assert torch.equal(session.run(noise), reference.run(noise))
 
@@ -168,7 +168,7 @@ def test_logistic_mixture(isa, channels):
     noise = uniform_noise(program.steps, 4, draw)
     noise[0, 0], noise[1, 0] = 0.0, 1 - 2**-53
     expected = ReferenceSession(program, 4, torch.float64, draw).run(noise)
-    assert torch.equal(Session(program, 4, torch.float64, draw).run(noise), expected)
+    assert torch.equal(NativeSession(program, 4, torch.float64, draw).run(noise), expected)
     assert expected.unique().numel() > 10
 
 
@@ -182,7 +182,7 @@ def test_labels(small, isa):
         expected = naive_sample(net, (1, 4, 5), noise, draw=draw, condition=other, dtype=torch.float64)
         assert torch.equal(sampler.sample(3, noise=noise, labels=other), expected)
     assert not torch.equal(images, expected)
-    session = Session(sampler.program, 3, torch.float64, draw)
+    session = NativeSession(sampler.program, 3, torch.float64, draw)
     with pytest.raises(ValueError, match=r"constants: nodes .* depend on the condition"):
         session.run(noise)
 
@@ -195,7 +195,7 @@ def test_partial_images(small, isa, threads):
     mask = torch.rand(3, 1, 5, 6) < 0.4
     # Levels that are not given are not looked at.
     given[~mask] = -7
-    session = Session(program, 3, torch.float64, draw, threads=threads)
+    session = NativeSession(program, 3, torch.float64, draw, threads=threads)
     drawn = session.run(noise, given, mask)
     assert torch.equal(drawn, ReferenceSession(program, 3, torch.float64, draw).run(noise, given, mask))
     assert torch.equal(drawn[mask], given[mask])
@@ -204,7 +204,7 @@ def test_partial_images(small, isa, threads):
 def test_steps_are_the_outputs_of_a_known_image(small):
     _, program, draw = small
     x = image(program, 3)
-    session = Session(program, 3, torch.float64, draw)
+    session = NativeSession(program, 3, torch.float64, draw)
     expected = session.teacher_force(x).flatten(2)
     for step in range(program.steps):
         assert torch.equal(session.step(step), expected[..., step])
@@ -226,12 +226,12 @@ def test_other_draws_run_step_by_step(small):
 
     noise = uniform_noise(program.steps, 2, draw)
     expected = ReferenceSession(program, 2, torch.float64, Largest()).run(noise)
-    assert torch.equal(Session(program, 2, torch.float64, Largest()).run(noise), expected)
+    assert torch.equal(NativeSession(program, 2, torch.float64, Largest()).run(noise), expected)
 
 
 def pointwise_program(function, scalars, channels, scale=None, shift=None):
     """One function of the pixel above, on an image one pixel wide; the output has `channels` of it."""
-    operands, _ = POINTWISE[function]
+    operands = POINTWISE[function].operands
     above = View(0, -1, 0, (1, 2, 0, 1), 0, channels, 2, 1)
     other = View(1, -1, 0, (1, 2, 0, 1), 0, channels, 2, 1)
     made = 2 * channels if function == "concat_elu" else channels
@@ -288,7 +288,7 @@ def test_pointwise_functions(function, dtype, isa):
     program = pointwise_program(function, SCALARS.get(function, ()), len(x), scale, shift)
     values = torch.stack([x, x], -1)[None, :, :, None]
     expected = ReferenceSession(program, 1, torch.float64).teacher_force(values)[0, :, 1, 0]
-    got = Session(program, 1, dtype).teacher_force(values)[0, :, 1, 0].double()
+    got = NativeSession(program, 1, dtype).teacher_force(values)[0, :, 1, 0].double()
     in_torch = ReferenceSession(program, 1, dtype).teacher_force(values)[0, :, 1, 0].double()
     rounded = expected.to(dtype).double()
     finite = rounded.isfinite()
@@ -309,7 +309,7 @@ def test_nan_comes_out_where_it_goes_in(small, isa, dtype):
     x = image(program, 2, dtype)
     x[1, 0, 2, 3] = float("nan")
     expected = ReferenceSession(program, 2, dtype).teacher_force(x).isnan()
-    session = Session(program, 2, dtype, draw)
+    session = NativeSession(program, 2, dtype, draw)
     assert torch.equal(session.teacher_force(x).isnan(), expected)
     assert expected[1].any() and not expected[0].any()
     # Nothing of it is left in the next image.
@@ -327,7 +327,7 @@ def test_no_distribution_is_an_error(kind, value):
     last.bias[1] = value
     noise = uniform_noise(program.steps, 2, draw)
     for threads, batch in ((1, 2), (2, 1)):
-        session = Session(program, batch, torch.float32, draw, threads=threads)
+        session = NativeSession(program, batch, torch.float32, draw, threads=threads)
         with pytest.raises(ValueError, match="not finite at row 0, column 0"):
             session.run(noise[:, :batch])
 
@@ -340,13 +340,13 @@ def test_a_level_of_probability_zero_is_never_drawn(small, isa):
     noise = uniform_noise(program.steps, 8, draw)
     noise[:, 0], noise[:, 1] = 0.0, 1 - 2**-53
     for dtype in (torch.float32, torch.float64):
-        levels = Session(program, 8, dtype, draw).run(noise)
+        levels = NativeSession(program, 8, dtype, draw).run(noise)
         assert set(levels.unique().tolist()) == {1, 3}
 
 
 def test_explain_and_bytes(small):
     _, program, draw = small
-    session = Session(program, 4, torch.float32, draw, threads=2)
+    session = NativeSession(program, 4, torch.float32, draw, threads=2)
     rows = session.explain()
     assert [row["grain"] for row in rows] == program.grain
     assert sum(row["weight_bytes"] for row in rows) == 4 * sum(row["weights"] for row in rows) > 0
@@ -377,20 +377,20 @@ def test_bad_arguments_of_run(small, case):
         uniform_noise(program.steps, 2, draw), torch.zeros(2, 1, 5, 6).long(), torch.ones(2, 1, 5, 6).bool()
     )
     with pytest.raises(ValueError, match=message):
-        Session(program, 2, torch.float64, draw).run(noise, given, mask)
+        NativeSession(program, 2, torch.float64, draw).run(noise, given, mask)
 
 
 def test_bad_arguments(small):
     _, program, draw = small
     with pytest.raises(ValueError, match="batch: expected at least 1, got 0"):
-        Session(program, 0)
+        NativeSession(program, 0)
     with pytest.raises(TypeError, match="dtype: expected float32 or float64"):
-        Session(program, 1, torch.float16)
+        NativeSession(program, 1, torch.float16)
     with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
-        Session(program, 1, threads=0)
+        NativeSession(program, 1, threads=0)
     with pytest.raises(ValueError, match="draw: expects 9 parameters a step, the network makes 5"):
-        Session(program, 1, draw=draw_of_levels(9))
-    session = Session(program, 2)
+        NativeSession(program, 1, draw=draw_of_levels(9))
+    session = NativeSession(program, 2)
     with pytest.raises(ValueError, match="draw: this session was made without one"):
         session.run(uniform_noise(program.steps, 2, draw))
     with pytest.raises(ValueError, match=r"x: expected \[2, 1, 5, 6\], got shape \(2, 5, 6\)"):
@@ -423,7 +423,7 @@ def test_a_program_that_reads_or_writes_out_of_bounds_is_refused(small):
         events = program.events.copy()
         events[-1, column] = value
         with pytest.raises(ValueError, match=message):
-            Session(broken(program, events=events), 1)
+            NativeSession(broken(program, events=events), 1)
     output = program.outputs[0]
     for view, message in (
         (View(99, 0, 0, output.rect, 0, 5, 5, 6), "outputs: reads a node that is not there"),
@@ -431,14 +431,14 @@ def test_a_program_that_reads_or_writes_out_of_bounds_is_refused(small):
         (View(output.node, 0, 0, output.rect, 1, 5, 5, 6), "outputs: reads channels"),
     ):
         with pytest.raises(ValueError, match=message):
-            Session(broken(program, outputs=[view]), 1)
+            NativeSession(broken(program, outputs=[view]), 1)
 
 
 def test_a_machine_that_cannot_run_it_says_why(small, monkeypatch):
     monkeypatch.setattr(session_module, "cpu_capability", lambda: "DEFAULT")
     assert why_unavailable() == "no kernels for this CPU (default)"
     with pytest.raises(RuntimeError, match="cannot run here: no kernels for this CPU"):
-        Session(small[1], 1)
+        NativeSession(small[1], 1)
 
 
 def test_the_build_report():

@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fastgen.sampling.builder import whole
-from fastgen.sampling.causality import (
+from fastgen.sampling.program import Graph, Node, Program, Tap, View, whole
+from fastgen.sampling.schedule.causality import (
     Read,
     gather,
     output_read,
@@ -25,7 +25,6 @@ from fastgen.sampling.causality import (
     ready_time,
     ready_times,
 )
-from fastgen.sampling.program import Graph, Node, Program, Tap, View
 
 __all__ = ["schedule"]
 

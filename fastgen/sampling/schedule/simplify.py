@@ -13,9 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastgen.sampling.builder import compose, is_whole, whole
-from fastgen.sampling.causality import Read, reads
-from fastgen.sampling.program import Graph, Node, Tap, View
+from fastgen.sampling.program import Graph, Node, Tap, View, compose, is_whole, whole
+from fastgen.sampling.schedule.causality import Read, reads
 
 __all__ = ["simplify"]
 

@@ -16,12 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.sampling.builder import Builder
-from fastgen.sampling.errors import UnsupportedModelError
-from fastgen.sampling.program import Graph, View
-from fastgen.sampling.recorder import Recorder
-from fastgen.sampling.tape import Condition, Tape, condition_tensors, example_condition
-from fastgen.sampling.value import BATCH, Value, channel_grid, nchw, order_channels, reshape
+from fastgen.sampling.program import Builder, Graph, UnsupportedModelError, View
+from fastgen.sampling.trace.recorder import Condition, Recorder, Tape, condition_tensors, example_condition
+from fastgen.sampling.trace.value import BATCH, Value, channel_grid, nchw, order_channels, reshape
 
 __all__ = ["Traced", "trace"]
 
