@@ -16,6 +16,7 @@ SOURCES = """A and B are, A the reference (real) and B the samples (generated):
                    features, x or arr_0, and optionally levels, how many intensities its integers have
   an .npy file     images, [N, H, W], [N, C, H, W] or [N, H, W, C]: integers 0 to 255, or floats in [0, 1];
                    or features, numbers [N, d], which are compared as they are
+  IDX files        MNIST's, or a folder with them, of which the training images are taken
   a table          .csv, .tsv, .txt or .dat, of features; of two with names, the columns are matched by them
   digits           scikit-learn's handwritten digits"""
 

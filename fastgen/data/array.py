@@ -69,16 +69,15 @@ def rows_of(path: Path, array: np.ndarray) -> Table:
     return Table(values, columns).without_index(path)
 
 
-def images_among(path: Path, arrays: Mapping[str, np.ndarray]) -> Images:
+def images_of(path: Path, images: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Images:
     """Integers 0 to 255 or booleans, `[N, H, W]`, `[N, C, H, W]` or `[N, H, W, C]` with `C` 1 or 3, as images.
 
-    Optional are labels `[N]`, whole numbers or text, named `labels`, `y`, `y_train` or `arr_1`, and the number of
-    intensities, named `levels` (256 where absent).
+    The file's other arrays may be labels `[N]`, whole numbers or text, named `labels`, `y`, `y_train` or `arr_1`, and
+    the number of intensities, named `levels` (256 where absent).
 
     Raises:
         ValueError: the arrays hold something else.
     """
-    images = examples_among(path, arrays)
     labels = next((arrays[key] for key in LABEL_KEYS if key in arrays), None)
     try:
         if not (images.dtype == np.bool_ or np.issubdtype(images.dtype, np.integer)):

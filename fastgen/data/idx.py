@@ -14,12 +14,17 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from fastgen.data.array import images_of
 from fastgen.data.images import Images
 
 UNSIGNED_BYTE = 0x08
 FILE_NAME = re.compile(r"(?P<part>.*)(?P<kind>images|labels)[.-]idx(?P<ndim>[13])-ubyte(?P<gz>\.gz)?")
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether a folder holds an IDX file."""
+    return any(map(is_idx, folder.iterdir()))
 
 
 def is_idx(path: Path) -> bool:
@@ -40,18 +45,23 @@ def read_idx_folder(folder: Path) -> tuple[Images, Images | None]:
     }
     if "train" not in parts:
         raise ValueError(f"{folder} has no file train-images-idx3-ubyte, plain or .gz")
-    train = read_idx_images(parts["train"])
+    train = _read_images(parts["train"])
     if "t10k" not in parts:
         return train, None
-    test = read_idx_images(parts["t10k"])
+    test = _read_images(parts["t10k"])
     try:
         return train, test if train.class_names is None else test.with_classes(train.class_names)
     except ValueError as error:
         raise ValueError(f"{parts['t10k']}: {error}") from error
 
 
-def read_idx_images(path: Path, labels: Path | None = None) -> Images:
-    """Images from one IDX file, with labels from `labels` or, by default, from the file of that name beside it.
+def _read_images(path: Path) -> Images:
+    arrays = read_idx_arrays(path)
+    return images_of(path, arrays["images"], arrays)
+
+
+def read_idx_arrays(path: Path, labels: Path | None = None) -> dict[str, np.ndarray]:
+    """The images in an IDX file, `[N, H, W]`, and the labels in `labels` or, by default, in the file beside it.
 
     Raises:
         ValueError: a file is not what it claims.
@@ -63,8 +73,7 @@ def read_idx_images(path: Path, labels: Path | None = None) -> Images:
         raise ValueError(f"{labels} has {len(classes)} labels, expected {len(images)}, one for each image in {path}")
     if len(images) == 0:
         raise ValueError(f"{path} holds no image")
-    pixels = torch.from_numpy(images).unsqueeze(1)
-    return Images(pixels) if classes is None else Images.labelled(pixels, classes)
+    return {"images": images, **({} if classes is None else {"labels": classes})}
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:

@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastgen.data import array, table
+import numpy as np
+import torch
+
+from fastgen.data.array import images_of
 from fastgen.data.dataset import Dataset
 from fastgen.data.digits import digits
 from fastgen.data.examples import Examples
 from fastgen.data.folder import read_folder
-from fastgen.data.idx import is_idx, read_idx_folder, read_idx_images
+from fastgen.data.formats import READERS, examples_of, is_known, read_file
+from fastgen.data.idx import is_idx, is_idx_folder, read_idx_folder
 from fastgen.data.images import Images
 from fastgen.data.points import POINTS, points
-from fastgen.data.rows import SUFFIXES, as_vectors, read_rows, suffix_of
+from fastgen.data.table import Table
 from fastgen.data.vectors import Vectors
 
 DATASETS = ("digits", *POINTS)
 COLORS = ("grey", "rgb")
+# Fewer rows than this say nothing about a density.
+LEAST_ROWS = 10
 
 
 def load(
@@ -80,7 +86,7 @@ def _check_picture_options(name: str, pictures: Mapping[str, Any], labels: str |
 
 def _is_picture_folder(name: str) -> bool:
     path = Path(name)
-    return name not in ("", *DATASETS) and path.is_dir() and not any(map(is_idx, path.iterdir()))
+    return name not in ("", *DATASETS) and path.is_dir() and not is_idx_folder(path)
 
 
 def _read(
@@ -98,21 +104,37 @@ def _read(
         return read_idx_folder(path)
     if not path.exists() or not name:
         raise ValueError(f"no data '{name}': expected a file or folder, or one of: {', '.join(DATASETS)}")
-    if is_idx(path):
-        return read_idx_images(path, labels), None
-    if suffix_of(path) in table.SUFFIXES:
-        return read_rows(path), None
-    if suffix_of(path) in array.SUFFIXES:
-        return read_array(path), None
-    raise ValueError(
-        f"{path} is no known data file: expected {', '.join(SUFFIXES)}, IDX (images-idx3-ubyte[.gz]), or a folder"
-    )
+    if not is_known(path):
+        raise ValueError(
+            f"{path} is no known data file: expected {', '.join(READERS)}, IDX (images-idx3-ubyte[.gz]), or a folder"
+        )
+    content = read_file(path, labels)
+    examples = examples_of(path, content)
+    if isinstance(examples, Table):
+        return _vectors(path, examples), None
+    return images_of(path, examples, content), None
 
 
-def read_array(path: Path) -> Images | Vectors:
-    """Rows of numbers as vectors, and other arrays of a NumPy file as images: see `fastgen.data.array`."""
-    arrays = array.read_arrays(path)
-    examples = array.examples_among(path, arrays)
-    if array.is_rows(examples):
-        return as_vectors(path, array.rows_of(path, examples))
-    return array.images_among(path, arrays)
+def read_rows(path: str | Path) -> Vectors:
+    """The rows of numbers in a file, as vectors.
+
+    Raises:
+        OSError: no such file.
+        ValueError: another kind of file, or one that holds something else; values that are not finite (the message
+            says where, and in how many rows), or too few rows.
+    """
+    path = Path(path)
+    if not is_known(path):
+        raise ValueError(f"{path}: expected a file that ends with one of: {', '.join(READERS)}, or these with .gz")
+    rows = examples_of(path, read_file(path))
+    if not isinstance(rows, Table):
+        raise ValueError(f"{path} holds {rows.dtype} {list(rows.shape)}, expected floats or integers [N, D] or [N]")
+    return _vectors(path, rows)
+
+
+def _vectors(path: Path, rows: Table) -> Vectors:
+    rows.check_enough(path, LEAST_ROWS)
+    try:
+        return Vectors(torch.from_numpy(rows.values.astype(np.float64)), rows.columns)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

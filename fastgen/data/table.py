@@ -80,6 +80,11 @@ class Table:
     values: np.ndarray
     columns: tuple[str, ...] | None = None
 
+    def check_enough(self, path: Path, least: int) -> None:
+        """Raises ValueError where there are fewer rows than there have to be."""
+        if len(self.values) < least:
+            raise ValueError(f"{path} has {len(self.values)} rows of numbers, expected at least {least}")
+
     def without_index(self, path: Path) -> Table:
         """The table without a first column that only numbers its rows, as pandas and R write one."""
         if self.values.shape[1] < 2:
@@ -99,7 +104,7 @@ class Table:
         return Table(self.values[:, 1:], self.columns and self.columns[1:])
 
 
-def read_table(path: Path, least: int = 1) -> Table:
+def read_table(path: Path) -> Table:
     """The numbers in a text file, and the names of its columns.
 
     Cells are separated by commas, semicolons, tabs, bars or spaces, the decimal sign may be a comma. Empty lines and
@@ -110,12 +115,11 @@ def read_table(path: Path, least: int = 1) -> Table:
 
     Args:
         path: of the file, which may be gzipped.
-        least: rows that there have to be.
 
     Raises:
         OSError: no such file.
         ValueError: a cell that is not a finite number (the message names its line and column), lines of different
-            length, too few rows, a column without a name or two of one name, or a file that is not text.
+            length, a column without a name or two of one name, or a file that is not text.
     """
     notes: list[str] = []
     lines = _lines(path, notes)
@@ -135,7 +139,8 @@ def read_table(path: Path, least: int = 1) -> Table:
     for (line, _), row in zip(numbered, rows, strict=True):
         if len(row) != width:
             raise ValueError(f"{path}, line {line}: {len(row)} cells, expected {width} like the first line")
-    check_enough_rows(path, len(rows), least)
+    if not rows:
+        return Table(np.zeros((0, width)), names)
     if names and names[0] in _UNNAMED and width > 1 and not any(form.number(row[0]) is not None for row in rows):
         notes.append("column 1 has no name and names the rows: it is left out")
         names, rows = names[1:], [row[1:] for row in rows]
@@ -162,12 +167,6 @@ def _values(form: Format, rows: Sequence[Sequence[str]]) -> list[list[float | No
         except ValueError:
             pass
     return [[form.number(cell) for cell in row] for row in rows]
-
-
-def check_enough_rows(path: Path, rows: int, least: int) -> None:
-    """Raises where a table has fewer rows than there have to be."""
-    if rows < least:
-        raise ValueError(f"{path} has {rows} rows of numbers, expected at least {least}")
 
 
 def _lines(path: Path, notes: list[str]) -> list[str]:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastgen.cli.options import use_device
-from fastgen.data import array, table
-from fastgen.data.array import EXAMPLE_KEYS, channels_first, examples_among, is_rows, read_arrays, rows_of
+from fastgen.data import table
+from fastgen.data.array import EXAMPLE_KEYS, channels_first
+from fastgen.data.digits import digits
 from fastgen.data.folder import Pictures, open_folder
-from fastgen.data.rows import read_matrix, suffix_of
+from fastgen.data.formats import examples_of, is_known, read_file
+from fastgen.data.idx import is_idx_folder, read_idx_folder
 from fastgen.data.table import Table
 from fastgen.metrics import FrechetInceptionDistance, feature_extractor
 from fastgen.metrics.scores import FeatureSet, extract
@@ -81,20 +83,30 @@ def open_source(
     """
     path = Path(name)
     if name == "digits":
-        from fastgen.data.digits import digits
-
         images = digits()
+        return Array(name, images.images, images.levels, True)
+    if name and path.is_dir() and is_idx_folder(path):
+        images, _ = read_idx_folder(path)
         return Array(name, images.images, images.levels, True)
     if name and path.is_dir():
         return open_folder(path, image_size, None, background, skip_bad)
     if not (name and path.exists()):
         raise ValueError(f"no folder or file {name}")
-    if suffix_of(path) in table.SUFFIXES:
-        return _features(path, read_matrix(path))
-    if suffix_of(path) not in array.SUFFIXES:
+    if not is_known(path):
         tables = ", ".join(table.SUFFIXES)
         raise ValueError(f"{name}: expected a folder of pictures, an .npz or .npy file, a table ({tables}), or digits")
-    return _array(path, levels)
+    content = read_file(path)
+    if not isinstance(content, Table) and ("mu" in content or "sigma" in content):
+        return statistics_of_arrays(content, name)
+    try:
+        examples = examples_of(path, content)
+    except ValueError as error:
+        held, names = ", ".join(content) or "nothing", ", ".join(EXAMPLE_KEYS)
+        raise ValueError(f"{path} holds {held}: expected statistics (mu and sigma), or one of: {names}") from error
+    if isinstance(examples, Table):
+        examples.check_enough(path, 1)
+        return Array(name, torch.from_numpy(examples.values), columns=examples.columns)
+    return _images(path, examples, content.get("levels"), levels)
 
 
 def align_columns(a: Source, b: Source) -> None:
@@ -125,17 +137,8 @@ def align_levels(a: Source, b: Source) -> None:
             mine.levels = other.levels
 
 
-def _array(path: Path, levels: int | None) -> Array | Statistics:
-    arrays = read_arrays(path)
-    if "mu" in arrays or "sigma" in arrays:
-        return statistics_of_arrays(arrays, str(path))
-    try:
-        values = examples_among(path, arrays)
-    except ValueError as error:
-        held, names = ", ".join(arrays) or "nothing", ", ".join(EXAMPLE_KEYS)
-        raise ValueError(f"{path} holds {held}: expected statistics (mu and sigma), or one of: {names}") from error
-    if is_rows(values):
-        return _features(path, rows_of(path, values))
+def _images(path: Path, values: np.ndarray, said: np.ndarray | None, levels: int | None) -> Array:
+    """Images of as many levels as a person says, or else the file."""
     if values.dtype.kind not in "biuf":
         raise ValueError(
             f"{path} holds {values.dtype} {list(values.shape)}: expected features, numbers [N, d] or [N], or images, "
@@ -147,16 +150,11 @@ def _array(path: Path, levels: int | None) -> Array | Statistics:
         tensor = torch.from_numpy(channels_first(values))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    said = arrays.get("levels")
     known = levels if levels is not None else None if said is None else int(said)
     found = Array(str(path), tensor, known or 256, known is not None)
     if not tensor.is_floating_point() and tensor.numel() and int(tensor.max()) >= found.levels:
         raise ValueError(f"{path} holds the value {int(tensor.max())}, expected 0 to {found.levels - 1}")
     return found
-
-
-def _features(path: Path, rows: Table) -> Array:
-    return Array(str(path), torch.from_numpy(rows.values), columns=rows.columns)
 
 
 @dataclass(frozen=True)
