@@ -83,8 +83,8 @@ def check_sources(args: Namespace) -> None:
 def run(args: Namespace) -> int:
     from fastgen.cli.reports.sources import Comparison
     from fastgen.metrics import FrechetInceptionDistance, write_statistics
+    from fastgen.metrics.moments import Statistics
     from fastgen.metrics.scores import warn_of_bias
-    from fastgen.metrics.statistics_file import Statistics
 
     check_sources(args)
     if args.save is not None:

@@ -43,8 +43,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     from fastgen.cli.reports.sources import Comparison
+    from fastgen.metrics.moments import Statistics
     from fastgen.metrics.scores import choose_scores, score
-    from fastgen.metrics.statistics_file import Statistics
 
     check_sources(args)
     # A misspelt name should not wait for features.

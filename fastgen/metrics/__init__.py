@@ -2,28 +2,25 @@
 
 from fastgen.metrics.annealed_importance import (
     AnnealedEstimate,
+    AnnealedLogLikelihood,
+    BernoulliDecoder,
     BidirectionalEstimate,
+    GaussianDecoder,
     annealed_importance_sampling,
     bidirectional_monte_carlo,
 )
-from fastgen.metrics.annealed_log_likelihood import AnnealedLogLikelihood
 from fastgen.metrics.bits_per_dimension import BitsPerDimension, bits_per_dim
-from fastgen.metrics.decoders import BernoulliDecoder, GaussianDecoder
-from fastgen.metrics.density_coverage import DensityCoverage
-from fastgen.metrics.feature_likelihood import FeatureLikelihoodDivergence
+from fastgen.metrics.feature_likelihood import FeatureLikelihoodDivergence, ParzenLogLikelihood
 from fastgen.metrics.feature_metric import FeatureMetric
 from fastgen.metrics.features import InceptionV3Features, feature_extractor
 from fastgen.metrics.frechet_inception_distance import FrechetInceptionDistance
 from fastgen.metrics.inception_score import InceptionScore
-from fastgen.metrics.kernel_inception_distance import KernelInceptionDistance
-from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy
+from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy, KernelInceptionDistance
 from fastgen.metrics.mode_coverage import ModeCoverage
-from fastgen.metrics.moments import Moments
-from fastgen.metrics.parzen import ParzenLogLikelihood
+from fastgen.metrics.moments import Moments, Statistics, read_statistics, write_statistics
 from fastgen.metrics.perceptual_path_length import PerceptualPathLength
-from fastgen.metrics.precision_recall import PrecisionRecall
+from fastgen.metrics.precision_recall import DensityCoverage, PrecisionRecall
 from fastgen.metrics.sliced_wasserstein import SlicedWasserstein, sliced_wasserstein
-from fastgen.metrics.statistics_file import Statistics, read_statistics, write_statistics
 from fastgen.metrics.structural_similarity import (
     MultiscaleStructuralSimilarity,
     StructuralSimilarity,

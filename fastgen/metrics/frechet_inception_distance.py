@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.metrics.feature_metric import FeatureMetric, has_none
-from fastgen.metrics.moments import Moments
-from fastgen.metrics.statistics_file import Statistics, read_statistics, write_statistics
+from fastgen.metrics.moments import Moments, Statistics, read_statistics, write_statistics
 from fastgen.ops import frechet_distance
 
-# Rows that are kept before they are multiplied: their products are then as fast as they get.
+# Rows are kept until there are so many, since large products are faster.
 _CHUNK = 4096
 
 
@@ -34,6 +33,10 @@ class FrechetInceptionDistance(FeatureMetric):
         products: torch.float64, or torch.float32 for covariances in half the time, with an error of 1e-8 of the
             distance, or up to 1e-5 with fewer examples than features.
         kwargs: as for `FeatureMetric`.
+
+    Raises:
+        TypeError: another dtype of `products`.
+        ValueError: `reference` cannot be read; on computing, fewer than two examples of a set.
 
     Features are summed in batches of thousands and not kept: the memory is that of two matrices [d, d]. Neither order
     nor batches nor the number of processes changes the result by more than rounding.
@@ -63,7 +66,7 @@ class FrechetInceptionDistance(FeatureMetric):
             reference = read_statistics(reference)
         self.reference = reference
         for side in ("real", "fake"):
-            # Rows that wait, and the moments of those before them.
+            # The latest rows, and the moments of the rows before them.
             self.add_state(f"{side}_rows", default=[], dist_reduce_fx="cat")
             self.add_state(f"{side}_moments", default=[], dist_reduce_fx="cat")
 
@@ -119,9 +122,7 @@ class FrechetInceptionDistance(FeatureMetric):
         """
         side = "real" if real else "fake"
         total = self._moments(side)
-        if total is None or total.count < 2:
-            what, count = "real" if real else "generated", 0 if total is None else total.count
-            raise ValueError(f"{type(self).__name__}: expected at least 2 {what} examples, got {count}")
+        self.check_enough(0 if total is None else total.count, 2, f"{'real' if real else 'generated'} examples")
         return Statistics(f"the {side} set", *total.mean_and_covariance())
 
     def save_statistics(self, path: str | os.PathLike, real: bool = True) -> None:
@@ -137,7 +138,7 @@ class FrechetInceptionDistance(FeatureMetric):
             raise ValueError(f"features: expected {known[0]} columns as before, got {features.shape[1]}")
 
     def _compress(self, side: str) -> None:
-        """Put the moments of all rows in place of the rows."""
+        """Replace the rows by their moments."""
         total = self._moments(side)
         state = total.state()
         packed = torch.cat([state["count"].double().view(1), state["mean"], state["scatter"].flatten()])
@@ -147,7 +148,7 @@ class FrechetInceptionDistance(FeatureMetric):
     def _moments(self, side: str) -> Moments | None:
         """The moments of all rows of a side, those of other processes too once they are gathered; None without any."""
         rows, packed = (getattr(self, f"{side}_{state}") for state in ("rows", "moments"))
-        # Gathered rows are one tensor.
+        # torchmetrics turns gathered rows into one tensor.
         rows = [rows] if isinstance(rows, Tensor) else rows
         rows = [part for part in rows if len(part)]
         if not rows and not len(packed):
@@ -165,5 +166,5 @@ class FrechetInceptionDistance(FeatureMetric):
 
 
 def _width(packed: Tensor) -> int:
-    """d, of 1 + d + d^2 numbers."""
+    """The number d of features, from the size 1 + d + d^2 of their packed moments."""
     return round(((4 * packed.numel() - 3) ** 0.5 - 1) / 2)

@@ -1,4 +1,4 @@
-"""The Inception Score."""
+"""The Inception Score, and the information of a classifier that it is the exponential of."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.metrics.arguments import seed_of, whole_number
-from fastgen.metrics.feature_metric import FeatureMetric, has_none, rows_of
-from fastgen.metrics.row_keys import checked_keys, order_of, row_keys
+from fastgen.metrics.feature_metric import FeatureMetric, checked_keys, has_none, order_of, row_keys, rows_of
 
 
 class InceptionScore(FeatureMetric):
@@ -26,6 +25,10 @@ class InceptionScore(FeatureMetric):
         splits: parts. Which image is in which depends on `seed` and on the images, not on their order.
         seed: of the division into parts.
         kwargs: as for `FeatureMetric`.
+
+    Raises:
+        ValueError: the features "pixels", or numbers out of range; on updating, logits with NaN or of fewer than 2
+            classes; on computing, fewer than 2 images or than `splits`.
 
     Source: Salimans et al., "Improved Techniques for Training GANs" (2016), section 4.
     """
@@ -77,7 +80,7 @@ def information(log_probabilities: Tensor) -> Tensor:
     """`mean_x KL(p(y|x) || p(y))` in nats, of log p(y|x) [N, classes]."""
     probabilities = log_probabilities.exp()
     log_marginal = probabilities.mean(0, keepdim=True).log()
-    # A class of probability zero says nothing: 0 log 0 = 0.
+    # 0 log 0 = 0.
     terms = torch.where(probabilities > 0, probabilities * (log_probabilities - log_marginal), 0)
     return terms.sum(1).mean()
 

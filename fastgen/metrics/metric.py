@@ -1,4 +1,4 @@
-"""What all metrics here share, on top of `torchmetrics.Metric`."""
+"""The base of all metrics: `torchmetrics.Metric`, with copies, errors that change nothing, and float32 or more."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ except ModuleNotFoundError as error:
         f"fastgen.metrics needs {error.name}: pip install 'fastgen[metrics]'", name=error.name
     ) from None
 
-__all__ = ["Metric"]
+__all__ = ["MeanMetric", "Metric"]
 
 
 class Metric(torchmetrics.Metric):
-    """torchmetrics' base, of which more holds:
+    """torchmetrics' base, with more guarantees:
 
     - `update`, `forward`, `compute` and `merge_state` do all of their work, or raise and leave the metric as it was.
-    - What a metric keeps and what it gives are copies: both belong to the caller, who may change them.
-    - All is computed in float32 or more: autocast is off inside, and states do not get narrower.
-    - A network that a metric holds is the user's. It is no part of the metric and of the modules above: its mode, its
-      parameters' gradients and its dtype stay as they are. Only to another device it comes along. What is in eval mode
-      when it is handed in works in eval mode.
-    - `forward` gives the value of the batch, with what outlives a `reset` (`outlives_reset`) as it was.
+    - Metrics copy what they keep and what they return: callers may change their own tensors and the results.
+    - Everything is computed in float32 or more: autocast is off inside, and states do not get narrower.
+    - A network that a metric holds is the user's. It is not a submodule of the metric: its mode, its parameters'
+      gradients and its dtype stay as they are, and it only follows the metric to another device. Modules that are in
+      eval mode when the network is handed in work in eval mode.
+    - `forward` returns the value of the batch, together with the states that outlive a `reset` (`outlives_reset`).
     - Processes may have different numbers of rows, or none.
     - In a `MetricCollection` metrics share states only where they say so (`share_states`).
 
@@ -50,8 +50,8 @@ class Metric(torchmetrics.Metric):
     def share_states(self, *settings: Any) -> None:
         """Lets metrics of one class of states be a compute group where these settings are equal.
 
-        torchmetrics takes metrics for a group whose states are close after the first batch, which those of different
-        settings may be by chance. So the settings are one of the states.
+        torchmetrics groups metrics whose states are close after the first batch, which states of metrics with different
+        settings may be by chance. So a hash of the settings is one of the states.
         """
         number = (hash(settings) & (2**64 - 1)).to_bytes(8)
         self.add_state("compute_group", torch.tensor(list(number), device=self.device), dist_reduce_fx="max")
@@ -71,14 +71,19 @@ class Metric(torchmetrics.Metric):
         _check_shape(state, held, rows)
         held.append(rows.detach().clone(memory_format=torch.contiguous_format))
 
+    def check_enough(self, count: int, at_least: int, what: str) -> None:
+        """Raises ValueError where there are too few of something to compute with."""
+        if count < at_least:
+            raise ValueError(f"{type(self).__name__}: expected at least {at_least} {what}, got {count}")
+
     def rows(self, state: str) -> Tensor:
         """All rows of a list state, or [0] where there are none."""
         held = getattr(self, state)
-        # Gathered states are one tensor each.
+        # torchmetrics turns gathered list states into a tensor each.
         return held if isinstance(held, Tensor) else torch.cat(held) if held else torch.empty(0, device=self.device)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """`update`, and what `compute` says of this batch alone."""
+        """`update`, and the value of `compute` for this batch alone."""
         if self.full_state_update:
             return super().forward(*args, **kwargs)
         if self._is_synced:
@@ -98,16 +103,16 @@ class Metric(torchmetrics.Metric):
         self.compute_on_cpu = before[0]["compute_on_cpu"]
         if self.compute_on_cpu:
             self._move_list_states_to_cpu()
-        # Without its graph, which would live as long as the metric.
+        # Detached: its graph would live as long as the metric.
         self._computed, self._forward_cache = None, _copy(value, torch.Tensor.detach)
         return value
 
     def reset(self) -> None:
-        """Forget what was taken in, but for what `outlives_reset` names."""
+        """Empty all states but those in `outlives_reset`."""
         if self._is_synced:
             self.unsync()
         kept = {name: getattr(self, name) for name in self.outlives_reset}
-        # torchmetrics empties the lists themselves, which may be shared.
+        # torchmetrics would empty the lists themselves, which may be shared with other metrics.
         self._empty()
         super().reset()
         for name, state in kept.items():
@@ -137,13 +142,13 @@ class Metric(torchmetrics.Metric):
         self._computed = None
 
     def _empty(self, but: Sequence[str] = ()) -> None:
-        """Fresh states, except some."""
+        """Set all states but some to their defaults."""
         for name, default in self._defaults.items():
             if name not in but:
                 setattr(self, name, [] if isinstance(default, list) else default.clone().to(self.device))
 
     def _add_states(self, others: dict[str, Any], but: Sequence[str] = ()) -> None:
-        """Reduce other states into these, except some."""
+        """Reduce other states into all of these but some."""
         stay = {name: getattr(self, name) for name in but}
         for name, default in self._defaults.items():
             if isinstance(default, list) and name not in but:
@@ -154,7 +159,7 @@ class Metric(torchmetrics.Metric):
             setattr(self, name, state)
 
     def _copied(self, name: str, state: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        """A state that came from elsewhere, as this metric has it."""
+        """A copy of another metric's state, on the device of this metric, and a list where this metric has a list."""
         if not isinstance(self._defaults[name], list):
             return state.detach().clone().to(self.device)
         parts = [state] if isinstance(state, Tensor) else state
@@ -174,7 +179,7 @@ class Metric(torchmetrics.Metric):
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
         reductions = self._reductions
-        # Each process has a group of its own.
+        # The number of the group differs between processes, and is not to be reduced.
         self._reductions = {name: reduce for name, reduce in reductions.items() if name != "compute_group"}
         try:
             super()._sync_dist(*args, **kwargs)
@@ -203,11 +208,11 @@ class Metric(torchmetrics.Metric):
         def copy_of_the_value(*args: Any, **kwargs: Any) -> Any:
             synced = self._is_synced
             try:
-                # What torchmetrics keeps for the next call is not for the caller to change.
+                # torchmetrics keeps the value for the next call, so the caller gets a copy.
                 with self._networks_in_eval():
                     return _copy(run(*args, **kwargs))
             finally:
-                # Where an error kept torchmetrics from it.
+                # torchmetrics does not do this after an error.
                 if self._is_synced and not synced and self._should_unsync:
                     self.unsync()
 
@@ -215,7 +220,7 @@ class Metric(torchmetrics.Metric):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module):
-            # Held, and not registered.
+            # An attribute, but not a registered submodule.
             vars(self)[name] = value
             in_eval = [module for module in value.modules() if not module.training]
             vars(self)["_handed_in_eval"] = {**vars(self).get("_handed_in_eval", {}), name: in_eval}
@@ -224,7 +229,7 @@ class Metric(torchmetrics.Metric):
 
     @contextlib.contextmanager
     def _networks_in_eval(self) -> Iterator[None]:
-        """Within it, what was in eval mode when it was handed in is so, though whoever else holds it trains it."""
+        """Puts modules that were in eval mode when they were handed in, and train now, into eval mode for a while."""
         handed_in = vars(self).get("_handed_in_eval", {}).values()
         trained = [module for modules in handed_in for module in modules if module.training]
         for module in trained:
@@ -251,6 +256,31 @@ class Metric(torchmetrics.Metric):
             self._computed, self._update_count = None, max(1, self._update_count)
 
 
+class MeanMetric(Metric):
+    """The mean of numbers [B] that `update` hands to `add`, float64; `counted` is the name of one of them."""
+
+    counted = "example"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def add(self, values: Tensor) -> None:
+        """Add numbers [B] to the sum."""
+        self.total = self.total + values.double().sum()
+        self.count = self.count + len(values)
+
+    def compute(self) -> Tensor:
+        """The mean.
+
+        Raises:
+            ValueError: nothing was taken in.
+        """
+        self.check_enough(int(self.count), 1, self.counted)
+        return self.total / self.count
+
+
 def _check_shape(state: str, held: Tensor | list[Tensor], *new: Tensor) -> None:
     for rows in new:
         if len(held) and (known := (held if isinstance(held, Tensor) else held[0]).shape[1:]) != rows.shape[1:]:
@@ -266,7 +296,7 @@ def _copy(value: Any, of_tensor: Callable[[Tensor], Tensor] = torch.clone) -> An
 
 
 def _target(fn: Callable, tensor: Tensor) -> Tensor:
-    """Nothing, of the device and dtype that `fn` would give a tensor."""
+    """An empty tensor of the device and dtype that `fn` converts to."""
     return fn(torch.empty(0, dtype=tensor.dtype, device=tensor.device))
 
 

@@ -1,4 +1,4 @@
-"""How many of the known modes of labelled data a generator reaches, and how evenly."""
+"""The number of modes of labelled data that a generator reaches, and how evenly it does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ class ModeCoverage(FeatureMetric):
         feature: a classifier: "digits", "inception", "given" for rows of logits, or a module (`logits`, or its output).
         kwargs: as for `FeatureMetric`.
 
-    Where a real class has no example at all, its generated share counts as of half a real example: `kl` stays finite.
+    A class without a real example counts with half an example in p, so that `kl` is finite.
+
+    Raises:
+        ValueError: on updating, labels of another shape or dtype, or of generated examples; on computing, fewer than 2
+            examples of a set, or labels beyond the classifier's classes.
 
     Source: Metz et al., "Unrolled Generative Adversarial Networks" (2017), section 3.3, for modes and KL; Salimans et
     al., "Improved Techniques for Training GANs" (2016), section 4, for the information.
@@ -62,8 +66,7 @@ class ModeCoverage(FeatureMetric):
         """`modes` (of `classes` that the data have), `kl` and `information`."""
         real, fake = self.rows("real_classes"), self.rows("fake_log_probabilities")
         for found, what in ((real, "real"), (fake, "generated")):
-            if len(found) < 2:
-                raise ValueError(f"ModeCoverage: expected at least 2 {what} examples, got {len(found)}")
+            self.check_enough(len(found), 2, f"{what} examples")
         classes = fake.shape[1]
         if int(real.max()) >= classes or int(real.min()) < 0:
             raise ValueError(f"labels: expected 0 to {classes - 1}, the classifier's, got up to {int(real.max())}")

@@ -1,13 +1,20 @@
-"""Mean and covariance of features that come in batches, on one process or many."""
+"""Means and covariances of features: summed over batches and processes, and in files as pytorch-fid's."""
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastgen.files import write_whole
 from fastgen.metrics.arguments import whole_number
 from fastgen.nn.full_precision import full_precision
 from fastgen.ops.moments import about_mean, add_chunk_, check_finite, mean_of_rows, rows_of_chunk
@@ -49,11 +56,11 @@ class Moments:
         """Forget all rows."""
         d = self.num_features
         self.count = 0
-        # Of the chunks that are done: about what their rows were shifted by, and their sums about that.
+        # Of the chunks that are done: a shift near the mean of their rows, and sums and products about it.
         self._shift: Tensor | None = None
         self._sums = torch.zeros(d, dtype=torch.float64, device=self.device)
         self._products = torch.zeros(d, d, dtype=torch.float64, device=self.device)
-        # Of the chunk that is not: its rows, shifted where the shift is known.
+        # The rows of the chunk that is not complete, less the shift where it is known.
         self._rows = torch.empty(rows_of_chunk(d), d, dtype=self.dtype, device=self.device)
         self._kept = 0
 
@@ -169,7 +176,7 @@ class Moments:
         return total
 
     def state(self) -> dict[str, Tensor]:
-        """All there is to keep: `count` (int64), `mean` [d] and `scatter` [d, d], the sum of the rows' products about
+        """The state to save: `count` (int64), `mean` [d] and `scatter` [d, d], the sum of the rows' products about
         their mean, both float64. Zeros where there are no rows.
         """
         count = torch.tensor(self.count, device=self.device)
@@ -197,7 +204,7 @@ class Moments:
             mean = state["mean"].to(self.device, torch.float64)
             self.count, self._shift = count, mean.to(self.dtype)
             self._products += state["scatter"].to(self.device)
-            # The shift has the mean's first digits only.
+            # The shift is the mean rounded to the dtype of the rows.
             _move(count, mean - self._shift.double(), self._sums, self._products)
         return self
 
@@ -213,7 +220,7 @@ class Moments:
 
     @full_precision
     def _about_shift(self, products: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """The shift, and sums and products of all rows about it, in float64: copies, with the kept rows in them."""
+        """The shift, and copies of the sums and products of all rows about it, in float64."""
         rows, shift = self._rows[: self._kept], self._shift
         if shift is None:
             shift = mean_of_rows(rows)
@@ -230,3 +237,61 @@ def _move(n: int, offset: Tensor, sums: Tensor, products: Tensor) -> None:
     """From sums and products of n rows about a point to those about that point less `offset`, in place."""
     products.addr_(offset, sums).addr_(sums, offset).addr_(offset, offset, alpha=n)
     sums += n * offset
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The mean and covariance of a set of features.
+
+    Args:
+        name: their origin, for errors.
+        mu: the mean [d], float64.
+        sigma: the covariance [d, d], float64.
+    """
+
+    name: str
+    mu: Tensor
+    sigma: Tensor
+
+
+def read_statistics(path: str | os.PathLike) -> Statistics:
+    """The statistics in an `.npz` file of pytorch-fid, clean-fid or `write_statistics`.
+
+    Raises:
+        ValueError: no such file, no NumPy file, without `mu` or `sigma`, or these are not a mean and a covariance.
+    """
+    path = Path(path)
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = None if isinstance(content, np.ndarray) else dict(content)
+    except FileNotFoundError as error:
+        raise ValueError(f"no file {path}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{path} is not a whole .npz file: {error}") from error
+    if arrays is None:
+        raise ValueError(f"{path} holds one array, expected mu and sigma")
+    return statistics_of_arrays(arrays, str(path))
+
+
+def statistics_of_arrays(arrays: Mapping[str, np.ndarray], name: str) -> Statistics:
+    """The statistics in `arrays`; `name` is their origin, for errors.
+
+    Raises:
+        ValueError: as `read_statistics`.
+    """
+    if missing := [key for key in ("mu", "sigma") if key not in arrays]:
+        held = ", ".join(arrays) or "nothing"
+        raise ValueError(f"{name} holds no {' and no '.join(missing)}, expected mu and sigma, got {held}")
+    mu, sigma = (np.array(arrays[key], dtype=np.float64) for key in ("mu", "sigma"))
+    if mu.ndim != 1 or not mu.size or sigma.shape != (mu.size, mu.size):
+        raise ValueError(f"{name}: expected mu [d] and sigma [d, d], got {list(mu.shape)} and {list(sigma.shape)}")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError(f"{name}: mu or sigma holds NaN or infinity")
+    return Statistics(name, torch.from_numpy(mu), torch.from_numpy(sigma))
+
+
+def write_statistics(path: str | os.PathLike, mu: Tensor, sigma: Tensor) -> None:
+    """Write statistics for pytorch-fid, clean-fid and `read_statistics`, all of the file or nothing."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, mu=mu.double().cpu().numpy(), sigma=sigma.double().cpu().numpy())
+    write_whole(Path(path), buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Perceptual path length, under any distance."""
+"""Perceptual path length, under any distance of images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     Source: Shoemake, "Animating Rotation with Quaternion Curves" (1985), section 3.3.
     """
     a, b = (v / v.norm(dim=1, keepdim=True) for v in (a, b))
-    # Half the angle by its sine and cosine: an arc cosine loses all digits of small angles.
+    # From the sine and cosine of half the angle: an arc cosine loses all digits of small angles.
     angle = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))[:, None]
     t = t[:, None]
-    # Directions that are nearly the same or opposite: the former have a straight line, the latter no one circle.
+    # Directions that are nearly equal are joined by a straight line; opposite ones are not on one great circle.
     small = angle.sin() < 1e-6
     safe = torch.where(small, torch.ones_like(angle), angle)
     path = (((1 - t) * safe).sin() * a + (t * safe).sin() * b) / safe.sin()
@@ -42,7 +42,7 @@ class PerceptualPathLength(Metric):
 
         PPL = E[ d(G(z(t)), G(z(t + eps))) / eps^2 ],    z(t) the interpolation between two latents
 
-    without the shares below and above two quantiles of the distances. Any distance will do; none is shipped.
+    without the distances below and above two quantiles. The distance is the caller's; none is included.
 
     Args:
         distance: of two batches of images, to [B]; one that grows like the square of a small displacement (LPIPS, a
@@ -53,6 +53,10 @@ class PerceptualPathLength(Metric):
         seed: of the places `t`, in order of the updates.
         full: places along the whole path; False takes t = 0.
         kwargs: torchmetrics' own.
+
+    Raises:
+        TypeError: `distance` cannot be called.
+        ValueError: other arguments out of range; on computing, fewer than 2 paths.
 
     Source: Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks" (2019), section
     4.1 and equation 2 (the paper alone).
@@ -94,7 +98,7 @@ class PerceptualPathLength(Metric):
         """Take in paths.
 
         Args:
-            generate: from latents [B, d] to images, without chance of its own. It gets float32, or float64 where the
+            generate: from latents [B, d] to images, deterministic. It gets float32, or float64 where the
                 ends are: latents in half precision do not tell the two ends of a small step apart.
             start, end: the ends of the paths, [B, d]; float64 keeps the digits of a small step best.
 
@@ -124,10 +128,9 @@ class PerceptualPathLength(Metric):
     def compute(self) -> Tensor:
         """The mean over the paths that are kept."""
         found = self.rows("distances")
-        if len(found) < 2:
-            raise ValueError(f"PerceptualPathLength: expected at least 2 paths, got {len(found)}")
+        self.check_enough(len(found), 2, "paths")
         found = found.sort().values
-        # Of the sorted distances, the ranks nearest to the quantiles on the inner side.
+        # The ranks of the kept distances: nearest to the quantiles, on their inner side.
         low, high = (q * (len(found) - 1) for q in self.quantiles)
         return found[math.ceil(low - 1e-9) : math.floor(high + 1e-9) + 1].mean()
 

@@ -1,4 +1,4 @@
-"""Several metrics of a generated set at once, its features extracted once."""
+"""Several metrics of a generated set by name, with features that are extracted once."""
 
 from __future__ import annotations
 
@@ -9,29 +9,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.feature_metric import check_features, rows_of
+from fastgen.metrics.feature_likelihood import ParzenLogLikelihood
+from fastgen.metrics.feature_metric import TwoSampleMetric, check_features, row_keys, rows_of
 from fastgen.metrics.frechet_inception_distance import FrechetInceptionDistance
 from fastgen.metrics.inception_score import InceptionScore
-from fastgen.metrics.kernel_inception_distance import KernelInceptionDistance
-from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy
+from fastgen.metrics.maximum_mean_discrepancy import ClipMaximumMeanDiscrepancy, KernelInceptionDistance
 from fastgen.metrics.mode_coverage import ModeCoverage
-from fastgen.metrics.neighbourhoods import precision_recall_density_coverage
-from fastgen.metrics.parzen import ParzenLogLikelihood
-from fastgen.metrics.row_keys import row_keys
+from fastgen.metrics.precision_recall import precision_recall_density_coverage
 from fastgen.metrics.sliced_wasserstein import SlicedWasserstein
-from fastgen.metrics.two_samples import TwoSampleMetric
 from fastgen.nn.full_precision import full_precision
 from fastgen.remark import say
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """What the metrics need to know of a set of examples.
+    """A set of examples, as the metrics need it.
 
     Args:
         features: [N, d].
         keys: int64 [N], of the examples themselves.
-        logits: [N, classes], where the extractor knows classes.
+        logits: [N, classes], where the extractor is a classifier.
     """
 
     features: Tensor
@@ -54,7 +51,7 @@ def extract(extractor: nn.Module, batches: Iterable[Tensor], device: torch.devic
     for batch in batches:
         keys.append(row_keys(batch))
         found = rows_of(extractor, batch.to(device))
-        # A copy, for they may be the batch itself, which the loader may use again.
+        # A copy: the features may be the batch itself, whose memory the loader may reuse.
         features.append(found.to("cpu", copy=True))
         if hasattr(extractor, "logits_of_features"):
             logits.append(extractor.logits_of_features(found).float().cpu())
@@ -67,13 +64,13 @@ def extract(extractor: nn.Module, batches: Iterable[Tensor], device: torch.devic
 
 @dataclass(frozen=True)
 class Score:
-    """One of the metrics by name.
+    """A metric of two sets.
 
     Args:
-        what: for the help.
+        what: its description in the help.
         compute: from the real set, the generated set and a seed, to numbers by name.
-        classes: it needs the extractor's classes.
-        at_least: examples of either set.
+        classes: whether it needs an extractor with classes.
+        at_least: the least number of examples in either set.
     """
 
     what: str
@@ -82,7 +79,7 @@ class Score:
     at_least: int = 2
 
 
-# Neighbours of precision, recall, density and coverage, as prdc has them.
+# The neighbours k of precision, recall, density and coverage, as in the authors' package prdc.
 NEIGHBOURS = 5
 
 
@@ -102,7 +99,7 @@ def _fid(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
 def _kid(real: FeatureSet, fake: FeatureSet, seed: int) -> dict[str, float]:
     size = min(1000, len(real), len(fake))
     mean, deviation = _fed(KernelInceptionDistance("given", subset_size=size, seed=seed), real, fake).compute()
-    # Subsets of everything are all the same.
+    # Subsets that are the whole sets are all the same.
     spread = {"kid_std": deviation.item()} if size < max(len(real), len(fake)) else {}
     return {"kid": mean.item(), **spread}
 
@@ -155,12 +152,12 @@ SCORES: Mapping[str, Score] = {
 }
 
 
-# Examples for each feature: of so many, a Fréchet distance's bias is about a twentieth of the features' variance.
+# Examples per feature with which a Fréchet distance's bias is about a twentieth of the features' variance.
 _ENOUGH = 10
 
 
 def warn_of_bias(width: int, counts: Iterable[int]) -> None:
-    """Say that a Fréchet distance of `width` features is biased, where one of the sets has few examples.
+    """Warn that a Fréchet distance of `width` features is biased, where one of the sets has few examples.
 
     Between two sets of n examples from one normal density of covariance `s I`, the distance is not 0 but about
     `s d (d + 4) / (2 n)`.
@@ -192,7 +189,7 @@ def choose_scores(names: Sequence[str], *, classes: bool) -> list[str]:
 
 @full_precision
 def score(real: FeatureSet, fake: FeatureSet, names: Sequence[str], seed: int = 0) -> dict[str, float]:
-    """The numbers of some metrics, by name: what they draw depends on `seed` and on the examples alone.
+    """The numbers of some metrics, by name; random choices depend on `seed` and on the examples alone.
 
     Raises:
         ValueError: as `choose_scores`; too few examples, or features of different width.

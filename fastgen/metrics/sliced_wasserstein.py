@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.metrics.arguments import whole_number
-from fastgen.metrics.two_samples import TwoSampleMetric
+from fastgen.metrics.feature_metric import TwoSampleMetric
 from fastgen.nn.full_precision import full_precision
+
+# The number of directions at a time, so that the values to sort stay in a cache.
+_SLICES = 64
 
 
 @full_precision
@@ -29,6 +32,9 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, p: float = 2.0)
     Returns:
         A number in the units of the points, float32 or float64. Differentiable in `x` and `y`.
 
+    Raises:
+        ValueError: another shape, no points or directions, or p below 1.
+
     Source: Rabin et al., "Wasserstein Barycenter and Its Application to Texture Mixing" (2011), section 2.
     """
     if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or not (len(x) and len(y)):
@@ -39,15 +45,11 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, p: float = 2.0)
         raise ValueError(f"p: expected at least 1, got {p!r}")
     p, dtype = float(p), torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(dtype), y.to(dtype)
-    # The distance is that of the differences, which far from zero have few digits left in a projection.
+    # Projections of points far from zero would have few digits left for their differences.
     centre = y.detach().mean(0)
     x, y = x - centre, y - centre
     costs = [_costs(x @ part.T, y @ part.T, p) for part in directions.to(dtype).split(_SLICES)]
     return torch.cat(costs).mean() ** (1 / p)
-
-
-# Directions at a time: what is sorted stays in the cache.
-_SLICES = 64
 
 
 def _costs(x: Tensor, y: Tensor, p: float) -> Tensor:
@@ -72,6 +74,9 @@ class SlicedWasserstein(TwoSampleMetric):
         num_projections: directions, uniform on the sphere and drawn from `seed`.
         p: of the distance.
         kwargs: as for `TwoSampleMetric`.
+
+    Raises:
+        ValueError: `p` below 1, or `num_projections` not a positive int; on computing, an empty set.
 
     Source: as `sliced_wasserstein`.
     """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgen.metrics.metric import Metric
+from fastgen.metrics.metric import MeanMetric
 from fastgen.nn.full_precision import full_precision
 
 # Wang et al. (2003), section 3.2.
@@ -106,7 +106,7 @@ def _similarity(x: Tensor, y: Tensor, centre: Tensor, data_range: float, sigma: 
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     height, width = x.shape[-2:]
     rows, columns = _blur(height, sigma, x), _blur(width, sigma, x)
-    # A window is a product of two: two small matrix products with all images beat a convolution of 121 pixels.
+    # The window is a product of two vectors: two small matrix products are faster than a convolution of 121 pixels.
     mean_x, mean_y, square_x, square_y, cross = torch.matmul(
         rows, torch.matmul(torch.stack([x, y, x * x, y * y, x * y]), columns.T)
     )
@@ -157,7 +157,7 @@ def _checked_weights(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(w) for w in weights)
 
 
-class StructuralSimilarity(Metric):
+class StructuralSimilarity(MeanMetric):
     """The mean `structural_similarity` of pairs of images; the higher the better.
 
     Args:
@@ -168,23 +168,19 @@ class StructuralSimilarity(Metric):
 
     is_differentiable = True
     higher_is_better = True
+    counted = "pair of images"
 
     def __init__(self, *, data_range: float = 1.0, sigma: float = 1.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.data_range, self.sigma = float(data_range), float(sigma)
-        self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Take in pairs of images [B, C, H, W]."""
-        self.total = self.total + self._of(preds, target).double().sum()
-        self.count = self.count + len(preds)
+        """Take in pairs of images [B, C, H, W].
 
-    def compute(self) -> Tensor:
-        """The mean over all pairs."""
-        if self.count == 0:
-            raise ValueError(f"{type(self).__name__}: expected at least 1 pair of images, got 0")
-        return self.total / self.count
+        Raises:
+            TypeError, ValueError: as `structural_similarity`.
+        """
+        self.add(self._of(preds, target))
 
     def _of(self, preds: Tensor, target: Tensor) -> Tensor:
         return structural_similarity(preds, target, data_range=self.data_range, sigma=self.sigma)

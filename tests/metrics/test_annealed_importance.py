@@ -13,8 +13,7 @@ from fastgen.metrics import (
     annealed_importance_sampling,
     bidirectional_monte_carlo,
 )
-from fastgen.metrics.annealed_importance import inverse_temperatures
-from fastgen.metrics.hamiltonian import State, transition
+from fastgen.metrics.annealed_importance import State, inverse_temperatures, transition
 
 DATA, LATENT, SIGMA = 5, 3, 0.5
 

@@ -22,8 +22,8 @@ from fastgen.metrics import (
     StructuralSimilarity,
     feature_extractor,
 )
+from fastgen.metrics.feature_metric import TwoSampleMetric
 from fastgen.metrics.scores import extract
-from fastgen.metrics.two_samples import TwoSampleMetric
 from tests.metrics.metric_cases import EVERY, SMALL, fed, is_random, make, numbers, updates
 
 every = pytest.mark.parametrize("cls", EVERY, ids=lambda c: c.__name__)

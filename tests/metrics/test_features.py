@@ -12,7 +12,7 @@ from torch import nn
 
 from fastgen.data.digits import digits
 from fastgen.metrics.features import DigitFeatures, InceptionV3Features, PretrainedFeatures, feature_extractor
-from fastgen.metrics.features import inception_weights as weights_module
+from fastgen.metrics.features import inception_features as weights_module
 from fastgen.metrics.features.images import resize_antialiased, unit_images
 from fastgen.metrics.features.inception import InceptionV3
 

@@ -7,7 +7,7 @@ from torch import nn
 from torchmetrics.image.inception import InceptionScore as TorchmetricsInceptionScore
 
 from fastgen.metrics import InceptionScore
-from fastgen.metrics.row_keys import order_of, row_keys
+from fastgen.metrics.feature_metric import order_of, row_keys
 
 
 def formula(logits: np.ndarray) -> float:

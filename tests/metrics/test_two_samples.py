@@ -23,7 +23,7 @@ from fastgen.metrics import (
     read_statistics,
     write_statistics,
 )
-from fastgen.metrics.row_keys import order_of, row_keys
+from fastgen.metrics.feature_metric import order_of, row_keys
 from tests.metrics.two_processes import FAKE, REAL, metrics, numbers
 
 N, M, D = 300, 250, 16

@@ -21,8 +21,8 @@ from fastgen.data.formats import examples_of, is_known, read_file
 from fastgen.data.idx import is_idx_folder, read_idx_folder
 from fastgen.data.table import Table
 from fastgen.metrics import FrechetInceptionDistance, feature_extractor
+from fastgen.metrics.moments import Statistics, statistics_of_arrays
 from fastgen.metrics.scores import FeatureSet, extract
-from fastgen.metrics.statistics_file import Statistics, statistics_of_arrays
 from fastgen.remark import say
 
 

@@ -1,18 +1,30 @@
-"""Images to the features and the classes of FID's Inception network."""
+"""Images to the features and the classes of FID's Inception network, with its published weights."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pickle
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from fastgen.metrics.features.cache import cache_folder
 from fastgen.metrics.features.images import in_color, resize_antialiased, resize_bilinear, unit_images
 from fastgen.metrics.features.inception import InceptionV3
-from fastgen.metrics.features.inception_weights import inception_weights
 
 SIZE = (299, 299)
-# Resizing, and then the scale that the network gets: [0, 255] as (x - 128) / 128, or [0, 1] as 2 x - 1.
+# The library whose numbers come out. It decides the resizing and the scale: (255 x - 128) / 128, or 2 x - 1.
 PREPROCESSING = ("clean-fid", "pytorch-fid")
+
+NAME = "pt_inception-2015-12-05-6726825d.pth"
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}"
+# The file's name ends with the first digits of its SHA-256, as PyTorch's model files do.
+SHA256_PREFIX = "6726825d"
 
 
 class InceptionV3Features(nn.Module):
@@ -47,8 +59,8 @@ class InceptionV3Features(nn.Module):
         self._load(inception_weights(weights))
         self.requires_grad_(False).eval()
 
-    def _load(self, state) -> None:
-        # Files older than PyTorch 0.4.1 have no count of batches, which nothing here reads.
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        # Files older than PyTorch 0.4.1 lack the number of batches, which is not used.
         missing, unexpected = self.network.load_state_dict(state, strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
         if missing or unexpected:
@@ -79,3 +91,65 @@ class InceptionV3Features(nn.Module):
         if self.preprocessing == "pytorch-fid":
             return 2 * resize_bilinear(images, SIZE) - 1
         return (255 * resize_antialiased(images, SIZE) - 128) / 128
+
+
+def inception_weights(path: str | os.PathLike | None = None) -> Mapping[str, Tensor]:
+    """The state dict of pytorch-fid's Inception network.
+
+    Args:
+        path: of the file. None takes it from fastgen's or PyTorch's cache folder, or downloads it to the former.
+
+    Raises:
+        ValueError: no such file, the wrong checksum, or the download failed.
+    """
+    file = Path(path) if path is not None else _find() or _download()
+    if not file.is_file():
+        raise ValueError(f"weights: no file {file}: expected {NAME}")
+    found = _sha256(file)
+    if not found.startswith(SHA256_PREFIX):
+        raise ValueError(
+            f"weights: {file} has the SHA-256 {found[:16]}..., expected {SHA256_PREFIX}... as {NAME} has: "
+            "it is damaged or of another network"
+        )
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"weights: {file} cannot be read: {error}") from error
+    return state
+
+
+def _find() -> Path | None:
+    """The file in the cache folder of fastgen or of PyTorch (where pytorch-fid keeps it), None if it is in neither."""
+    folders = (cache_folder(), Path(torch.hub.get_dir()) / "checkpoints")
+    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+
+
+def _download() -> Path:
+    file = cache_folder() / NAME
+    beside = file.with_name(f".{NAME}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(URL, timeout=30) as answer, open(beside, "wb") as copy:
+            while part := answer.read(2**20):
+                copy.write(part)
+        # Checked before it is renamed: a download that broke off is not kept.
+        found = _sha256(beside)
+        if not found.startswith(SHA256_PREFIX):
+            raise ValueError(
+                f"weights: {URL} gave a file with the SHA-256 {found[:16]}..., expected {SHA256_PREFIX}..."
+            )
+        os.replace(beside, file)
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ValueError(
+            f"weights: {NAME} is not in {file.parent} and could not be downloaded ({reason}): "
+            f"fetch it from {URL} and name the file (--weights)"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return file
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
