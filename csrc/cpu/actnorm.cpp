@@ -113,10 +113,6 @@ static constexpr ActNormFunctions<S> functions() {
   return {forward_rows<S>, forward_run<S>, backward_rows<S>, backward_run<S>};
 }
 
-}  // namespace fastgen
+FASTGEN_DEFINE_TABLE(actnorm, functions<float>(), functions<double>(), functions<BFloat16>());
 
-extern "C" const fastgen::ActNormTable FASTGEN_TABLE(actnorm) = {
-    fastgen::functions<float>(),
-    fastgen::functions<double>(),
-    fastgen::functions<fastgen::BFloat16>(),
-};
+}  // namespace fastgen

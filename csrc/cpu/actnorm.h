@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -20,12 +19,6 @@ struct ActNormFunctions {
                        bool inverse);
 };
 
-struct ActNormTable {
-  ActNormFunctions<float> f32;
-  ActNormFunctions<double> f64;
-  ActNormFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::ActNormTable, actnorm);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::ActNormFunctions>, actnorm);

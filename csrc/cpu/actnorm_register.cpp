@@ -1,23 +1,10 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
-#include <cmath>
-#include <tuple>
-#include <vector>
 
 #include "actnorm.h"
-#include "denormals.h"
+#include "registration.h"
 
 namespace fastgen {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Elements one thread should have at least, so that waking it costs little beside its work.
-static constexpr int64_t kGrain = 16384;
 // Rows that are summed in one go, whatever the number of threads: few, since that many roundings add up. The sums of
 // these are added in double.
 static constexpr int64_t kRows = 128;
@@ -27,18 +14,17 @@ static constexpr int64_t kRun = 16;
 struct ActNormSizes {
   int64_t batch, channels, positions;
   int64_t row() const { return channels * positions; }
-  int64_t rows_at_once() const { return std::clamp<int64_t>(kGrain / std::max<int64_t>(1, row()), 1, kRows); }
-  int64_t grain() const { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, row() * rows_at_once())); }
-  int64_t chunks() const { return (batch + rows_at_once() - 1) / rows_at_once(); }
+  int64_t rows_at_once() const { return std::min(grain_of(row()), kRows); }
+  int64_t grain() const { return grain_of(row() * rows_at_once()); }
+  int64_t chunks() const { return ratio_up(batch, rows_at_once()); }
   bool by_rows() const { return positions < kRun; }
 };
 
 static ActNormSizes checked_sizes(const Tensor& x, const Tensor& shift, const Tensor& log_scale) {
   STD_TORCH_CHECK(x.dim() >= 2 && x.is_contiguous(), "actnorm: x must be contiguous [batch, channels, ...]");
-  ActNormSizes s{x.size(0), x.size(1), 1};
-  for (int64_t i = 2; i < x.dim(); ++i) s.positions *= x.size(i);
+  ActNormSizes s{x.size(0), x.size(1), size_from(x, 2)};
   for (const Tensor* t : {&shift, &log_scale}) {
-    STD_TORCH_CHECK(t->is_contiguous() && t->numel() == s.channels && t->scalar_type() == x.scalar_type(),
+    STD_TORCH_CHECK(is_run(*t, s.channels, x.scalar_type()),
                     "actnorm: shift and log_scale must be contiguous [channels] of the dtype of x");
   }
   return s;
@@ -52,8 +38,8 @@ struct Channels {
   T logabsdet;
 
   Channels(const ActNormSizes& s, const Tensor& shifts, const Tensor& log_scales, bool inverse) {
-    const S* from = static_cast<const S*>(shifts.const_data_ptr());
-    const S* logarithms = static_cast<const S*>(log_scales.const_data_ptr());
+    const S* from = data<S>(shifts);
+    const S* logarithms = data<S>(log_scales);
     int64_t copies = s.by_rows() ? s.positions : 1;
     double sum = 0;
     for (int64_t c = 0; c < s.channels; ++c) {
@@ -70,10 +56,10 @@ template <class S, class T = typename Compute<S>::type>
 static void run_forward(const ActNormFunctions<S>& f, const ActNormSizes& s, const Tensor& x, const Tensor& shift,
                         const Tensor& log_scale, bool inverse, Tensor& y, Tensor& logabsdet) {
   Channels<S> channels(s, shift, log_scale, inverse);
-  std::fill_n(static_cast<T*>(logabsdet.mutable_data_ptr()), s.batch, channels.logabsdet);
-  const S* xs = static_cast<const S*>(x.const_data_ptr());
-  S* ys = static_cast<S*>(y.mutable_data_ptr());
-  torch::stable::parallel_for(0, s.batch, s.rows_at_once() * s.grain(), [&](int64_t begin, int64_t end) {
+  std::fill_n(data<T>(logabsdet), s.batch, channels.logabsdet);
+  const S* xs = data<S>(x);
+  S* ys = data<S>(y);
+  parallel_for(0, s.batch, s.rows_at_once() * s.grain(), [&](int64_t begin, int64_t end) {
     DenormalsAreZero guard;
     if (s.by_rows()) {
       f.forward_rows(xs + begin * s.row(), channels.shift.data(), channels.factor.data(), ys + begin * s.row(),
@@ -93,11 +79,11 @@ static void run_backward(const ActNormFunctions<S>& f, const ActNormSizes& s, co
                          const Tensor& grad_logabsdet, const Tensor& x, const Tensor& shift, const Tensor& log_scale,
                          bool inverse, Tensor& grad_x, Tensor& grad_shift, Tensor& grad_log_scale) {
   Channels<S> channels(s, shift, log_scale, inverse);
-  const S *grads = static_cast<const S*>(grad.const_data_ptr()), *xs = static_cast<const S*>(x.const_data_ptr());
-  S* out = static_cast<S*>(grad_x.mutable_data_ptr());
+  const S *grads = data<S>(grad), *xs = data<S>(x);
+  S* out = data<S>(grad_x);
   int64_t width = channels.shift.size();
   std::vector<T> sums(2 * s.chunks() * width);
-  torch::stable::parallel_for(0, s.chunks(), s.grain(), [&](int64_t first_chunk, int64_t end_chunk) {
+  parallel_for(0, s.chunks(), s.grain(), [&](int64_t first_chunk, int64_t end_chunk) {
     DenormalsAreZero guard;
     for (int64_t chunk = first_chunk; chunk < end_chunk; ++chunk) {
       int64_t begin = chunk * s.rows_at_once(), end = std::min(s.batch, begin + s.rows_at_once());
@@ -115,11 +101,11 @@ static void run_backward(const ActNormFunctions<S>& f, const ActNormSizes& s, co
       }
     }
   });
-  const T* of_rows = static_cast<const T*>(grad_logabsdet.const_data_ptr());
+  const T* of_rows = data<T>(grad_logabsdet);
   double of_logabsdet = 0;
   for (int64_t i = 0; i < s.batch; ++i) of_logabsdet += of_rows[i];
-  S* shifts = static_cast<S*>(grad_shift.mutable_data_ptr());
-  S* log_scales = static_cast<S*>(grad_log_scale.mutable_data_ptr());
+  S* shifts = data<S>(grad_shift);
+  S* log_scales = data<S>(grad_log_scale);
   for (int64_t c = 0; c < s.channels; ++c) {
     double sum = 0, product_sum = 0;
     int64_t copies = width / s.channels;
@@ -134,35 +120,12 @@ static void run_backward(const ActNormFunctions<S>& f, const ActNormSizes& s, co
   }
 }
 
-static Tensor empty_of_shape(const Tensor& x) {
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < x.dim(); ++i) shape.push_back(x.size(i));
-  return torch::stable::new_empty(x, shape);
-}
-
-// The dtype of sums: float for half types.
-static ScalarType sum_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 static std::tuple<Tensor, Tensor> actnorm_cpu(const Tensor& x, const Tensor& shift, const Tensor& log_scale,
                                               bool inverse) {
   ActNormSizes s = checked_sizes(x, shift, log_scale);
-  Tensor y = empty_of_shape(x), logabsdet = torch::stable::new_empty(x, {s.batch}, sum_type(x));
-  const ActNormTable& table = FASTGEN_PICK(actnorm);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      run_forward(table.f32, s, x, shift, log_scale, inverse, y, logabsdet);
-      break;
-    case ScalarType::Double:
-      run_forward(table.f64, s, x, shift, log_scale, inverse, y, logabsdet);
-      break;
-    case ScalarType::BFloat16:
-      run_forward(table.bf16, s, x, shift, log_scale, inverse, y, logabsdet);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "actnorm: no CPU kernel for this dtype");
-  }
+  Tensor y = new_of_shape(x), logabsdet = new_sums(x, s.batch);
+  with_functions(FASTGEN_PICK(actnorm), x, "actnorm",
+                 [&](const auto& f, auto*) { run_forward(f, s, x, shift, log_scale, inverse, y, logabsdet); });
   return {y, logabsdet};
 }
 
@@ -170,29 +133,13 @@ static std::tuple<Tensor, Tensor, Tensor> actnorm_backward_cpu(const Tensor& gra
                                                                const Tensor& x, const Tensor& shift,
                                                                const Tensor& log_scale, bool inverse) {
   ActNormSizes s = checked_sizes(x, shift, log_scale);
-  STD_TORCH_CHECK(grad.is_contiguous() && grad.numel() == x.numel() && grad.scalar_type() == x.scalar_type(),
-                  "actnorm_backward: grad does not match x");
-  STD_TORCH_CHECK(grad_logabsdet.is_contiguous() && grad_logabsdet.numel() == s.batch &&
-                      grad_logabsdet.scalar_type() == sum_type(x),
+  STD_TORCH_CHECK(matches(grad, x), "actnorm_backward: grad does not match x");
+  STD_TORCH_CHECK(is_run(grad_logabsdet, s.batch, compute_type(x)),
                   "actnorm_backward: grad_logabsdet does not match x");
-  Tensor grad_x = empty_of_shape(x), grad_shift = empty_of_shape(shift), grad_log_scale = empty_of_shape(shift);
-  const ActNormTable& table = FASTGEN_PICK(actnorm);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      run_backward(table.f32, s, grad, grad_logabsdet, x, shift, log_scale, inverse, grad_x, grad_shift,
-                   grad_log_scale);
-      break;
-    case ScalarType::Double:
-      run_backward(table.f64, s, grad, grad_logabsdet, x, shift, log_scale, inverse, grad_x, grad_shift,
-                   grad_log_scale);
-      break;
-    case ScalarType::BFloat16:
-      run_backward(table.bf16, s, grad, grad_logabsdet, x, shift, log_scale, inverse, grad_x, grad_shift,
-                   grad_log_scale);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "actnorm_backward: no CPU kernel for this dtype");
-  }
+  Tensor grad_x = new_of_shape(x), grad_shift = new_of_shape(shift), grad_log_scale = new_of_shape(shift);
+  with_functions(FASTGEN_PICK(actnorm), x, "actnorm", [&](const auto& f, auto*) {
+    run_backward(f, s, grad, grad_logabsdet, x, shift, log_scale, inverse, grad_x, grad_shift, grad_log_scale);
+  });
   return {grad_x, grad_shift, grad_log_scale};
 }
 

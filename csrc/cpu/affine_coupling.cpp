@@ -318,10 +318,9 @@ static void backward(const AffineCoupling& call, Rows<S> grad, const T* grad_log
   run(call, grad, grad_logabsdet, x, log_scale, grad_x, grad_log_scale, stream);
 }
 
-}  // namespace fastgen
+template <class S>
+static constexpr AffineCouplingFunctions<S> kFunctions = {forward<S>, backward<S>};
 
-extern "C" const fastgen::AffineCouplingTable FASTGEN_TABLE(affine_coupling) = {
-    {fastgen::forward<float>, fastgen::backward<float>},
-    {fastgen::forward<double>, fastgen::backward<double>},
-    {fastgen::forward<fastgen::BFloat16>, fastgen::backward<fastgen::BFloat16>},
-};
+FASTGEN_DEFINE_TABLE(affine_coupling, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
+
+}  // namespace fastgen

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -28,12 +27,6 @@ struct AffineCouplingFunctions {
                    S* grad_x, S* grad_log_scale, bool stream);
 };
 
-struct AffineCouplingTable {
-  AffineCouplingFunctions<float> f32;
-  AffineCouplingFunctions<double> f64;
-  AffineCouplingFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::AffineCouplingTable, affine_coupling);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::AffineCouplingFunctions>, affine_coupling);

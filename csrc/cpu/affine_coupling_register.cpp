@@ -1,30 +1,17 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
-#include <tuple>
-#include <vector>
 
 #include "affine_coupling.h"
-#include "cache.h"
+#include "registration.h"
 
 namespace fastgen {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Elements one thread should have at least, so that waking it costs little beside its work. Longer rows are cut into
-// parts of this many, whatever the number of threads, so that sums do not depend on it.
-static constexpr int64_t kPart = 16384;
+// Longer rows are cut into parts of this many, whatever the number of threads, so that sums do not depend on it.
+static constexpr int64_t kPart = kGrain;
 
 static AffineCoupling checked_call(const Tensor& x, bool inverse, int64_t scale_map, double bound, double min_scale) {
   STD_TORCH_CHECK(x.dim() >= 2, "affine_coupling: x must be [batch, ...]");
   STD_TORCH_CHECK(0 <= scale_map && scale_map <= 2, "affine_coupling: no scale map ", scale_map);
-  AffineCoupling call{x.size(0), 1, scale_map, inverse, bound, min_scale};
-  for (int64_t i = 1; i < x.dim(); ++i) call.n *= x.size(i);
-  return call;
+  return {x.size(0), size_from(x, 1), scale_map, inverse, bound, min_scale};
 }
 
 // An argument as rows: each one run of memory.
@@ -38,7 +25,7 @@ static Rows<S> rows_of(const Tensor& tensor, const Tensor& x) {
   }
   STD_TORCH_CHECK(same && tensor.size(0) == x.size(0),
                   "affine_coupling: the arguments must have the shape of x and rows that are runs of memory");
-  return {static_cast<const S*>(tensor.const_data_ptr()), tensor.stride(0)};
+  return {data<S>(tensor), tensor.stride(0)};
 }
 
 static bool streams(const AffineCoupling& call, int64_t element_size, int64_t results) {
@@ -57,8 +44,8 @@ static Rows<S> part_of(Rows<S> rows, int64_t row, int64_t first) {
 template <class Body>
 static void for_each_part(const AffineCoupling& call, const Body& body) {
   if (call.n > kPart) {
-    int64_t parts = (call.n + kPart - 1) / kPart;
-    torch::stable::parallel_for(0, call.rows * parts, 1, [&](int64_t begin, int64_t end) {
+    int64_t parts = ratio_up(call.n, kPart);
+    parallel_for(0, call.rows * parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t k = begin; k < end; ++k) {
         AffineCoupling piece = call;
         int64_t first = k % parts * kPart;
@@ -68,7 +55,7 @@ static void for_each_part(const AffineCoupling& call, const Body& body) {
     });
     return;
   }
-  torch::stable::parallel_for(0, call.rows, std::max<int64_t>(1, kPart / call.n), [&](int64_t begin, int64_t end) {
+  parallel_for(0, call.rows, grain_of(call.n), [&](int64_t begin, int64_t end) {
     AffineCoupling piece = call;
     piece.rows = end - begin;
     body(piece, begin, 0, 0);
@@ -79,11 +66,11 @@ template <class S, class T = typename Compute<S>::type>
 static void run_forward(const AffineCouplingFunctions<S>& f, const AffineCoupling& call, const Tensor& x,
                         const Tensor& shift, const Tensor& log_scale, Tensor& y, Tensor& logabsdet) {
   Rows<S> xs = rows_of<S>(x, x), shifts = rows_of<S>(shift, x), log_scales = rows_of<S>(log_scale, x);
-  S* ys = static_cast<S*>(y.mutable_data_ptr());
-  T* sums = static_cast<T*>(logabsdet.mutable_data_ptr());
+  S* ys = data<S>(y);
+  T* sums = data<T>(logabsdet);
   if (call.n == 0) std::fill_n(sums, call.rows, T(0));
   if (call.n == 0 || call.rows == 0) return;
-  int64_t parts = (call.n + kPart - 1) / kPart;
+  int64_t parts = ratio_up(call.n, kPart);
   std::vector<T> partial(parts > 1 ? call.rows * parts : 0);
   bool stream = streams(call, sizeof(S), 1) && aligned(ys);
   for_each_part(call, [&](const AffineCoupling& piece, int64_t row, int64_t part, int64_t first) {
@@ -102,9 +89,9 @@ static void run_backward(const AffineCouplingFunctions<S>& f, const AffineCoupli
                          const Tensor& grad_logabsdet, const Tensor& x, const Tensor& log_scale, Tensor& grad_x,
                          Tensor& grad_log_scale) {
   Rows<S> grads = rows_of<S>(grad, x), xs = rows_of<S>(x, x), log_scales = rows_of<S>(log_scale, x);
-  const T* of_rows = static_cast<const T*>(grad_logabsdet.const_data_ptr());
-  S* first_result = static_cast<S*>(grad_x.mutable_data_ptr());
-  S* second_result = static_cast<S*>(grad_log_scale.mutable_data_ptr());
+  const T* of_rows = data<T>(grad_logabsdet);
+  S* first_result = data<S>(grad_x);
+  S* second_result = data<S>(grad_log_scale);
   if (call.n == 0 || call.rows == 0) return;
   bool stream = streams(call, sizeof(S), 2) && aligned(first_result) && aligned(second_result);
   for_each_part(call, [&](const AffineCoupling& piece, int64_t row, int64_t, int64_t first) {
@@ -114,35 +101,12 @@ static void run_backward(const AffineCouplingFunctions<S>& f, const AffineCoupli
   });
 }
 
-static Tensor empty_of_shape(const Tensor& x) {
-  std::vector<int64_t> shape;
-  for (int64_t i = 0; i < x.dim(); ++i) shape.push_back(x.size(i));
-  return torch::stable::new_empty(x, shape);
-}
-
-// The dtype of sums: float for half types.
-static ScalarType sum_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 static std::tuple<Tensor, Tensor> affine_coupling_cpu(const Tensor& x, const Tensor& shift, const Tensor& log_scale,
                                                       bool inverse, int64_t scale_map, double bound, double min_scale) {
   AffineCoupling call = checked_call(x, inverse, scale_map, bound, min_scale);
-  Tensor y = empty_of_shape(x), logabsdet = torch::stable::new_empty(x, {call.rows}, sum_type(x));
-  const AffineCouplingTable& table = FASTGEN_PICK(affine_coupling);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      run_forward(table.f32, call, x, shift, log_scale, y, logabsdet);
-      break;
-    case ScalarType::Double:
-      run_forward(table.f64, call, x, shift, log_scale, y, logabsdet);
-      break;
-    case ScalarType::BFloat16:
-      run_forward(table.bf16, call, x, shift, log_scale, y, logabsdet);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "affine_coupling: no CPU kernel for this dtype");
-  }
+  Tensor y = new_of_shape(x), logabsdet = new_sums(x, call.rows);
+  with_functions(FASTGEN_PICK(affine_coupling), x, "affine_coupling",
+                 [&](const auto& f, auto*) { run_forward(f, call, x, shift, log_scale, y, logabsdet); });
   return {y, logabsdet};
 }
 
@@ -150,24 +114,12 @@ static std::tuple<Tensor, Tensor> affine_coupling_backward_cpu(const Tensor& gra
                                                                const Tensor& x, const Tensor& log_scale, bool inverse,
                                                                int64_t scale_map, double bound, double min_scale) {
   AffineCoupling call = checked_call(x, inverse, scale_map, bound, min_scale);
-  STD_TORCH_CHECK(grad_logabsdet.is_contiguous() && grad_logabsdet.numel() == call.rows &&
-                      grad_logabsdet.scalar_type() == sum_type(x),
+  STD_TORCH_CHECK(is_run(grad_logabsdet, call.rows, compute_type(x)),
                   "affine_coupling_backward: grad_logabsdet does not match x");
-  Tensor grad_x = empty_of_shape(x), grad_log_scale = empty_of_shape(x);
-  const AffineCouplingTable& table = FASTGEN_PICK(affine_coupling);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      run_backward(table.f32, call, grad, grad_logabsdet, x, log_scale, grad_x, grad_log_scale);
-      break;
-    case ScalarType::Double:
-      run_backward(table.f64, call, grad, grad_logabsdet, x, log_scale, grad_x, grad_log_scale);
-      break;
-    case ScalarType::BFloat16:
-      run_backward(table.bf16, call, grad, grad_logabsdet, x, log_scale, grad_x, grad_log_scale);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "affine_coupling_backward: no CPU kernel for this dtype");
-  }
+  Tensor grad_x = new_of_shape(x), grad_log_scale = new_of_shape(x);
+  with_functions(FASTGEN_PICK(affine_coupling), x, "affine_coupling", [&](const auto& f, auto*) {
+    run_backward(f, call, grad, grad_logabsdet, x, log_scale, grad_x, grad_log_scale);
+  });
   return {grad_x, grad_log_scale};
 }
 

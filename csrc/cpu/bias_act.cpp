@@ -210,10 +210,6 @@ static constexpr BiasActFunctions<S> functions() {
   return {forward<S>, slope<S>, curvature<S>};
 }
 
-}  // namespace fastgen
+FASTGEN_DEFINE_TABLE(bias_act, functions<float>(), functions<double>(), functions<BFloat16>());
 
-extern "C" const fastgen::BiasActTable FASTGEN_TABLE(bias_act) = {
-    fastgen::functions<float>(),
-    fastgen::functions<double>(),
-    fastgen::functions<fastgen::BFloat16>(),
-};
+}  // namespace fastgen

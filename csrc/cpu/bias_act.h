@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -25,12 +24,6 @@ struct BiasActFunctions {
                     const BiasActSettings& settings, S* of_grad, S* of_x, T* sums);
 };
 
-struct BiasActTable {
-  BiasActFunctions<float> f32;
-  BiasActFunctions<double> f64;
-  BiasActFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::BiasActTable, bias_act);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::BiasActFunctions>, bias_act);

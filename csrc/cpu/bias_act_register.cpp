@@ -1,29 +1,13 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
-#include <optional>
-#include <tuple>
-#include <type_traits>
-#include <vector>
 
 #include "bias_act.h"
-#include "cache.h"
-#include "denormals.h"
-#include "dtype_functions.h"
+#include "registration.h"
 
 namespace fastgen {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Elements of a piece, which has sums of its own: pieces, and with them every rounding, do not depend on the number of
 // threads.
 static constexpr int64_t kPiece = 8192;
-// Elements one thread should have at least, so that waking it costs little beside its work.
-static constexpr int64_t kGrain = 16384;
 // A run across channels is at least so long: rows of few channels are taken several at a time.
 static constexpr int64_t kRun = 256;
 
@@ -47,10 +31,10 @@ struct BiasActPlan {
       run = channels * std::max<int64_t>(1, kRun / channels);
       piece = run * std::max<int64_t>(1, kPiece / run);
       pieces_of_row = 1;
-      pieces = (total + piece - 1) / piece;
+      pieces = ratio_up(total, piece);
     } else {
       run = piece = std::max<int64_t>(1, std::min(row, kPiece));
-      pieces_of_row = (row + piece - 1) / piece;
+      pieces_of_row = ratio_up(row, piece);
       pieces = row ? total / row * pieces_of_row : 0;
     }
   }
@@ -61,8 +45,7 @@ struct BiasActPlan {
   // Calls body(element, elements, where its parameters begin, which piece) for every piece, from several threads.
   template <class Body>
   void for_each_piece(const Body& body) const {
-    int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, piece));
-    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, pieces, grain_of(piece), [&](int64_t begin, int64_t end) {
       DenormalsAreZero guard;
       for (int64_t p = begin; p < end; ++p) {
         if (across) {
@@ -82,7 +65,7 @@ struct Repeated {
   std::vector<T> values;
   const T* data = nullptr;
 
-  Repeated(const BiasActPlan& plan, const std::optional<Tensor>& tensor) {
+  Repeated(const BiasActPlan& plan, const OptionalTensor& tensor) {
     if (!tensor) return;
     data = static_cast<const T*>(tensor->const_data_ptr());
     if (!plan.across || plan.run == plan.channels) return;
@@ -118,52 +101,33 @@ struct PieceSums {
         totals[piece / plan.pieces_of_row % plan.channels] += *from++;
       }
     }
-    std::copy(totals.begin(), totals.end(), static_cast<T*>(out.mutable_data_ptr()));
+    std::copy(totals.begin(), totals.end(), data<T>(out));
   }
 };
 
-static ScalarType compute_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-static void check(const Tensor& x, std::initializer_list<const std::optional<Tensor>*> parameters,
+static void check(const Tensor& x, std::initializer_list<const OptionalTensor*> parameters,
                   std::initializer_list<const Tensor*> others, int64_t act, int64_t first_act) {
   STD_TORCH_CHECK(x.dim() == 3 && x.is_contiguous(), "bias_act: x must be contiguous [outer, channels, inner]");
   STD_TORCH_CHECK(act >= first_act && act < kActs, "bias_act: no such activation");
   for (const Tensor* t : others) {
-    STD_TORCH_CHECK(t->is_contiguous() && t->numel() == x.numel() && t->scalar_type() == x.scalar_type(),
-                    "bias_act: a tensor does not match x");
+    STD_TORCH_CHECK(matches(*t, x), "bias_act: a tensor does not match x");
   }
-  for (const std::optional<Tensor>* t : parameters) {
-    STD_TORCH_CHECK(
-        !*t || ((*t)->is_contiguous() && (*t)->numel() == x.size(1) && (*t)->scalar_type() == compute_type(x)),
-        "bias_act: a parameter does not match x");
+  for (const OptionalTensor* t : parameters) {
+    STD_TORCH_CHECK(!*t || is_run(**t, x.size(1), compute_type(x)), "bias_act: a parameter does not match x");
   }
 }
 
-static int64_t bytes_of(const Tensor& tensor) { return tensor.numel() * tensor.element_size(); }
-
-template <class S>
-static const S* data_of(const Tensor& tensor) {
-  return static_cast<const S*>(tensor.const_data_ptr());
-}
-
-template <class S>
-static S* data_of(Tensor& tensor) {
-  return static_cast<S*>(tensor.mutable_data_ptr());
-}
-
-static Tensor bias_act_cpu(const Tensor& x, const std::optional<Tensor>& b, int64_t act, double alpha, double gain,
+static Tensor bias_act_cpu(const Tensor& x, const OptionalTensor& b, int64_t act, double alpha, double gain,
                            double clamp) {
   check(x, {&b}, {}, act, 0);
-  Tensor y = torch::stable::empty_like(x);
+  Tensor y = empty_like(x);
   BiasActPlan plan(x);
-  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(bytes_of(y))};
+  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(y)};
   with_functions(FASTGEN_PICK(bias_act), x, "bias_act", [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     Repeated<typename Compute<S>::type> bias(plan, b);
-    const S* from = data_of<S>(x);
-    S* to = data_of<S>(y);
+    const S* from = data<S>(x);
+    S* to = data<S>(y);
     plan.for_each_piece([&](int64_t at, int64_t n, int64_t first, int64_t) {
       f.forward(from + at, bias.from(first), plan.repeats_after(), n, settings, to + at);
     });
@@ -171,22 +135,22 @@ static Tensor bias_act_cpu(const Tensor& x, const std::optional<Tensor>& b, int6
   return y;
 }
 
-static std::tuple<Tensor, Tensor> bias_act_slope_cpu(const Tensor& grad, const std::optional<Tensor>& grad_b,
-                                                     const Tensor& kept, const std::optional<Tensor>& b, int64_t act,
+static std::tuple<Tensor, Tensor> bias_act_slope_cpu(const Tensor& grad, const OptionalTensor& grad_b,
+                                                     const Tensor& kept, const OptionalTensor& b, int64_t act,
                                                      double alpha, double gain, double clamp, bool of_output,
                                                      bool sums) {
   check(grad, {&grad_b, &b}, {&kept}, act, 0);
-  Tensor out = torch::stable::empty_like(grad);
-  Tensor of_b = torch::stable::new_empty(grad, {sums ? grad.size(1) : 0}, compute_type(grad));
+  Tensor out = empty_like(grad);
+  Tensor of_b = new_sums(grad, sums ? grad.size(1) : 0);
   BiasActPlan plan(grad);
-  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(bytes_of(out))};
+  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(out)};
   with_functions(FASTGEN_PICK(bias_act), grad, "bias_act", [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
     Repeated<T> bias(plan, b), added(plan, grad_b);
     PieceSums<T> partial(plan, sums);
-    const S *grads = data_of<S>(grad), *keeps = data_of<S>(kept);
-    S* to = data_of<S>(out);
+    const S *grads = data<S>(grad), *keeps = data<S>(kept);
+    S* to = data<S>(out);
     plan.for_each_piece([&](int64_t at, int64_t n, int64_t first, int64_t piece) {
       f.slope(grads + at, added.from(first), keeps + at, bias.from(first), plan.repeats_after(), n, settings, of_output,
               to + at, partial.of(piece));
@@ -196,22 +160,22 @@ static std::tuple<Tensor, Tensor> bias_act_slope_cpu(const Tensor& grad, const s
   return {out, of_b};
 }
 
-static std::tuple<Tensor, Tensor, Tensor> bias_act_curvature_cpu(const Tensor& h, const std::optional<Tensor>& h_b,
+static std::tuple<Tensor, Tensor, Tensor> bias_act_curvature_cpu(const Tensor& h, const OptionalTensor& h_b,
                                                                  const Tensor& grad, const Tensor& x,
-                                                                 const std::optional<Tensor>& b, int64_t act,
-                                                                 double alpha, double gain, double clamp) {
+                                                                 const OptionalTensor& b, int64_t act, double alpha,
+                                                                 double gain, double clamp) {
   check(x, {&h_b, &b}, {&h, &grad}, act, kFirstCurved);
-  Tensor of_grad = torch::stable::empty_like(x), of_x = torch::stable::empty_like(x);
-  Tensor of_b = torch::stable::new_empty(x, {b ? x.size(1) : 0}, compute_type(x));
+  Tensor of_grad = empty_like(x), of_x = empty_like(x);
+  Tensor of_b = new_sums(x, b ? x.size(1) : 0);
   BiasActPlan plan(x);
-  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(2 * bytes_of(of_x))};
+  BiasActSettings settings{act, alpha, gain, clamp, exceeds_caches(2 * of_x.numel() * of_x.element_size())};
   with_functions(FASTGEN_PICK(bias_act), x, "bias_act", [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
     Repeated<T> bias(plan, b), added(plan, h_b);
     PieceSums<T> partial(plan, b.has_value());
-    const S *hs = data_of<S>(h), *grads = data_of<S>(grad), *xs = data_of<S>(x);
-    S *to_grad = data_of<S>(of_grad), *to_x = data_of<S>(of_x);
+    const S *hs = data<S>(h), *grads = data<S>(grad), *xs = data<S>(x);
+    S *to_grad = data<S>(of_grad), *to_x = data<S>(of_x);
     plan.for_each_piece([&](int64_t at, int64_t n, int64_t first, int64_t piece) {
       f.curvature(hs + at, added.from(first), grads + at, xs + at, bias.from(first), plan.repeats_after(), n, settings,
                   to_grad + at, to_x + at, partial.of(piece));

@@ -98,8 +98,11 @@ static void count(const PairQueries<T>& queries, const PairPanel<T>& panel, cons
                   [&](auto vectors) { count_tile<T, decltype(vectors)::value>(queries, panel, task, scratch); });
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr CountWithinFunctions<S> kFunctions = {count<S>};
 
-extern "C" const fastgen::CountWithinTable FASTGEN_TABLE(count_within) = {{fastgen::count<float>},
-                                                                          {fastgen::count<double>}};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(count_within, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

@@ -33,11 +33,6 @@ struct CountWithinFunctions {
   void (*count)(const PairQueries<T>& queries, const PairPanel<T>& panel, const CountWithinTask<T>& task, T* scratch);
 };
 
-struct CountWithinTable {
-  CountWithinFunctions<float> f32;
-  CountWithinFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::CountWithinTable, count_within);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::CountWithinFunctions>, count_within);

@@ -1,19 +1,11 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <atomic>
-#include <cmath>
-#include <tuple>
 
 #include "count_within.h"
 #include "pairs_share.h"
+#include "registration.h"
 
 namespace fastgen {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 template <class T>
 class BallCounter {
@@ -84,10 +76,7 @@ class BallCounter {
 };
 
 static void check(const Tensor& queries, const Tensor& points, const Tensor& radii, const Tensor* query_radii) {
-  STD_TORCH_CHECK(queries.dim() == 3 && points.dim() == 3 && queries.size(0) == points.size(0) &&
-                      queries.size(2) == points.size(2) && queries.size(2) > 0 && queries.is_contiguous() &&
-                      points.is_contiguous() && queries.scalar_type() == points.scalar_type(),
-                  "count_within: queries [B, M, d] and points [B, N, d] must be contiguous and of one dtype");
+  check_pairs("count_within", queries, points);
   for (const Tensor* t : {&radii, query_radii}) {
     if (!t) continue;
     const Tensor& rows = t == query_radii ? queries : points;
@@ -101,40 +90,22 @@ struct Counts {
   Tensor *query_covered, *query_members, *point_covered, *point_members;
 };
 
-template <class T>
-static void run(const PairFunctions<T>& pairs, const CountWithinFunctions<T>& functions, const Tensor& queries,
-                const Tensor& points, const Tensor& radii, const Tensor* query_radii, const Counts& to) {
-  int64_t m = queries.size(1), n = points.size(1), d = points.size(2);
-  auto rows = [](const Tensor* tensor, int64_t at) {
-    return tensor ? static_cast<const T*>(tensor->const_data_ptr()) + at : nullptr;
-  };
-  auto counts = [](Tensor* tensor, int64_t at) {
-    return tensor ? static_cast<int64_t*>(tensor->mutable_data_ptr()) + at : nullptr;
-  };
-  for_problems(pairs, rows(&queries, 0), rows(&points, 0), queries.size(0), m, n, d,
-               [&](int64_t b, const PairProblem<T>& problem) {
-                 BallSide<T> of_queries{problem.queries, rows(query_radii, b * m), counts(to.query_covered, b * m),
-                                        counts(to.query_members, b * m)};
-                 BallSide<T> of_points{problem.points, rows(&radii, b * n), counts(to.point_covered, b * n),
-                                       counts(to.point_members, b * n)};
-                 BallCounter<T>(problem, functions, of_queries, of_points).run();
-               });
-}
-
 static void count(const Tensor& queries, const Tensor& points, const Tensor& radii, const Tensor* query_radii,
                   const Counts& to) {
   check(queries, points, radii, query_radii);
   if (queries.numel() == 0 || points.numel() == 0) return;
-  switch (queries.scalar_type()) {
-    case ScalarType::Float:
-      return run<float>(FASTGEN_PICK(pairs).f32, FASTGEN_PICK(count_within).f32, queries, points, radii, query_radii,
-                        to);
-    case ScalarType::Double:
-      return run<double>(FASTGEN_PICK(pairs).f64, FASTGEN_PICK(count_within).f64, queries, points, radii, query_radii,
-                         to);
-    default:
-      STD_TORCH_CHECK(false, "count_within: no CPU kernel for this dtype");
-  }
+  with_functions(FASTGEN_PICK(count_within), queries, "count_within", [&](const auto& f, auto* tag) {
+    using T = Stored<decltype(tag)>;
+    auto from = [](const Tensor* tensor, int64_t at) { return tensor ? data<T>(*tensor) + at : nullptr; };
+    auto counts = [](Tensor* tensor, int64_t at) { return tensor ? data<int64_t>(*tensor) + at : nullptr; };
+    for_problems<T>(queries, points, [&](int64_t b, const PairProblem<T>& problem) {
+      int64_t i = b * problem.m, j = b * problem.n;
+      BallSide<T> of_queries{problem.queries, from(query_radii, i), counts(to.query_covered, i),
+                             counts(to.query_members, i)};
+      BallSide<T> of_points{problem.points, from(&radii, j), counts(to.point_covered, j), counts(to.point_members, j)};
+      BallCounter<T>(problem, f, of_queries, of_points).run();
+    });
+  });
 }
 
 static Tensor zeros_like_rows(const Tensor& rows) {

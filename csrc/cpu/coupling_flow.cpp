@@ -300,11 +300,12 @@ void run(const View<T>& view, const Rows<T>& rows, T* own, T* shared, TeamState*
   if (rank == 0) finish(view, rows, worker.buffers[kOutput]);
 }
 
+template <class S>
+static constexpr CouplingFlowFunctions<S> kFunctions = {run<S>};
+
 }  // namespace
 }  // namespace flow
-}  // namespace fastgen
 
-extern "C" const fastgen::flow::CouplingFlowTable FASTGEN_TABLE(coupling_flow) = {
-    {fastgen::flow::run<float>},
-    {fastgen::flow::run<double>},
-};
+FASTGEN_DEFINE_TABLE(coupling_flow, flow::kFunctions<float>, flow::kFunctions<double>);
+
+}  // namespace fastgen

@@ -118,12 +118,8 @@ struct CouplingFlowFunctions {
   void (*run)(const View<T>& view, const Rows<T>& rows, T* own, T* shared, TeamState* team, int rank, int size);
 };
 
-struct CouplingFlowTable {
-  CouplingFlowFunctions<float> f32;
-  CouplingFlowFunctions<double> f64;
-};
-
 }  // namespace flow
+
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::flow::CouplingFlowTable, coupling_flow);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::flow::CouplingFlowFunctions>, coupling_flow);

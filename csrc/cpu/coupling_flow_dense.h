@@ -116,5 +116,6 @@ void dense(const Dense<T>& layer, int64_t rows, int64_t first, int64_t end) {
 }
 
 }  // namespace
+
 }  // namespace flow
 }  // namespace fastgen

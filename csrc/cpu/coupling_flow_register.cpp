@@ -1,27 +1,17 @@
 // Checks a program against its weights, so that no kernel reads outside them, and spreads the rows over threads.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <algorithm>
 #include <cstdlib>
 #include <memory>
-#include <optional>
-#include <tuple>
-#include <vector>
 
+#include "../math/rational_quadratic.h"
 #include "coupling_flow.h"
 #include "muster.h"
+#include "registration.h"
 
 namespace fastgen {
 namespace flow {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 // Multiply-adds that one thread should have at least, so that waking it costs little beside its work.
-static constexpr int64_t kGrain = 2000000;
+static constexpr int64_t kMultiplicationsGrain = 2000000;
 // Larger than any flow, and small enough that products of two sizes do not overflow.
 static constexpr int64_t kMaxSize = int64_t(1) << 30;
 
@@ -82,8 +72,8 @@ struct Parser {
     check_size(s.num_transformed, 1);
     check_size(s.num_layers, 1);
     FASTGEN_CHECK_PROGRAM(s.transform >= kAdditive && s.transform <= kRationalQuadratic, "an unknown transform");
-    FASTGEN_CHECK_PROGRAM(s.transform != kRationalQuadratic || (s.num_bins >= 2 && s.num_bins <= 64),
-                          "expected 2 to 64 bins");
+    FASTGEN_CHECK_PROGRAM(s.transform != kRationalQuadratic || (s.num_bins >= 2 && s.num_bins <= kMaxBins),
+                          "the number of bins is out of range");
     FASTGEN_CHECK_PROGRAM(s.tails >= kNone && s.tails <= kCircular, "unknown tails");
     FASTGEN_CHECK_PROGRAM(s.activation >= kRelu && s.activation <= kIdentity, "an unknown activation");
     FASTGEN_CHECK_PROGRAM(s.parameterization == 0 || s.parameterization == 1, "an unknown parameterization");
@@ -186,7 +176,7 @@ static void run_team(const CouplingFlowFunctions<T>& f, const View<T>& view, con
   T* scratch = thread_scratch<T>(size * own + shared_scratch(view, rows.count));
   TeamState team;
   Muster muster(static_cast<int>(size));
-  torch::stable::parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, size, 1, [&](int64_t begin, int64_t end) {
     // Inside another parallel region all tasks come to one thread at once.
     const Muster::Place place = end - begin == size ? Muster::Place{0, 1} : muster.join();
     if (place.rank < 0) return;
@@ -195,23 +185,20 @@ static void run_team(const CouplingFlowFunctions<T>& f, const View<T>& view, con
 }
 
 template <class T>
-static void run(const CouplingFlowFunctions<T>& f, const Parser& parser, const Tensor& x,
-                const std::optional<Tensor>& context, const Tensor& weights, bool inverse, Tensor& y,
-                Tensor& logabsdet) {
+static void run(const CouplingFlowFunctions<T>& f, const Parser& parser, const Tensor& x, const OptionalTensor& context,
+                const Tensor& weights, bool inverse, Tensor& y, Tensor& logabsdet) {
   const Header& h = parser.header();
   View<T> view{parser.steps.data(),
                parser.order(),
                int64_t(parser.steps.size()),
                h.features,
                h.context_features,
-               static_cast<const T*>(weights.const_data_ptr()),
+               data<T>(weights),
                {},
                parser.max_parameters,
                inverse};
   std::copy(std::begin(parser.stride), std::end(parser.stride), view.stride);
-  const Rows<T> all{static_cast<const T*>(x.const_data_ptr()),
-                    context ? static_cast<const T*>(context->const_data_ptr()) : nullptr,
-                    static_cast<T*>(y.mutable_data_ptr()), static_cast<T*>(logabsdet.mutable_data_ptr()), x.size(0)};
+  const Rows<T> all{data<T>(x), data<T>(context), data<T>(y), data<T>(logabsdet), x.size(0)};
   auto rows = [&](int64_t begin, int64_t end) {
     const int64_t tile_rows = std::min(end - begin, kTileRows), own = own_scratch(view, tile_rows);
     T* scratch = thread_scratch<T>(own + shared_scratch(view, tile_rows));
@@ -219,9 +206,9 @@ static void run(const CouplingFlowFunctions<T>& f, const Parser& parser, const T
                        all.y + begin * h.features, all.logabsdet + begin, end - begin};
     f.run(view, part, scratch, scratch + own, nullptr, 0, 1);
   };
-  const int64_t grain = kGrain / std::max<int64_t>(1, parser.multiplications) + 1;
+  const int64_t grain = kMultiplicationsGrain / std::max<int64_t>(1, parser.multiplications) + 1;
   if (all.count > grain) {
-    torch::stable::parallel_for(0, all.count, grain, rows);
+    parallel_for(0, all.count, grain, rows);
     return;
   }
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), kMaxTeam);
@@ -232,14 +219,12 @@ static void run(const CouplingFlowFunctions<T>& f, const Parser& parser, const T
   }
 }
 
-static Parser parse(const Tensor& x, const std::optional<Tensor>& context, const Tensor& weights,
-                    const Tensor& program) {
-  STD_TORCH_CHECK(
-      program.dim() == 1 && program.scalar_type() == ScalarType::Long && program.is_contiguous() && program.is_cpu(),
-      "coupling_flow: program must be a contiguous int64 vector on the CPU");
-  STD_TORCH_CHECK(weights.dim() == 1 && weights.is_contiguous() && weights.scalar_type() == x.scalar_type(),
+static Parser parse(const Tensor& x, const OptionalTensor& context, const Tensor& weights, const Tensor& program) {
+  STD_TORCH_CHECK(program.dim() == 1 && is_run(program, program.numel(), ScalarType::Long) && program.is_cpu(),
+                  "coupling_flow: program must be a contiguous int64 vector on the CPU");
+  STD_TORCH_CHECK(weights.dim() == 1 && is_run(weights, weights.numel(), x.scalar_type()),
                   "coupling_flow: weights must be a contiguous vector of the dtype of x");
-  Parser parser{static_cast<const int64_t*>(program.const_data_ptr()), program.numel(), weights.numel(), {}};
+  Parser parser{data<int64_t>(program), program.numel(), weights.numel(), {}};
   parser.parse();
   const Header& h = parser.header();
   STD_TORCH_CHECK(x.dim() == 2 && x.size(1) == h.features && x.is_contiguous(),
@@ -252,23 +237,14 @@ static Parser parse(const Tensor& x, const std::optional<Tensor>& context, const
   return parser;
 }
 
-static std::tuple<Tensor, Tensor> coupling_flow_cpu(const Tensor& x, const std::optional<Tensor>& context,
+static std::tuple<Tensor, Tensor> coupling_flow_cpu(const Tensor& x, const OptionalTensor& context,
                                                     const Tensor& weights, const Tensor& program, bool inverse) {
   const Parser parser = parse(x, context, weights, program);
-  Tensor y = torch::stable::empty_like(x);
-  Tensor logabsdet = torch::stable::new_empty(x, {x.size(0)});
+  Tensor y = empty_like(x);
+  Tensor logabsdet = new_empty(x, {x.size(0)});
   if (x.size(0) == 0) return {y, logabsdet};
-  const CouplingFlowTable& table = FASTGEN_PICK(coupling_flow);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      run(table.f32, parser, x, context, weights, inverse, y, logabsdet);
-      break;
-    case ScalarType::Double:
-      run(table.f64, parser, x, context, weights, inverse, y, logabsdet);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "coupling_flow: no CPU kernel for this dtype");
-  }
+  with_functions(FASTGEN_PICK(coupling_flow), x, "coupling_flow",
+                 [&](const auto& f, auto*) { run(f, parser, x, context, weights, inverse, y, logabsdet); });
   return {y, logabsdet};
 }
 

@@ -116,5 +116,6 @@ void transform_chunk(const CouplingStep& step, const T* constants, const Chunk<T
 }
 
 }  // namespace
+
 }  // namespace flow
 }  // namespace fastgen

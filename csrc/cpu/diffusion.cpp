@@ -79,10 +79,6 @@ static constexpr DiffusionFunctions<S> functions() {
   return {update<S>, q_sample<S>, magnitude<S>};
 }
 
-}  // namespace fastgen
+FASTGEN_DEFINE_TABLE(diffusion, functions<float>(), functions<double>(), functions<BFloat16>());
 
-extern "C" const fastgen::DiffusionTable FASTGEN_TABLE(diffusion) = {
-    fastgen::functions<float>(),
-    fastgen::functions<double>(),
-    fastgen::functions<fastgen::BFloat16>(),
-};
+}  // namespace fastgen

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -32,12 +31,6 @@ struct DiffusionFunctions {
   void (*magnitude)(const DiffusionRow<T>& row, const S* x, const S* eps, T* out, int64_t n);
 };
 
-struct DiffusionTable {
-  DiffusionFunctions<float> f32;
-  DiffusionFunctions<double> f64;
-  DiffusionFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::DiffusionTable, diffusion);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::DiffusionFunctions>, diffusion);

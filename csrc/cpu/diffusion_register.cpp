@@ -1,36 +1,15 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
-#include <optional>
-#include <tuple>
-#include <type_traits>
-#include <vector>
 
-#include "device_seed.h"
 #include "diffusion.h"
-#include "dtype_functions.h"
 #include "sample_pieces.h"
 
 namespace fastgen {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Columns of the coefficients; the last three are there where x0 is predicted.
 enum Column { kX, kEps, kPrevious, kNoise, kX0, kX0OfX, kX0OfEps, kColumns };
 
 static const char* kName = "diffusion";
-
-template <class S>
-static const S* data_of(const std::optional<Tensor>& tensor) {
-  return tensor ? static_cast<const S*>(tensor->const_data_ptr()) : nullptr;
-}
 
 // Calls body(sample, first, count, z) for runs of elements of one sample each, from several threads; z are the normal
 // numbers of those elements, null unless they are drawn.
@@ -47,39 +26,34 @@ static void for_each_run(int64_t samples, int64_t size, bool draws, uint64_t see
 
 static int64_t sample_size(const Tensor& x) {
   STD_TORCH_CHECK(x.dim() >= 1 && x.is_contiguous(), kName, ": x must be contiguous [batch, ...]");
-  int64_t size = 1;
-  for (int64_t i = 1; i < x.dim(); ++i) size *= x.size(i);
-  return size;
+  return size_from(x, 1);
 }
 
 static void check_like(const Tensor& tensor, const Tensor& x) {
-  STD_TORCH_CHECK(tensor.is_contiguous() && tensor.numel() == x.numel() && tensor.scalar_type() == x.scalar_type(),
-                  kName, ": a tensor does not match x");
+  STD_TORCH_CHECK(matches(tensor, x), kName, ": a tensor does not match x");
 }
 
 static std::tuple<Tensor, Tensor> q_sample_cpu(const Tensor& x0, const Tensor& t, const Tensor& alphas_cumprod,
-                                               int64_t seed, const std::optional<Tensor>& seed_tensor, int64_t offset,
+                                               int64_t seed, const OptionalTensor& seed_tensor, int64_t offset,
                                                int64_t target_kind) {
   int64_t size = sample_size(x0), samples = x0.size(0), steps = alphas_cumprod.numel();
-  STD_TORCH_CHECK(t.is_contiguous() && t.numel() == samples && t.scalar_type() == ScalarType::Long, kName,
-                  ": t must be int64 [batch]");
-  STD_TORCH_CHECK(alphas_cumprod.is_contiguous() && alphas_cumprod.scalar_type() == ScalarType::Double, kName,
-                  ": alphas_cumprod must be float64");
+  STD_TORCH_CHECK(is_run(t, samples, ScalarType::Long), kName, ": t must be int64 [batch]");
+  STD_TORCH_CHECK(is_run(alphas_cumprod, steps, ScalarType::Double), kName, ": alphas_cumprod must be float64");
   STD_TORCH_CHECK(target_kind >= kTargetNoise && target_kind <= kTargetVelocity, kName, ": no such target");
   auto kind = static_cast<DiffusionTarget>(target_kind);
-  const int64_t* times = static_cast<const int64_t*>(t.const_data_ptr());
-  const double* alphas = static_cast<const double*>(alphas_cumprod.const_data_ptr());
+  const int64_t* times = data<int64_t>(t);
+  const double* alphas = data<double>(alphas_cumprod);
   for (int64_t i = 0; i < samples; ++i) {
     STD_TORCH_CHECK(times[i] >= 0 && times[i] < steps, "t: expected steps of the schedule, 0 to ", steps - 1, ", got ",
                     times[i]);
   }
-  Tensor x_t = torch::stable::empty_like(x0);
-  Tensor target = kind == kTargetSample ? torch::stable::new_empty(x0, {0}) : torch::stable::empty_like(x0);
+  Tensor x_t = empty_like(x0);
+  Tensor target = kind == kTargetSample ? new_empty(x0, {0}) : empty_like(x0);
   with_functions(FASTGEN_PICK(diffusion), x0, kName, [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
-    const S* from = static_cast<const S*>(x0.const_data_ptr());
-    S *to = static_cast<S*>(x_t.mutable_data_ptr()), *targets = static_cast<S*>(target.mutable_data_ptr());
+    const S* from = data<S>(x0);
+    S *to = data<S>(x_t), *targets = data<S>(target);
     for_each_run(samples, size, true, seed_of(seed, seed_tensor), offset,
                  [&](int64_t sample, int64_t first, int64_t count, const float* z) {
                    double alpha = alphas[times[sample]];
@@ -137,7 +111,7 @@ template <class T>
 static std::vector<DiffusionRow<T>> rows_of(const Tensor& coefficients, const Bounds& bounds) {
   std::vector<DiffusionRow<T>> rows(coefficients.size(0));
   int64_t columns = coefficients.size(1);
-  const double* c = static_cast<const double*>(coefficients.const_data_ptr());
+  const double* c = data<double>(coefficients);
   for (DiffusionRow<T>& row : rows) {
     row = {T(c[kX]), T(c[kEps]), T(c[kPrevious]), T(c[kNoise]), T(0), T(0), T(0), T(1), T(bounds.limit), T(1)};
     if (columns == kColumns) {
@@ -154,7 +128,7 @@ static std::vector<DiffusionRow<T>> rows_of(const Tensor& coefficients, const Bo
 template <class S, class T = typename Compute<S>::type>
 static void set_dynamic_limits(const DiffusionFunctions<S>& f, std::vector<DiffusionRow<T>>& rows, const Bounds& bounds,
                                const S* x, const S* eps, int64_t size) {
-  torch::stable::parallel_for(0, rows.size(), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows.size(), 1, [&](int64_t begin, int64_t end) {
     DenormalsAreZero guard;
     std::vector<T> magnitudes;
     for (int64_t sample = begin; sample < end; ++sample) {
@@ -168,10 +142,10 @@ static void set_dynamic_limits(const DiffusionFunctions<S>& f, std::vector<Diffu
 }
 
 static std::tuple<Tensor, Tensor> diffusion_update_cpu(const Tensor& x, const Tensor& eps, const Tensor& coefficients,
-                                                       const std::optional<Tensor>& eps_prev,
-                                                       const std::optional<Tensor>& noise, bool draws, int64_t seed,
-                                                       const std::optional<Tensor>& seed_tensor, int64_t offset,
-                                                       double limit, double quantile, double largest, bool return_x0) {
+                                                       const OptionalTensor& eps_prev, const OptionalTensor& noise,
+                                                       bool draws, int64_t seed, const OptionalTensor& seed_tensor,
+                                                       int64_t offset, double limit, double quantile, double largest,
+                                                       bool return_x0) {
   int64_t size = sample_size(x), samples = x.size(0);
   check_like(eps, x);
   if (eps_prev) check_like(*eps_prev, x);
@@ -183,15 +157,15 @@ static std::tuple<Tensor, Tensor> diffusion_update_cpu(const Tensor& x, const Te
                   kName, ": coefficients must be float64 [1 or batch, 4 or 7]");
   bool predicts = coefficients.size(1) == kColumns;
   Bounds bounds{limit, quantile, largest};
-  Tensor out = torch::stable::empty_like(x);
-  Tensor x0 = predicts && return_x0 ? torch::stable::empty_like(x) : torch::stable::new_empty(x, {0});
+  Tensor out = empty_like(x);
+  Tensor x0 = predicts && return_x0 ? empty_like(x) : new_empty(x, {0});
   with_functions(FASTGEN_PICK(diffusion), x, kName, [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
-    const S *xs = static_cast<const S*>(x.const_data_ptr()), *es = static_cast<const S*>(eps.const_data_ptr());
-    const S *previous = data_of<S>(eps_prev), *noises = data_of<S>(noise);
-    S* to = static_cast<S*>(out.mutable_data_ptr());
-    S* x0s = predicts && return_x0 ? static_cast<S*>(x0.mutable_data_ptr()) : nullptr;
+    const S *xs = data<S>(x), *es = data<S>(eps);
+    const S *previous = data<S>(eps_prev), *noises = data<S>(noise);
+    S* to = data<S>(out);
+    S* x0s = predicts && return_x0 ? data<S>(x0) : nullptr;
     std::vector<DiffusionRow<T>> rows = rows_of<T>(coefficients, bounds);
     if (rows.size() == 1) rows.resize(std::max<int64_t>(1, samples), rows[0]);
     if (predicts && quantile > 0 && x.numel()) set_dynamic_limits<S>(f, rows, bounds, xs, es, size);

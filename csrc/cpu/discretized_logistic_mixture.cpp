@@ -217,10 +217,9 @@ static void log_prob_backward(const MixtureBlock& block, const S* grad, const S*
   run(block, grad, x, parameters, grad_x, grad_parameters);
 }
 
-}  // namespace fastgen
+template <class S>
+static constexpr MixtureFunctions<S> kFunctions = {log_prob<S>, log_prob_backward<S>};
 
-extern "C" const fastgen::MixtureTable FASTGEN_TABLE(discretized_logistic_mixture) = {
-    {fastgen::log_prob<float>, fastgen::log_prob_backward<float>},
-    {fastgen::log_prob<double>, fastgen::log_prob_backward<double>},
-    {fastgen::log_prob<fastgen::BFloat16>, fastgen::log_prob_backward<fastgen::BFloat16>},
-};
+FASTGEN_DEFINE_TABLE(discretized_logistic_mixture, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
+
+}  // namespace fastgen

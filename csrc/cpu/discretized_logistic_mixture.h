@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -41,25 +40,14 @@ struct MixtureFunctions {
                             S* grad_parameters);
 };
 
-struct MixtureTable {
-  MixtureFunctions<float> f32;
-  MixtureFunctions<double> f64;
-  MixtureFunctions<BFloat16> bf16;
-};
-
 // `first` is the index of the block's first position among all positions of the batch: what its random numbers depend
 // on.
 template <class S>
-using MixtureSample = void(const MixtureBlock& block, const S* parameters, int64_t first, int64_t seed, int64_t offset,
-                           S* out);
-
-struct MixtureSampleTable {
-  MixtureSample<float>* f32;
-  MixtureSample<double>* f64;
-  MixtureSample<BFloat16>* bf16;
+struct MixtureSampleFunctions {
+  void (*sample)(const MixtureBlock& block, const S* parameters, int64_t first, int64_t seed, int64_t offset, S* out);
 };
 
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::MixtureTable, discretized_logistic_mixture);
-FASTGEN_DECLARE_TABLES(fastgen::MixtureSampleTable, discretized_logistic_mixture_sample);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::MixtureFunctions>, discretized_logistic_mixture);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::MixtureSampleFunctions>, discretized_logistic_mixture_sample);

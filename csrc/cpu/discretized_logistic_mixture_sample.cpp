@@ -77,7 +77,9 @@ static void sample(const MixtureBlock& block, const S* parameters, int64_t first
   run(block, parameters, first, seed, offset, out);
 }
 
-}  // namespace fastgen
+template <class S>
+static constexpr MixtureSampleFunctions<S> kFunctions = {sample<S>};
 
-extern "C" const fastgen::MixtureSampleTable FASTGEN_TABLE(discretized_logistic_mixture_sample) = {
-    fastgen::sample<float>, fastgen::sample<double>, fastgen::sample<fastgen::BFloat16>};
+FASTGEN_DEFINE_TABLE(discretized_logistic_mixture_sample, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
+
+}  // namespace fastgen

@@ -65,10 +65,9 @@ static void backward(const S* grad, const S* a, const S* b, const S* c, const S*
   }
 }
 
-}  // namespace fastgen
+template <class S>
+static constexpr GatedActivationFunctions<S> kFunctions = {forward<S>, backward<S>};
 
-extern "C" const fastgen::GatedActivationTable FASTGEN_TABLE(gated_activation) = {
-    {fastgen::forward<float>, fastgen::backward<float>},
-    {fastgen::forward<double>, fastgen::backward<double>},
-    {fastgen::forward<fastgen::BFloat16>, fastgen::backward<fastgen::BFloat16>},
-};
+FASTGEN_DEFINE_TABLE(gated_activation, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
+
+}  // namespace fastgen

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -16,12 +15,6 @@ struct GatedActivationFunctions {
                    S* grad_b, int64_t channels, int64_t n);
 };
 
-struct GatedActivationTable {
-  GatedActivationFunctions<float> f32;
-  GatedActivationFunctions<double> f64;
-  GatedActivationFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::GatedActivationTable, gated_activation);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::GatedActivationFunctions>, gated_activation);

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -31,13 +30,7 @@ struct GroupNormSiluFunctions {
                    S* grad_x);
 };
 
-struct GroupNormSiluTable {
-  GroupNormSiluFunctions<float> f32;
-  GroupNormSiluFunctions<double> f64;
-  GroupNormSiluFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::GroupNormSiluTable, group_norm_silu_planes);
-FASTGEN_DECLARE_TABLES(fastgen::GroupNormSiluTable, group_norm_silu_rows);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::GroupNormSiluFunctions>, group_norm_silu_planes);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::GroupNormSiluFunctions>, group_norm_silu_rows);

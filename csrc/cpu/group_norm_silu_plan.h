@@ -1,12 +1,8 @@
 // How group_norm_silu cuts a tensor into pieces and shares them among threads.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
-
-#include "denormals.h"
 #include "group_norm_silu.h"
+#include "registration.h"
 
 namespace fastgen {
 namespace {
@@ -16,8 +12,6 @@ namespace {
 constexpr int64_t kPlanesPiece = 8192, kRowsPiece = 32768;
 // Positions of a piece in rows, which are added up lane by lane.
 constexpr int64_t kRowsPositions = 1024;
-// Elements one thread should have at least, so that waking it costs little beside its work.
-constexpr int64_t kGrain = 16384;
 
 // A unit is what can be computed by itself: a group of a sample in planes, a whole sample in rows. It is cut into
 // chunks of positions, and in planes also into runs of channels.
@@ -30,7 +24,6 @@ struct GroupNormSiluPlan {
 
   GroupNormSiluPlan(int64_t batch, int64_t channels, int64_t positions, int64_t groups, bool rows)
       : batch(batch), channels(channels), positions(positions), groups(groups), rows(rows) {
-    auto ratio_up = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     group_channels = channels / groups;
     units = rows ? batch : batch * groups;
     unit_channels = rows ? channels : group_channels;
@@ -67,9 +60,9 @@ struct PlacedPiece {
 template <class First, class Between, class Second>
 static void for_each_unit(const GroupNormSiluPlan& plan, const First& first, const Between& between,
                           const Second& second) {
-  int64_t units = plan.units, pieces = plan.pieces, size = std::max<int64_t>(1, plan.unit_size);
+  int64_t units = plan.units, pieces = plan.pieces;
   if (pieces == 1 || units >= 2 * int64_t(torch::stable::get_num_threads())) {
-    torch::stable::parallel_for(0, units, std::max<int64_t>(1, kGrain / size), [&](int64_t begin, int64_t end) {
+    parallel_for(0, units, grain_of(plan.unit_size), [&](int64_t begin, int64_t end) {
       DenormalsAreZero guard;
       for (int64_t unit = begin; unit < end; ++unit) {
         for (int64_t piece = 0; piece < pieces; ++piece) first(unit, piece);
@@ -80,7 +73,7 @@ static void for_each_unit(const GroupNormSiluPlan& plan, const First& first, con
     return;
   }
   auto share = [&](const auto& body) {
-    torch::stable::parallel_for(0, units * pieces, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, units * pieces, 1, [&](int64_t begin, int64_t end) {
       DenormalsAreZero guard;
       for (int64_t i = begin; i < end; ++i) body(i / pieces, i % pieces);
     });

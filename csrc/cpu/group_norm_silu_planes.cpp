@@ -96,11 +96,9 @@ static void backward(const S* grad, const S* x, const GroupNormSiluChannels<T>& 
   }
 }
 
-}  // namespace fastgen
+template <class S>
+static constexpr GroupNormSiluFunctions<S> kFunctions = {statistics<S>, forward<S>, backward_sums<S>, backward<S>};
 
-extern "C" const fastgen::GroupNormSiluTable FASTGEN_TABLE(group_norm_silu_planes) = {
-    {fastgen::statistics<float>, fastgen::forward<float>, fastgen::backward_sums<float>, fastgen::backward<float>},
-    {fastgen::statistics<double>, fastgen::forward<double>, fastgen::backward_sums<double>, fastgen::backward<double>},
-    {fastgen::statistics<fastgen::BFloat16>, fastgen::forward<fastgen::BFloat16>,
-     fastgen::backward_sums<fastgen::BFloat16>, fastgen::backward<fastgen::BFloat16>},
-};
+FASTGEN_DEFINE_TABLE(group_norm_silu_planes, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
+
+}  // namespace fastgen

@@ -1,22 +1,9 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
-#include <cmath>
-#include <optional>
-#include <tuple>
-#include <vector>
 
 #include "group_norm_silu_plan.h"
+#include "registration.h"
 
 namespace fastgen {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-static const void* data_of(const std::optional<Tensor>& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
 // Parameters by channel, and what `GroupNormSiluChannels` points to, for every channel of every sample.
 template <class S, class T = typename Compute<S>::type>
@@ -26,12 +13,12 @@ struct GroupNormSiluParameters {
   std::vector<T> centre, factor, offset, slope, constant;
 
   GroupNormSiluParameters(const GroupNormSiluPlan& plan, const Tensor& weight, const Tensor& bias,
-                          const std::optional<Tensor>& scale, const std::optional<Tensor>& shift)
+                          const OptionalTensor& scale, const OptionalTensor& shift)
       : plan(plan),
-        weight(static_cast<const T*>(weight.const_data_ptr())),
-        bias(static_cast<const T*>(bias.const_data_ptr())),
-        scale(static_cast<const T*>(data_of(scale))),
-        shift(static_cast<const T*>(data_of(shift))),
+        weight(data<T>(weight)),
+        bias(data<T>(bias)),
+        scale(data<T>(scale)),
+        shift(data<T>(shift)),
         centre(plan.batch * plan.channels),
         factor(centre.size()),
         offset(centre.size()),
@@ -95,13 +82,13 @@ static Moments moments_of_group(const GroupNormSiluPlan& plan, int64_t unit, int
 
 template <class S, class T = typename Compute<S>::type>
 static void run_forward(const GroupNormSiluFunctions<S>& f, const GroupNormSiluPlan& plan, const Tensor& x,
-                        const Tensor& weight, const Tensor& bias, const std::optional<Tensor>& scale,
-                        const std::optional<Tensor>& shift, double eps, Tensor& y, Tensor& mean, Tensor& rstd) {
+                        const Tensor& weight, const Tensor& bias, const OptionalTensor& scale,
+                        const OptionalTensor& shift, double eps, Tensor& y, Tensor& mean, Tensor& rstd) {
   GroupNormSiluParameters<S> parameters(plan, weight, bias, scale, shift);
   std::vector<T> means(plan.units * plan.chunks * plan.unit_channels), squares(means.size());
-  const S* xs = static_cast<const S*>(x.const_data_ptr());
-  S* ys = static_cast<S*>(y.mutable_data_ptr());
-  T *saved_mean = static_cast<T*>(mean.mutable_data_ptr()), *saved_rstd = static_cast<T*>(rstd.mutable_data_ptr());
+  const S* xs = data<S>(x);
+  S* ys = data<S>(y);
+  T *saved_mean = data<T>(mean), *saved_rstd = data<T>(rstd);
   for_each_unit(
       plan,
       [&](int64_t unit, int64_t piece) {
@@ -158,12 +145,11 @@ template <class S, class T = typename Compute<S>::type>
 static void parameter_gradients(const GroupNormSiluParameters<S>& parameters, const std::vector<double>& sum,
                                 const std::vector<double>& product, GroupNormSiluGradients& gradients) {
   const GroupNormSiluPlan& plan = parameters.plan;
-  auto data = [](Tensor& tensor) { return static_cast<T*>(tensor.mutable_data_ptr()); };
-  T *weight = data(gradients.weight), *bias = data(gradients.bias);
-  T* scale = parameters.scale ? data(gradients.scale) : nullptr;
-  T* shift = parameters.shift ? data(gradients.shift) : nullptr;
-  int64_t grain = std::max<int64_t>(16, kGrain / std::max<int64_t>(1, plan.batch));
-  torch::stable::parallel_for(0, plan.channels, grain, [&](int64_t begin, int64_t end) {
+  T *weight = data<T>(gradients.weight), *bias = data<T>(gradients.bias);
+  T* scale = parameters.scale ? data<T>(gradients.scale) : nullptr;
+  T* shift = parameters.shift ? data<T>(gradients.shift) : nullptr;
+  int64_t grain = std::max<int64_t>(16, grain_of(plan.batch));
+  parallel_for(0, plan.channels, grain, [&](int64_t begin, int64_t end) {
     std::vector<double> of_weight(end - begin), of_bias(end - begin);
     for (int64_t n = 0; n < plan.batch; ++n) {
       for (int64_t c = begin; c < end; ++c) {
@@ -182,17 +168,17 @@ static void parameter_gradients(const GroupNormSiluParameters<S>& parameters, co
 template <class S, class T = typename Compute<S>::type>
 static void run_backward(const GroupNormSiluFunctions<S>& f, const GroupNormSiluPlan& plan, const Tensor& grad,
                          const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& weight,
-                         const Tensor& bias, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
-                         Tensor& grad_x, GroupNormSiluGradients& gradients) {
+                         const Tensor& bias, const OptionalTensor& scale, const OptionalTensor& shift, Tensor& grad_x,
+                         GroupNormSiluGradients& gradients) {
   GroupNormSiluParameters<S> parameters(plan, weight, bias, scale, shift);
-  const T *means = static_cast<const T*>(mean.const_data_ptr()), *rstds = static_cast<const T*>(rstd.const_data_ptr());
+  const T *means = data<T>(mean), *rstds = data<T>(rstd);
   for (int64_t k = 0; k < plan.batch * plan.groups; ++k) {
     parameters.set_group(k / plan.groups, k % plan.groups, means[k], rstds[k]);
   }
   std::vector<T> sums(plan.units * plan.chunks * plan.unit_channels), product_sums(sums.size());
   std::vector<double> sum(plan.batch * plan.channels), product(sum.size());
-  const S *gs = static_cast<const S*>(grad.const_data_ptr()), *xs = static_cast<const S*>(x.const_data_ptr());
-  S* out = static_cast<S*>(grad_x.mutable_data_ptr());
+  const S *gs = data<S>(grad), *xs = data<S>(x);
+  S* out = data<S>(grad_x);
   for_each_unit(
       plan,
       [&](int64_t unit, int64_t piece) {
@@ -213,11 +199,6 @@ static void run_backward(const GroupNormSiluFunctions<S>& f, const GroupNormSilu
   parameter_gradients<S>(parameters, sum, product, gradients);
 }
 
-// The dtype that is computed with, which is also the parameters'.
-static ScalarType compute_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 static bool is_channels_last(const Tensor& x) {
   auto stands = [&](int64_t dim, int64_t stride) { return x.size(dim) == 1 || x.stride(dim) == stride; };
   int64_t stride = x.size(1);
@@ -230,19 +211,17 @@ static bool is_channels_last(const Tensor& x) {
 }
 
 static GroupNormSiluPlan checked_plan(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                                      const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
-                                      int64_t groups, bool channels_last) {
+                                      const OptionalTensor& scale, const OptionalTensor& shift, int64_t groups,
+                                      bool channels_last) {
   STD_TORCH_CHECK(x.dim() >= 2 && (channels_last ? is_channels_last(x) : x.is_contiguous()),
                   "group_norm_silu: x must be [batch, channels, ...], contiguous or channels-last as it says");
-  int64_t channels = x.size(1), positions = 1;
-  for (int64_t i = 2; i < x.dim(); ++i) positions *= x.size(i);
+  int64_t channels = x.size(1), positions = size_from(x, 2);
   STD_TORCH_CHECK(groups >= 1 && channels >= 1 && channels % groups == 0,
                   "group_norm_silu: channels must divide into the groups");
   // With one position each the two layouts are one.
   GroupNormSiluPlan plan(x.size(0), channels, positions, groups, channels_last || positions == 1);
   auto check = [&](const Tensor& t, int64_t numel) {
-    STD_TORCH_CHECK(t.is_contiguous() && t.numel() == numel && t.scalar_type() == compute_type(x),
-                    "group_norm_silu: a parameter does not match x");
+    STD_TORCH_CHECK(is_run(t, numel, compute_type(x)), "group_norm_silu: a parameter does not match x");
   };
   check(weight, plan.channels);
   check(bias, plan.channels);
@@ -251,55 +230,38 @@ static GroupNormSiluPlan checked_plan(const Tensor& x, const Tensor& weight, con
   return plan;
 }
 
-// Calls body(functions) with those of the dtype and layout.
-template <class Body>
-static void with_functions(const GroupNormSiluPlan& plan, const Tensor& x, const Body& body) {
-  const GroupNormSiluTable& table =
-      plan.rows ? FASTGEN_PICK(group_norm_silu_rows) : FASTGEN_PICK(group_norm_silu_planes);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return body(table.f32);
-    case ScalarType::Double:
-      return body(table.f64);
-    case ScalarType::BFloat16:
-      return body(table.bf16);
-    default:
-      STD_TORCH_CHECK(false, "group_norm_silu: no CPU kernel for this dtype");
-  }
+static const auto& table_of(const GroupNormSiluPlan& plan) {
+  return plan.rows ? FASTGEN_PICK(group_norm_silu_rows) : FASTGEN_PICK(group_norm_silu_planes);
 }
 
 static std::tuple<Tensor, Tensor, Tensor> group_norm_silu_cpu(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                                                              const std::optional<Tensor>& scale,
-                                                              const std::optional<Tensor>& shift, int64_t groups,
-                                                              double eps, bool channels_last) {
+                                                              const OptionalTensor& scale, const OptionalTensor& shift,
+                                                              int64_t groups, double eps, bool channels_last) {
   GroupNormSiluPlan plan = checked_plan(x, weight, bias, scale, shift, groups, channels_last);
-  Tensor y = torch::stable::empty_like(x);
-  Tensor mean = torch::stable::new_empty(x, {plan.batch, groups}, compute_type(x));
-  Tensor rstd = torch::stable::empty_like(mean);
-  with_functions(plan, x,
-                 [&](const auto& f) { run_forward(f, plan, x, weight, bias, scale, shift, eps, y, mean, rstd); });
+  Tensor y = empty_like(x);
+  Tensor mean = new_empty(x, {plan.batch, groups}, compute_type(x));
+  Tensor rstd = empty_like(mean);
+  with_functions(table_of(plan), x, "group_norm_silu", [&](const auto& f, auto*) {
+    run_forward(f, plan, x, weight, bias, scale, shift, eps, y, mean, rstd);
+  });
   return {y, mean, rstd};
 }
 
 static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> group_norm_silu_backward_cpu(
     const Tensor& grad, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& weight,
-    const Tensor& bias, const std::optional<Tensor>& scale, const std::optional<Tensor>& shift, int64_t groups,
-    bool channels_last) {
+    const Tensor& bias, const OptionalTensor& scale, const OptionalTensor& shift, int64_t groups, bool channels_last) {
   GroupNormSiluPlan plan = checked_plan(x, weight, bias, scale, shift, groups, channels_last);
   STD_TORCH_CHECK(grad.dim() == x.dim() && grad.numel() == x.numel() && grad.scalar_type() == x.scalar_type() &&
                       (channels_last ? is_channels_last(grad) : grad.is_contiguous()),
                   "group_norm_silu_backward: grad does not match x");
   for (const Tensor* t : {&mean, &rstd}) {
-    STD_TORCH_CHECK(t->is_contiguous() && t->numel() == plan.batch * groups && t->scalar_type() == compute_type(x),
+    STD_TORCH_CHECK(is_run(*t, plan.batch * groups, compute_type(x)),
                     "group_norm_silu_backward: statistics do not match x");
   }
-  Tensor grad_x = torch::stable::empty_like(x);
-  auto like = [&](const std::optional<Tensor>& t) {
-    return t ? torch::stable::empty_like(*t) : torch::stable::new_empty(weight, {0});
-  };
-  GroupNormSiluGradients gradients{torch::stable::empty_like(weight), torch::stable::empty_like(bias), like(scale),
-                                   like(shift)};
-  with_functions(plan, x, [&](const auto& f) {
+  Tensor grad_x = empty_like(x);
+  auto like = [&](const OptionalTensor& t) { return t ? empty_like(*t) : new_empty(weight, {0}); };
+  GroupNormSiluGradients gradients{empty_like(weight), empty_like(bias), like(scale), like(shift)};
+  with_functions(table_of(plan), x, "group_norm_silu", [&](const auto& f, auto*) {
     run_backward(f, plan, grad, x, mean, rstd, weight, bias, scale, shift, grad_x, gradients);
   });
   return {grad_x, gradients.weight, gradients.bias, gradients.scale, gradients.shift};

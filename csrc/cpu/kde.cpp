@@ -233,10 +233,11 @@ static int64_t forward_scratch(int64_t columns, bool score) {
   return columns * kTile<T> * (score ? 3 : 1);
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr KdeFunctions<S> kFunctions = {prepare<S>, forward_scratch<S>, forward<S>};
 
-extern "C" const fastgen::KdeTable FASTGEN_TABLE(kde) = {
-    {fastgen::prepare<float>, fastgen::forward_scratch<float>, fastgen::forward<float>},
-    {fastgen::prepare<double>, fastgen::forward_scratch<double>, fastgen::forward<double>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(kde, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

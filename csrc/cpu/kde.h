@@ -46,11 +46,6 @@ struct KdeFunctions {
                   T* scratch);
 };
 
-struct KdeTable {
-  KdeFunctions<float> f32;
-  KdeFunctions<double> f64;
-};
-
 template <class T>
 struct KdeBackwardFunctions {
   int64_t (*scratch)(int64_t count, int64_t columns);
@@ -58,11 +53,6 @@ struct KdeBackwardFunctions {
   // p_ij (x_j, 1), and to point_sums [n][columns + 1] those over i of p_ij (q'_i, 1).
   void (*accumulate)(const KdeQueries<T>& queries, const KdePoints<T>& points, const T* grad, const T* inner,
                      T* query_sums, T* point_sums, T* scratch);
-};
-
-struct KdeBackwardTable {
-  KdeBackwardFunctions<float> f32;
-  KdeBackwardFunctions<double> f64;
 };
 
 // Bandwidths in chains: 1 / h^2 of the first of each, and how many there are, each with twice the 1 / h^2 of the one
@@ -81,13 +71,8 @@ struct KdeBandwidthsFunctions {
                    T* log_sums, int64_t stride, T* scratch);
 };
 
-struct KdeBandwidthsTable {
-  KdeBandwidthsFunctions<float> f32;
-  KdeBandwidthsFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::KdeTable, kde);
-FASTGEN_DECLARE_TABLES(fastgen::KdeBackwardTable, kde_backward);
-FASTGEN_DECLARE_TABLES(fastgen::KdeBandwidthsTable, kde_bandwidths);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::KdeFunctions>, kde);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::KdeBackwardFunctions>, kde_backward);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::KdeBandwidthsFunctions>, kde_bandwidths);

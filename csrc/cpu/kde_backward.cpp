@@ -187,10 +187,11 @@ static int64_t scratch(int64_t count, int64_t columns) {
   return tiles * (3 * columns + 4) * kTile<T> + (columns + 1) * kPointsAtOnce * Lanes<T>::kCount;
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr KdeBackwardFunctions<S> kFunctions = {scratch<S>, accumulate<S>};
 
-extern "C" const fastgen::KdeBackwardTable FASTGEN_TABLE(kde_backward) = {
-    {fastgen::scratch<float>, fastgen::accumulate<float>},
-    {fastgen::scratch<double>, fastgen::accumulate<double>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(kde_backward, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

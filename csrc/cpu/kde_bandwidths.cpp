@@ -143,10 +143,11 @@ static int64_t scratch(int64_t columns, int64_t bandwidths) {
   return (columns + 2 * bandwidths) * kTile<T>;
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr KdeBandwidthsFunctions<S> kFunctions = {scratch<S>, evaluate<S>};
 
-extern "C" const fastgen::KdeBandwidthsTable FASTGEN_TABLE(kde_bandwidths) = {
-    {fastgen::scratch<float>, fastgen::evaluate<float>},
-    {fastgen::scratch<double>, fastgen::evaluate<double>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(kde_bandwidths, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

@@ -281,10 +281,11 @@ static int64_t scratch(int64_t d) {
   return Rows<T, kVectors>::size(d) + 2 * (d + 2) * kTile<T>;
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr KdeDirectFunctions<S> kFunctions = {scratch<S>, forward<S>, pull<S>};
 
-extern "C" const fastgen::KdeDirectTable FASTGEN_TABLE(kde_direct) = {
-    {fastgen::scratch<float>, fastgen::forward<float>, fastgen::pull<float>},
-    {fastgen::scratch<double>, fastgen::forward<double>, fastgen::pull<double>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(kde_direct, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

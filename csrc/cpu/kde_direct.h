@@ -37,11 +37,6 @@ struct KdeDirectFunctions {
                T* scratch);
 };
 
-struct KdeDirectTable {
-  KdeDirectFunctions<float> f32;
-  KdeDirectFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::KdeDirectTable, kde_direct);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::KdeDirectFunctions>, kde_direct);

@@ -1,24 +1,8 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <algorithm>
-#include <cmath>
-#include <limits>
-#include <optional>
-#include <tuple>
-#include <vector>
-
-#include "kde.h"
-#include "kde_arguments.h"
 #include "kde_direct.h"
+#include "kde_share.h"
 
 namespace fastgen {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr double kLog2E = 1.44269504088896340736;
 // Rows that a thread takes together, a multiple of every kernel's tile, and pairs that it evaluates at least.
@@ -27,16 +11,6 @@ constexpr int64_t kRowsTogether = 64, kPairsGrain = 1 << 17;
 template <class T>
 constexpr double kNowhere = sizeof(T) == 4 ? -2e30 : -1e200;
 
-template <class T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <class T>
-T* data(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 // Queries or points of all problems, with what belongs to each of them in the kernel's terms.
 template <class T>
 struct Side {
@@ -44,14 +18,14 @@ struct Side {
   int64_t count, d;
   std::vector<T> factors, logs, precisions;
 
-  Side(const Tensor& rows, const std::optional<Tensor>& precisions)
+  Side(const Tensor& rows, const OptionalTensor& precisions)
       : rows(data<T>(rows)),
         count(rows.size(1)),
         d(rows.size(2)),
         factors(rows.size(0) * count, T(1)),
         logs(rows.size(0) * count, T(0)),
         precisions(rows.size(0) * count, T(1)) {
-    if (precisions) std::copy_n(data<T>(*precisions), this->precisions.size(), this->precisions.begin());
+    if (precisions) std::copy_n(data<T>(precisions), this->precisions.size(), this->precisions.begin());
   }
   KdeSide<T> part(int64_t problem, int64_t first, int64_t size) const {
     int64_t at = problem * count + first;
@@ -63,12 +37,12 @@ struct Side {
 // The points: e^(o_j) relative to the largest of the problem, as a factor of a compact kernel's terms and in the
 // exponent of the exponential's.
 template <class T>
-Side<T> points_of(const Tensor& points, const std::optional<Tensor>& offsets, const std::optional<Tensor>& precisions,
-                  bool compact, std::vector<double>& largest) {
+Side<T> points_of(const Tensor& points, const OptionalTensor& offsets, const OptionalTensor& precisions, bool compact,
+                  std::vector<double>& largest) {
   Side<T> side(points, precisions);
   largest.assign(points.size(0), 0.0);
   for (int64_t b = 0; offsets && b < points.size(0); ++b) {
-    const T* o = data<T>(*offsets) + b * side.count;
+    const T* o = data<T>(offsets) + b * side.count;
     double most = *std::max_element(o, o + side.count);
     for (int64_t j = 0; j < side.count; ++j) {
       double below = double(o[j]) - most;
@@ -100,9 +74,9 @@ Side<T> queries_of(const Tensor& queries, const Tensor& grad, const Tensor& log_
 // body(problem, first row, rows, scratch) for all rows of all problems, shared out among the threads.
 template <class T, class Body>
 void for_rows(int64_t problems, int64_t rows, int64_t others, int64_t scratch_size, const Body& body) {
-  int64_t pieces = (rows + kRowsTogether - 1) / kRowsTogether;
-  int64_t grain = std::max<int64_t>(1, kPairsGrain / std::max<int64_t>(1, std::min(rows, kRowsTogether) * others));
-  torch::stable::parallel_for(0, problems * pieces, grain, [&](int64_t begin, int64_t end) {
+  int64_t pieces = ratio_up(rows, kRowsTogether);
+  int64_t grain = grain_of(std::min(rows, kRowsTogether) * others, kPairsGrain);
+  parallel_for(0, problems * pieces, grain, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(scratch_size);
     for (int64_t i = begin; i < end; ++i) {
       int64_t first = i % pieces * kRowsTogether;
@@ -111,31 +85,19 @@ void for_rows(int64_t problems, int64_t rows, int64_t others, int64_t scratch_si
   });
 }
 
-void check(const Tensor& queries, const Tensor& points, const std::optional<Tensor>& offsets,
-           const std::optional<Tensor>& precisions, bool leave_one_out, int64_t kernel) {
-  check_kde(queries, points, offsets, precisions, leave_one_out);
+void check(const KdeArguments& a, int64_t kernel) {
+  a.check();
   STD_TORCH_CHECK(kernel > kGaussian && kernel < kKdeKernels, "kde: no such kernel");
 }
 
-template <class Body>
-void dispatch(const Tensor& x, const Body& body) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return body(float(), FASTGEN_PICK(kde_direct).f32);
-    case ScalarType::Double:
-      return body(double(), FASTGEN_PICK(kde_direct).f64);
-    default:
-      STD_TORCH_CHECK(false, "kde: no CPU kernel for this dtype");
-  }
-}
-
-Tensor log_sums_cpu(const Tensor& queries, const Tensor& points, const std::optional<Tensor>& offsets,
-                    const std::optional<Tensor>& precisions, bool leave_one_out, int64_t kernel) {
-  check(queries, points, offsets, precisions, leave_one_out, kernel);
+Tensor log_sums_cpu(const Tensor& queries, const Tensor& points, const OptionalTensor& offsets,
+                    const OptionalTensor& precisions, bool leave_one_out, int64_t kernel) {
+  const KdeArguments a{queries, points, offsets, precisions, leave_one_out};
+  check(a, kernel);
   int64_t m = queries.size(1), n = points.size(1), d = points.size(2);
-  Tensor log_sums = torch::stable::new_empty(queries, {queries.size(0), m});
-  dispatch(queries, [&](auto element, const auto& functions) {
-    using T = decltype(element);
+  Tensor log_sums = a.new_of_queries();
+  with_functions(FASTGEN_PICK(kde_direct), queries, "kde", [&](const auto& functions, auto* tag) {
+    using T = Stored<decltype(tag)>;
     std::vector<double> largest;
     Side<T> rows(queries, std::nullopt),
         others = points_of<T>(points, offsets, precisions, kernel != kExponential, largest);
@@ -153,21 +115,19 @@ Tensor log_sums_cpu(const Tensor& queries, const Tensor& points, const std::opti
 // Gradients in queries, points, offsets and precisions; the last three are empty without `of_points`.
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor& log_sums,
                                                         const Tensor& queries, const Tensor& points,
-                                                        const std::optional<Tensor>& offsets,
-                                                        const std::optional<Tensor>& precisions, bool leave_one_out,
-                                                        int64_t kernel, bool of_points) {
-  check(queries, points, offsets, precisions, leave_one_out, kernel);
+                                                        const OptionalTensor& offsets, const OptionalTensor& precisions,
+                                                        bool leave_one_out, int64_t kernel, bool of_points) {
+  const KdeArguments a{queries, points, offsets, precisions, leave_one_out};
+  check(a, kernel);
+  a.check_of_queries(grad);
+  a.check_of_queries(log_sums);
   int64_t problems = queries.size(0), m = queries.size(1), n = points.size(1), d = points.size(2);
-  for (const Tensor* t : {&grad, &log_sums}) {
-    STD_TORCH_CHECK(t->is_contiguous() && t->numel() == problems * m && t->scalar_type() == queries.scalar_type(),
-                    "kde: grad and log_sums must be contiguous, [B, M]");
-  }
-  Tensor grad_queries = torch::stable::empty_like(queries);
-  Tensor grad_points = torch::stable::new_empty(points, {of_points ? problems : 0, n, d});
-  Tensor grad_offsets = torch::stable::new_empty(points, {of_points ? problems : 0, n});
-  Tensor grad_precisions = torch::stable::new_empty(points, {of_points ? problems : 0, n});
-  dispatch(queries, [&](auto element, const auto& functions) {
-    using T = decltype(element);
+  Tensor grad_queries = empty_like(queries);
+  Tensor grad_points = new_empty(points, {of_points ? problems : 0, n, d});
+  Tensor grad_offsets = new_empty(points, {of_points ? problems : 0, n});
+  Tensor grad_precisions = new_empty(points, {of_points ? problems : 0, n});
+  with_functions(FASTGEN_PICK(kde_direct), queries, "kde", [&](const auto& functions, auto* tag) {
+    using T = Stored<decltype(tag)>;
     std::vector<double> largest;
     Side<T> x = points_of<T>(points, offsets, precisions, kernel != kExponential, largest);
     Side<T> q = queries_of<T>(queries, grad, log_sums, kernel != kExponential, largest);

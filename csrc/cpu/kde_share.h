@@ -1,13 +1,9 @@
-// How a batch of problems is shared out among threads: many problems one by one, few problems by their tiles.
+// The arguments of the kernel density operators, and how a batch of problems is shared out among threads: many problems
+// one by one, few problems by their tiles.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
-#include <cstdint>
-#include <vector>
-
 #include "kde.h"
+#include "pairs_share.h"
 
 namespace fastgen {
 
@@ -15,9 +11,31 @@ namespace fastgen {
 // many as the widest vector has lanes.
 constexpr int64_t kQueriesTogether = 64, kFewQueriesTogether = 16;
 // Points that a thread prepares at least, and pairs that it evaluates at least, so that waking it costs little.
-constexpr int64_t kPrepareGrain = 2048, kPairsGrain = 1 << 18;
+constexpr int64_t kPrepareGrain = 2048, kKdeGrain = 1 << 18;
 // The centre need not be exact: it is the mean of at most so many points, and of one in four where there are few.
 constexpr int64_t kCentrePoints = 4096, kFewCentrePoints = 8;
+
+struct KdeArguments {
+  const Tensor &queries, &points;
+  const OptionalTensor &offsets, &precisions;
+  bool leave_one_out;
+
+  void check() const {
+    check_pairs("kde", queries, points);
+    STD_TORCH_CHECK(points.size(1) > 0, "kde: at least one point");
+    STD_TORCH_CHECK(!leave_one_out || queries.size(1) == points.size(1), "kde: leave_one_out needs as many queries");
+    for (const OptionalTensor* t : {&offsets, &precisions}) {
+      STD_TORCH_CHECK(!*t || ((*t)->is_contiguous() && (*t)->scalar_type() == points.scalar_type() &&
+                              (*t)->dim() == 2 && (*t)->size(0) == points.size(0) && (*t)->size(1) == points.size(1)),
+                      "kde: offsets and precisions must be contiguous, [B, N]");
+    }
+  }
+  void check_of_queries(const Tensor& tensor) const {
+    STD_TORCH_CHECK(is_run(tensor, queries.size(0) * queries.size(1), queries.scalar_type()),
+                    "kde: gradients and sums must be contiguous, [B, M]");
+  }
+  Tensor new_of_queries() const { return new_empty(queries, {queries.size(0), queries.size(1)}); }
+};
 
 template <class T>
 struct KdeBatch {
@@ -26,30 +44,28 @@ struct KdeBatch {
   int64_t problems, m, n, d;
   bool leave_one_out;
 
+  KdeBatch(const KdeFunctions<T>& functions, const KdeArguments& a)
+      : functions(functions),
+        queries(data<T>(a.queries)),
+        points(data<T>(a.points)),
+        offsets(data<T>(a.offsets)),
+        precisions(data<T>(a.precisions)),
+        problems(a.queries.size(0)),
+        m(a.queries.size(1)),
+        n(a.points.size(1)),
+        d(a.points.size(2)),
+        leave_one_out(a.leave_one_out) {}
+
   int64_t columns() const { return d + (precisions ? 1 : 0); }
   // Enough problems for every thread: then each is one thread's.
   bool whole() const { return problems >= 2 * int64_t(torch::stable::get_num_threads()); }
-  int64_t problems_grain() const { return std::max<int64_t>(1, kPairsGrain / std::max<int64_t>(1, m * n)); }
+  int64_t problems_grain() const { return grain_of(m * n, kKdeGrain); }
   int64_t queries_together() const {
     return m <= (torch::stable::get_num_threads() - 1) * kQueriesTogether ? kFewQueriesTogether : kQueriesTogether;
   }
   KdeQueries<T> queries_of(int64_t problem) const {
     return {queries + problem * m * d, m, leave_one_out ? 0 : kNoneLeftOut};
   }
-};
-
-// Memory of one thread, aligned to a cache line.
-template <class T>
-class KdeScratch {
- public:
-  explicit KdeScratch(int64_t size) : memory_(size + 64 / sizeof(T)) {}
-  T* begin() {
-    uintptr_t address = reinterpret_cast<uintptr_t>(memory_.data());
-    return memory_.data() + (64 - address % 64) % 64 / sizeof(T);
-  }
-
- private:
-  std::vector<T> memory_;
 };
 
 // The points of one problem at a time, prepared, in memory that the problems share.
@@ -62,8 +78,8 @@ class KdePrepared {
   KdePoints<T> take(int64_t problem, bool parallel) {
     find_centre(problem);
     if (parallel) {
-      torch::stable::parallel_for(0, batch_.n, kPrepareGrain,
-                                  [&](int64_t begin, int64_t end) { prepare(problem, begin, end - begin); });
+      parallel_for(0, batch_.n, kPrepareGrain,
+                   [&](int64_t begin, int64_t end) { prepare(problem, begin, end - begin); });
     } else {
       prepare(problem, 0, batch_.n);
     }
@@ -96,74 +112,56 @@ class KdePrepared {
   }
 
   const KdeBatch<T>& batch_;
-  KdeScratch<T> rows_;
+  AlignedMemory<T> rows_;
   std::vector<T> bias_, centre_;
   std::vector<double> sums_;
 };
 
-template <class T>
-void run_forward(const KdeBatch<T>& batch, T* log_sums, T* inner, T* score) {
-  int64_t m = batch.m, d = batch.d, scratch_size = batch.functions.forward_scratch(batch.columns(), score != nullptr);
-  auto of_problem = [&](T* results, int64_t problem, int64_t width) {
-    return results ? results + problem * m * width : nullptr;
-  };
+// Calls evaluate(problem, first query, queries, points, scratch) for all queries of all problems.
+template <class T, class Evaluate>
+void for_queries(const KdeBatch<T>& batch, int64_t scratch_size, const Evaluate& evaluate) {
   if (batch.whole()) {
-    torch::stable::parallel_for(0, batch.problems, batch.problems_grain(), [&](int64_t begin, int64_t end) {
+    parallel_for(0, batch.problems, batch.problems_grain(), [&](int64_t begin, int64_t end) {
       KdePrepared<T> prepared(batch);
-      KdeScratch<T> scratch(scratch_size);
+      AlignedMemory<T> scratch(scratch_size);
       for (int64_t b = begin; b < end; ++b) {
-        batch.functions.forward(batch.queries_of(b), prepared.take(b, false), of_problem(log_sums, b, 1),
-                                of_problem(inner, b, 1), of_problem(score, b, d), scratch.begin());
+        evaluate(b, 0, batch.queries_of(b), prepared.take(b, false), scratch.begin());
       }
     });
     return;
   }
   KdePrepared<T> prepared(batch);
-  int64_t together = batch.queries_together(), pieces = (m + together - 1) / together;
-  int64_t grain = std::max<int64_t>(1, kPairsGrain / (together * batch.n));
+  int64_t together = batch.queries_together();
   for (int64_t b = 0; b < batch.problems; ++b) {
     KdePoints<T> points = prepared.take(b, true);
     KdeQueries<T> all = batch.queries_of(b);
-    T *sums = of_problem(log_sums, b, 1), *inners = of_problem(inner, b, 1), *scores = of_problem(score, b, d);
-    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
-      KdeScratch<T> scratch(scratch_size);
-      int64_t i = begin * together, count = std::min(end * together, m) - i;
-      batch.functions.forward({all.rows + i * d, count, all.own + i}, points, sums + i, inners + i,
-                              scores ? scores + i * d : nullptr, scratch.begin());
-    });
+    auto some = [&](int64_t begin, int64_t end) {
+      AlignedMemory<T> scratch(scratch_size);
+      int64_t i = begin * together, count = std::min(end * together, batch.m) - i;
+      evaluate(b, i, KdeQueries<T>{all.rows + i * batch.d, count, all.own + i}, points, scratch.begin());
+    };
+    parallel_for(0, ratio_up(batch.m, together), grain_of(together * batch.n, kKdeGrain), some);
   }
+}
+
+template <class T>
+void run_forward(const KdeBatch<T>& batch, T* log_sums, T* inner, T* score) {
+  int64_t scratch = batch.functions.forward_scratch(batch.columns(), score != nullptr);
+  for_queries(batch, scratch, [&](int64_t b, int64_t i, const auto& queries, const auto& points, T* scratch) {
+    int64_t at = b * batch.m + i;
+    batch.functions.forward(queries, points, log_sums + at, inner + at, score ? score + at * batch.d : nullptr,
+                            scratch);
+  });
 }
 
 // log_sums: [bandwidths][problems][m].
 template <class T>
 void run_bandwidths(const KdeBatch<T>& batch, const KdeBandwidthsFunctions<T>& functions, const T* weights,
                     const KdeChains& chains, T* log_sums) {
-  int64_t m = batch.m, n = batch.n, d = batch.d, stride = batch.problems * m;
-  int64_t scratch_size = functions.scratch(d, chains.bandwidths);
-  if (batch.whole()) {
-    torch::stable::parallel_for(0, batch.problems, batch.problems_grain(), [&](int64_t begin, int64_t end) {
-      KdePrepared<T> prepared(batch);
-      KdeScratch<T> scratch(scratch_size);
-      for (int64_t b = begin; b < end; ++b) {
-        functions.evaluate(batch.queries_of(b), prepared.take(b, false), weights + b * n, chains, log_sums + b * m,
-                           stride, scratch.begin());
-      }
-    });
-    return;
-  }
-  KdePrepared<T> prepared(batch);
-  int64_t together = batch.queries_together(), pieces = (m + together - 1) / together;
-  int64_t grain = std::max<int64_t>(1, kPairsGrain / (together * n));
-  for (int64_t b = 0; b < batch.problems; ++b) {
-    KdePoints<T> points = prepared.take(b, true);
-    KdeQueries<T> all = batch.queries_of(b);
-    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
-      KdeScratch<T> scratch(scratch_size);
-      int64_t i = begin * together, count = std::min(end * together, m) - i;
-      functions.evaluate({all.rows + i * d, count, all.own + i}, points, weights + b * n, chains, log_sums + b * m + i,
-                         stride, scratch.begin());
-    });
-  }
+  int64_t scratch = functions.scratch(batch.d, chains.bandwidths), stride = batch.problems * batch.m;
+  for_queries(batch, scratch, [&](int64_t b, int64_t i, const auto& queries, const auto& points, T* scratch) {
+    functions.evaluate(queries, points, weights + b * batch.n, chains, log_sums + b * batch.m + i, stride, scratch);
+  });
 }
 
 template <class T>
@@ -192,10 +190,9 @@ void finish_queries(const KdeQueries<T>& queries, const KdePoints<T>& points, co
 // The gradient in x_j is s_j sum_i p_ij (q_i - x_j), that in o_j sum_i p_ij and that in s_j the sum of
 // -p_ij |q_i - x_j|^2 / 2.
 template <class T>
-void finish_points(const KdePoints<T>& points, int64_t first, int64_t count, const T* sums,
-                   const KdeGradients<T>& grad) {
+void finish_points(const KdePoints<T>& points, const T* sums, const KdeGradients<T>& grad) {
   constexpr T ln2 = T(0.69314718055994530942);
-  for (int64_t j = first; j < first + count; ++j) {
+  for (int64_t j = 0; j < points.n; ++j) {
     const T *of_point = sums + j * (points.columns + 1), *row = points.rows + j * points.columns;
     T share = of_point[points.columns], precision = points.adaptive() ? row[points.d] : T(1), slope = T(0);
     for (int64_t k = 0; k < points.d; ++k) {
@@ -214,10 +211,10 @@ void backward_of_problem(const KdeBatch<T>& batch, const KdeBackwardFunctions<T>
   int64_t wide = points.columns + 1, d = batch.d, m = batch.m, n = batch.n;
   // The longer side is cut; each part has sums of its own for the shorter one.
   bool cut_queries = m >= n;
-  int64_t length = cut_queries ? m : n, pieces = (length + kQueriesTogether - 1) / kQueriesTogether;
-  int64_t parts = std::min<int64_t>({torch::stable::get_num_threads(), pieces, 1 + m * n / kPairsGrain});
+  int64_t length = cut_queries ? m : n, pieces = ratio_up(length, kQueriesTogether);
+  int64_t parts = std::min<int64_t>({torch::stable::get_num_threads(), pieces, 1 + m * n / kKdeGrain});
   std::vector<T> query_sums((cut_queries ? 1 : parts) * m * wide), point_sums((cut_queries ? parts : 1) * n * wide);
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t first_part, int64_t last_part) {
+  parallel_for(0, parts, 1, [&](int64_t first_part, int64_t last_part) {
     for (int64_t part = first_part; part < last_part; ++part) {
       int64_t begin = pieces * part / parts * kQueriesTogether;
       int64_t count = std::min(pieces * (part + 1) / parts * kQueriesTogether, length) - begin;
@@ -225,7 +222,7 @@ void backward_of_problem(const KdeBatch<T>& batch, const KdeBackwardFunctions<T>
       KdeQueries<T> queries{all.rows + i * d, cut_queries ? count : m, all.own + i - j};
       KdePoints<T> some = points;
       some.rows += j * points.columns, some.bias += j, some.n = cut_queries ? n : count;
-      KdeScratch<T> scratch(functions.scratch(queries.count, points.columns));
+      AlignedMemory<T> scratch(functions.scratch(queries.count, points.columns));
       T* to_queries = query_sums.data() + (cut_queries ? i : part * m) * wide;
       T* to_points = point_sums.data() + (cut_queries ? part * n : j) * wide;
       functions.accumulate(queries, some, grad + i, inner + i, to_queries, to_points, scratch.begin());
@@ -233,13 +230,13 @@ void backward_of_problem(const KdeBatch<T>& batch, const KdeBackwardFunctions<T>
   });
   std::vector<T>& partial = cut_queries ? point_sums : query_sums;
   int64_t size = (cut_queries ? n : m) * wide;
-  torch::stable::parallel_for(0, size, 1 << 16, [&](int64_t begin, int64_t end) {
+  parallel_for(0, size, 1 << 16, [&](int64_t begin, int64_t end) {
     for (int64_t part = 1; part < parts; ++part) {
       for (int64_t i = begin; i < end; ++i) partial[i] += partial[part * size + i];
     }
   });
   finish_queries(all, points, query_sums.data(), to.queries);
-  finish_points(points, 0, n, point_sums.data(), to);
+  finish_points(points, point_sums.data(), to);
 }
 
 template <class T>
@@ -253,10 +250,10 @@ void run_backward(const KdeBatch<T>& batch, const KdeBackwardFunctions<T>& funct
     }
     return;
   }
-  torch::stable::parallel_for(0, batch.problems, batch.problems_grain(), [&](int64_t begin, int64_t end) {
+  parallel_for(0, batch.problems, batch.problems_grain(), [&](int64_t begin, int64_t end) {
     KdePrepared<T> prepared(batch);
     int64_t wide = batch.columns() + 1;
-    KdeScratch<T> scratch(functions.scratch(batch.m, batch.columns()));
+    AlignedMemory<T> scratch(functions.scratch(batch.m, batch.columns()));
     std::vector<T> query_sums(batch.m * wide), point_sums(batch.n * wide);
     for (int64_t b = begin; b < end; ++b) {
       KdePoints<T> points = prepared.take(b, false);
@@ -267,7 +264,7 @@ void run_backward(const KdeBatch<T>& batch, const KdeBackwardFunctions<T>& funct
                            point_sums.data(), scratch.begin());
       KdeGradients<T> gradients = to.of_problem(batch, b);
       finish_queries(queries, points, query_sums.data(), gradients.queries);
-      finish_points(points, 0, batch.n, point_sums.data(), gradients);
+      finish_points(points, point_sums.data(), gradients);
     }
   });
 }

@@ -122,8 +122,11 @@ static void search(const PairQueries<T>& queries, const PairPanel<T>& panel, con
   });
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr KnnFunctions<S> kFunctions = {search<S>, settle<S>};
 
-extern "C" const fastgen::KnnTable FASTGEN_TABLE(knn) = {{fastgen::search<float>, fastgen::settle<float>},
-                                                         {fastgen::search<double>, fastgen::settle<double>}};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(knn, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

@@ -42,11 +42,6 @@ struct KnnFunctions {
   void (*settle)(const KnnCandidates<T>& candidates, int64_t i, T* scratch);
 };
 
-struct KnnTable {
-  KnnFunctions<float> f32;
-  KnnFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::KnnTable, knn);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::KnnFunctions>, knn);

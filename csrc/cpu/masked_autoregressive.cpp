@@ -79,9 +79,7 @@ constexpr MaskedAutoregressiveFunctions<T> functions() {
 }
 
 }  // namespace
-}  // namespace fastgen
 
-extern "C" const fastgen::MaskedAutoregressiveTable FASTGEN_TABLE(masked_autoregressive) = {
-    fastgen::functions<float>(),
-    fastgen::functions<double>(),
-};
+FASTGEN_DEFINE_TABLE(masked_autoregressive, functions<float>(), functions<double>());
+
+}  // namespace fastgen

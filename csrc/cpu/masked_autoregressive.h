@@ -59,11 +59,6 @@ struct MaskedAutoregressiveFunctions {
   void (*spline)(const MaskedNetwork& network, const SplineSettings& element, const MaskedAutoregressiveTile<T>& tile);
 };
 
-struct MaskedAutoregressiveTable {
-  MaskedAutoregressiveFunctions<float> f32;
-  MaskedAutoregressiveFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::MaskedAutoregressiveTable, masked_autoregressive);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::MaskedAutoregressiveFunctions>, masked_autoregressive);

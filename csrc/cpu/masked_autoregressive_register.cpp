@@ -1,35 +1,20 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <algorithm>
-#include <memory>
-#include <optional>
-#include <tuple>
 
 #include "../math/rational_quadratic.h"
 #include "masked_autoregressive.h"
+#include "registration.h"
 
 namespace fastgen {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 #define FASTGEN_CHECK(condition, what) STD_TORCH_CHECK(condition, "masked_autoregressive_inverse: ", what)
-
-namespace {
 
 struct Arguments {
   const Tensor& y;
   const Tensor& weights;
-  const std::optional<Tensor>& context;
+  const OptionalTensor& context;
   const Tensor& order;
   const Tensor& starts;
   int64_t units, last_width;
 };
-
-}  // namespace
 
 static void check_starts(const MaskedNetwork& network) {
   for (int64_t row = 0; row <= network.layers; ++row) {
@@ -62,14 +47,9 @@ static MaskedNetwork checked_network(const Arguments& a, int64_t parameters, boo
                     a.order.scalar_type() == ScalarType::Long && a.order.device().is_cpu(),
                 "order must be int64 [features] on the CPU");
   FASTGEN_CHECK(activation >= 0 && activation < int64_t(Activation::kCount), "there is no such activation");
-  MaskedNetwork network{a.y.size(1),
-                        a.starts.size(0) - 1,
-                        a.starts.size(1) - 1,
-                        parameters,
-                        static_cast<const int64_t*>(a.starts.const_data_ptr()),
-                        static_cast<const int64_t*>(a.order.const_data_ptr()),
-                        residual,
-                        Activation(activation)};
+  MaskedNetwork network{a.y.size(1), a.starts.size(0) - 1,    a.starts.size(1) - 1,
+                        parameters,  data<int64_t>(a.starts), data<int64_t>(a.order),
+                        residual,    Activation(activation)};
   check_starts(network);
   int64_t units = 0;
   for (int64_t i = 0; i < network.layers; ++i) units += network.width(i);
@@ -79,7 +59,7 @@ static MaskedNetwork checked_network(const Arguments& a, int64_t parameters, boo
   int64_t size = 0, columns = network.features, context = 0;
   for (int64_t i = 0; i <= network.layers; ++i) {
     const int64_t rows = i < network.layers ? network.width(i) : network.features * parameters;
-    size += rows * ((columns + kRowAlignment - 1) / kRowAlignment * kRowAlignment + 1);
+    size += rows * (ratio_up(columns, kRowAlignment) * kRowAlignment + 1);
     columns = rows;
     if (i < network.layers && network.takes_context(i)) context += rows;
   }
@@ -96,16 +76,8 @@ static MaskedNetwork checked_network(const Arguments& a, int64_t parameters, boo
 // Samples of a tile: as many as fill one, fewer where that leaves threads without work.
 static int64_t tile_rows(int64_t batch, int64_t lanes, int64_t element_size) {
   const int64_t threads = std::max<int64_t>(1, torch::stable::get_num_threads());
-  const int64_t share = ((batch + threads - 1) / threads + lanes - 1) / lanes * lanes;
+  const int64_t share = ratio_up(ratio_up(batch, threads), lanes) * lanes;
   return std::min(share, kTileBytes / element_size);
-}
-
-template <class T>
-static T* aligned_scratch(std::unique_ptr<T[]>& owner, int64_t size) {
-  constexpr size_t kCacheLine = 64;
-  owner.reset(new T[size + kCacheLine / sizeof(T)]);
-  const uintptr_t address = reinterpret_cast<uintptr_t>(owner.get());
-  return reinterpret_cast<T*>((address + kCacheLine - 1) / kCacheLine * kCacheLine);
 }
 
 template <class T, class Run>
@@ -114,18 +86,17 @@ static void for_each_tile(const MaskedNetwork& network, const MaskedAutoregressi
   const int64_t batch = a.y.size(0), tile = tile_rows(batch, functions.lanes, sizeof(T));
   if (batch == 0) return;
   const int64_t width = a.context ? a.context->size(1) : 0;
-  const T* y = static_cast<const T*>(a.y.const_data_ptr());
-  const T* context = a.context ? static_cast<const T*>(a.context->const_data_ptr()) : nullptr;
-  T* xs = static_cast<T*>(x.mutable_data_ptr());
-  T* logabsdets = static_cast<T*>(logabsdet.mutable_data_ptr());
-  torch::stable::parallel_for(0, (batch + tile - 1) / tile, 1, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<T[]> owner;
-    T* scratch = aligned_scratch(owner, functions.scratch_size(network, tile));
+  const T* y = data<T>(a.y);
+  const T* context = data<T>(a.context);
+  T* xs = data<T>(x);
+  T* logabsdets = data<T>(logabsdet);
+  parallel_for(0, ratio_up(batch, tile), 1, [&](int64_t begin, int64_t end) {
+    AlignedMemory<T> scratch(functions.scratch_size(network, tile));
     for (int64_t first = begin * tile; first < std::min(end * tile, batch); first += tile) {
       const int64_t place = first * network.features;
-      run(MaskedAutoregressiveTile<T>{static_cast<const T*>(a.weights.const_data_ptr()), y + place,
-                                      context ? context + first * width : nullptr, xs + place, logabsdets + first,
-                                      std::min(tile, batch - first), tile, scratch});
+      run(MaskedAutoregressiveTile<T>{data<T>(a.weights), y + place, context ? context + first * width : nullptr,
+                                      xs + place, logabsdets + first, std::min(tile, batch - first), tile,
+                                      scratch.begin()});
     }
   });
 }
@@ -133,30 +104,19 @@ static void for_each_tile(const MaskedNetwork& network, const MaskedAutoregressi
 // Solves every tile; `solve(functions, tile)` calls the element's kernel.
 template <class Solve>
 static std::tuple<Tensor, Tensor> inverse(const MaskedNetwork& network, const Arguments& a, const Solve& solve) {
-  Tensor x = torch::stable::new_empty(a.y, {a.y.size(0), a.y.size(1)});
-  Tensor logabsdet = torch::stable::new_empty(a.y, {a.y.size(0)});
-  auto run = [&](const auto& functions) {
+  Tensor x = new_empty(a.y, {a.y.size(0), a.y.size(1)});
+  Tensor logabsdet = new_empty(a.y, {a.y.size(0)});
+  auto run = [&](const auto& functions, auto*) {
     for_each_tile(network, functions, a, x, logabsdet, [&](const auto& tile) { solve(functions, tile); });
   };
-  const MaskedAutoregressiveTable& table = FASTGEN_PICK(masked_autoregressive);
-  switch (a.y.scalar_type()) {
-    case ScalarType::Float:
-      run(table.f32);
-      break;
-    case ScalarType::Double:
-      run(table.f64);
-      break;
-    default:
-      FASTGEN_CHECK(false, "no CPU kernel for this dtype");
-  }
+  with_functions(FASTGEN_PICK(masked_autoregressive), a.y, "masked_autoregressive_inverse", run);
   return {x, logabsdet};
 }
 
-static std::tuple<Tensor, Tensor> inverse_affine(const Tensor& y, const Tensor& weights,
-                                                 const std::optional<Tensor>& context, const Tensor& order,
-                                                 const Tensor& starts, int64_t units, int64_t last_width, bool residual,
-                                                 int64_t activation, int64_t scale_map, double bound,
-                                                 double min_scale) {
+static std::tuple<Tensor, Tensor> inverse_affine(const Tensor& y, const Tensor& weights, const OptionalTensor& context,
+                                                 const Tensor& order, const Tensor& starts, int64_t units,
+                                                 int64_t last_width, bool residual, int64_t activation,
+                                                 int64_t scale_map, double bound, double min_scale) {
   FASTGEN_CHECK(scale_map >= 0 && scale_map < int64_t(ElementScale::kCount), "there is no such scale map");
   const Arguments arguments{y, weights, context, order, starts, units, last_width};
   const MaskedNetwork network = checked_network(arguments, 2, residual, activation);
@@ -165,12 +125,12 @@ static std::tuple<Tensor, Tensor> inverse_affine(const Tensor& y, const Tensor& 
                  [&](const auto& functions, const auto& tile) { functions.affine(network, element, tile); });
 }
 
-static std::tuple<Tensor, Tensor> inverse_spline(const Tensor& y, const Tensor& weights,
-                                                 const std::optional<Tensor>& context, const Tensor& order,
-                                                 const Tensor& starts, int64_t units, int64_t last_width, bool residual,
-                                                 int64_t activation, int64_t num_bins, int64_t num_derivatives,
-                                                 double tail_bound, double min_bin_width, double min_bin_height,
-                                                 double min_derivative, bool zuko) {
+static std::tuple<Tensor, Tensor> inverse_spline(const Tensor& y, const Tensor& weights, const OptionalTensor& context,
+                                                 const Tensor& order, const Tensor& starts, int64_t units,
+                                                 int64_t last_width, bool residual, int64_t activation,
+                                                 int64_t num_bins, int64_t num_derivatives, double tail_bound,
+                                                 double min_bin_width, double min_bin_height, double min_derivative,
+                                                 bool zuko) {
   FASTGEN_CHECK(
       num_bins >= 1 && num_bins <= kMaxBins && num_derivatives >= num_bins - 1 && num_derivatives <= num_bins + 1,
       "there are no such splines");

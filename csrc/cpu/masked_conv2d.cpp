@@ -315,9 +315,6 @@ static constexpr MaskedConv2dFunctions<T> kFunctions = {
     2 * kLanes<T>, kGradientRows, pack_weight<T>, fill_patch<T>, forward<T>, channels_last<T>, weight_gradient<T>,
 };
 
-}  // namespace fastgen
+FASTGEN_DEFINE_TABLE(masked_conv2d, kFunctions<float>, kFunctions<double>);
 
-extern "C" const fastgen::MaskedConv2dTable FASTGEN_TABLE(masked_conv2d) = {
-    fastgen::kFunctions<float>,
-    fastgen::kFunctions<double>,
-};
+}  // namespace fastgen

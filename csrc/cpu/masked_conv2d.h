@@ -57,11 +57,6 @@ struct MaskedConv2dFunctions {
                           int64_t in, int64_t out, T* sums);
 };
 
-struct MaskedConv2dTable {
-  MaskedConv2dFunctions<float> f32;
-  MaskedConv2dFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::MaskedConv2dTable, masked_conv2d);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::MaskedConv2dFunctions>, masked_conv2d);

@@ -85,10 +85,11 @@ static double sum_exponential(const PairQueries<T>& queries, const PairPanel<T>&
   return total;
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr MmdFunctions<S> kFunctions = {sum_polynomial<S>, sum_exponential<S>};
 
-extern "C" const fastgen::MmdTable FASTGEN_TABLE(mmd) = {
-    {fastgen::sum_polynomial<float>, fastgen::sum_exponential<float>},
-    {fastgen::sum_polynomial<double>, fastgen::sum_exponential<double>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(mmd, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

@@ -28,11 +28,6 @@ struct MmdFunctions {
                         T* scratch);
 };
 
-struct MmdTable {
-  MmdFunctions<float> f32;
-  MmdFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::MmdTable, mmd);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::MmdFunctions>, mmd);

@@ -1,19 +1,11 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <cmath>
 #include <numeric>
-#include <type_traits>
 
 #include "mmd.h"
 #include "pairs_share.h"
+#include "registration.h"
 
 namespace fastgen {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr double kLog2E = 1.44269504088896340736;
 
@@ -62,46 +54,24 @@ static double sum_exponential(const PairProblem<T>& problem, const MmdFunctions<
                    });
 }
 
-static void check(const Tensor& x, const Tensor& y) {
-  STD_TORCH_CHECK(x.dim() == 3 && y.dim() == 3 && x.size(0) == y.size(0) && x.size(2) == y.size(2) && x.size(2) > 0 &&
-                      x.size(1) > 0 && y.size(1) > 0 && x.is_contiguous() && y.is_contiguous() &&
-                      x.scalar_type() == y.scalar_type(),
-                  "mmd: x [B, M, d] and y [B, N, d] must be contiguous, of one dtype and not empty");
-}
-
-// Calls sum(problem, one set) for pairs of x, of y and of both: [B, 3].
-template <class T, class Sum>
-static void run(const PairFunctions<T>& pairs, const Tensor& x, const Tensor& y, Tensor& sums, const Sum& sum) {
-  int64_t problems = x.size(0), m = x.size(1), n = y.size(1), d = x.size(2);
-  const T *a = static_cast<const T*>(x.const_data_ptr()), *b = static_cast<const T*>(y.const_data_ptr());
-  double* to = static_cast<double*>(sums.mutable_data_ptr());
-  for_problems(pairs, a, a, problems, m, m, d,
-               [&](int64_t i, const PairProblem<T>& problem) { to[3 * i] = sum(problem, true); });
-  for_problems(pairs, b, b, problems, n, n, d,
-               [&](int64_t i, const PairProblem<T>& problem) { to[3 * i + 1] = sum(problem, true); });
-  for_problems(pairs, a, b, problems, m, n, d,
-               [&](int64_t i, const PairProblem<T>& problem) { to[3 * i + 2] = sum(problem, false); });
-}
-
+// [B, 3]: sum(functions, problem, whether it is of one set) for pairs of x, of y and of both.
 template <class Sum>
-static Tensor dispatch(const Tensor& x, const Tensor& y, const Sum& sum) {
-  check(x, y);
-  Tensor sums = torch::stable::new_empty(x, {x.size(0), 3}, ScalarType::Double);
+static Tensor sums_of_pairs(const Tensor& x, const Tensor& y, const Sum& sum) {
+  check_pairs("mmd", x, y);
+  STD_TORCH_CHECK(x.size(1) > 0 && y.size(1) > 0, "mmd: x and y must not be empty");
+  Tensor sums = new_empty(x, {x.size(0), 3}, ScalarType::Double);
   if (x.size(0) == 0) return sums;
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      run<float>(FASTGEN_PICK(pairs).f32, x, y, sums, [&](const PairProblem<float>& problem, bool one_set) {
-        return sum(problem, FASTGEN_PICK(mmd).f32, one_set);
-      });
-      break;
-    case ScalarType::Double:
-      run<double>(FASTGEN_PICK(pairs).f64, x, y, sums, [&](const PairProblem<double>& problem, bool one_set) {
-        return sum(problem, FASTGEN_PICK(mmd).f64, one_set);
-      });
-      break;
-    default:
-      STD_TORCH_CHECK(false, "mmd: no CPU kernel for this dtype");
-  }
+  double* to = data<double>(sums);
+  with_functions(FASTGEN_PICK(mmd), x, "mmd", [&](const auto& f, auto* tag) {
+    using T = Stored<decltype(tag)>;
+    auto run = [&](const Tensor& a, const Tensor& b, bool one_set, int64_t column) {
+      for_problems<T>(a, b,
+                      [&](int64_t i, const PairProblem<T>& problem) { to[3 * i + column] = sum(f, problem, one_set); });
+    };
+    run(x, x, true, 0);
+    run(y, y, true, 1);
+    run(x, y, false, 2);
+  });
   return sums;
 }
 
@@ -111,9 +81,9 @@ static Tensor polynomial_mmd_cpu(const Tensor& x, const Tensor& y, const Tensor&
   STD_TORCH_CHECK(centre.dim() == 1 && centre.size(0) == x.size(2) && centre.is_contiguous() &&
                       centre.scalar_type() == x.scalar_type(),
                   "mmd: centre must be contiguous, [d]");
-  return dispatch(x, y, [&](const auto& problem, const auto& functions, bool one_set) {
+  return sums_of_pairs(x, y, [&](const auto& functions, const auto& problem, bool one_set) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(problem.points)>>;
-    const T* at = static_cast<const T*>(centre.const_data_ptr());
+    const T* at = data<T>(centre);
     double constant = coef0, binomial = double(degree);
     for (int64_t k = 0; k < problem.d; ++k) constant += gamma * double(at[k]) * double(at[k]);
     MmdPolynomial polynomial{{}, degree - 1};
@@ -126,7 +96,7 @@ static Tensor polynomial_mmd_cpu(const Tensor& x, const Tensor& y, const Tensor&
 }
 
 static Tensor rbf_mmd_cpu(const Tensor& x, const Tensor& y, double gamma) {
-  return dispatch(x, y, [&](const auto& problem, const auto& functions, bool one_set) {
+  return sums_of_pairs(x, y, [&](const auto& functions, const auto& problem, bool one_set) {
     return sum_exponential(problem, functions, one_set, gamma);
   });
 }

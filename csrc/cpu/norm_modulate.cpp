@@ -120,10 +120,6 @@ static constexpr NormModulateFunctions<S> functions() {
   return {forward<S>, gradient_sums<S>, gradient<S>, second_sums<S>, second<S>};
 }
 
-}  // namespace fastgen
+FASTGEN_DEFINE_TABLE(norm_modulate, functions<float>(), functions<double>(), functions<BFloat16>());
 
-extern "C" const fastgen::NormModulateTable FASTGEN_TABLE(norm_modulate) = {
-    fastgen::functions<float>(),
-    fastgen::functions<double>(),
-    fastgen::functions<fastgen::BFloat16>(),
-};
+}  // namespace fastgen

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -43,12 +42,6 @@ struct NormModulateFunctions {
                  const NormModulateMeans<T>& means, int64_t n, S* of_grad, S* of_x, S* of_scale);
 };
 
-struct NormModulateTable {
-  NormModulateFunctions<float> f32;
-  NormModulateFunctions<double> f64;
-  NormModulateFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::NormModulateTable, norm_modulate);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::NormModulateFunctions>, norm_modulate);

@@ -1,12 +1,8 @@
 // What norm_modulate normalises together, and how it is shared among threads.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
-
-#include "denormals.h"
 #include "group_norm_silu.h"
+#include "registration.h"
 
 namespace fastgen {
 namespace {
@@ -33,13 +29,11 @@ struct NormModulatePlan {
   // threads.
   template <class First, class Between, class Second>
   void for_each_unit(const First& first, const Between& between, const Second& second) const {
-    constexpr int64_t kGrain = 16384;
     auto share = [&](int64_t n, int64_t size, const auto& body) {
-      torch::stable::parallel_for(0, n, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, size)),
-                                  [&](int64_t begin, int64_t end) {
-                                    DenormalsAreZero guard;
-                                    for (int64_t i = begin; i < end; ++i) body(i);
-                                  });
+      parallel_for(0, n, grain_of(size), [&](int64_t begin, int64_t end) {
+        DenormalsAreZero guard;
+        for (int64_t i = begin; i < end; ++i) body(i);
+      });
     };
     if (units >= 2 * int64_t(torch::stable::get_num_threads())) {
       share(units, unit_planes * positions, [&](int64_t unit) {
@@ -71,7 +65,8 @@ struct NormModulateMoments {
 // Of a plane, by the function that group_norm_silu has for it; a piece is read twice, so it must stay in the first
 // cache.
 template <class S, class T = typename Compute<S>::type>
-static NormModulateMoments moments_of_plane(const GroupNormSiluFunctions<S>& f, const S* x, int64_t n) {
+static NormModulateMoments moments_of_plane(const S* x, int64_t n) {
+  const auto& f = FASTGEN_PICK(group_norm_silu_planes).template of<S>();
   constexpr int64_t kPiece = 8192;
   NormModulateMoments moments;
   for (int64_t first = 0; first < n; first += kPiece) {

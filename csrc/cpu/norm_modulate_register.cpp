@@ -1,45 +1,24 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
-#include <cmath>
-#include <optional>
-#include <tuple>
-#include <type_traits>
-#include <vector>
 
 #include "norm_modulate.h"
 #include "norm_modulate_plan.h"
+#include "registration.h"
 
 namespace fastgen {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Optional = std::optional<Tensor>;
-
-static ScalarType compute_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 static NormModulatePlan plan_of(const Tensor& x, int64_t groups) {
   STD_TORCH_CHECK(x.dim() >= 2 && x.is_contiguous(), "norm_modulate: x must be contiguous [batch, channels, ...]");
-  int64_t positions = 1;
-  for (int64_t i = 2; i < x.dim(); ++i) positions *= x.size(i);
   STD_TORCH_CHECK(groups >= 0 && x.size(1) >= 1 && (groups == 0 || x.size(1) % groups == 0),
                   "norm_modulate: channels must divide into the groups");
-  return {x.size(0), x.size(1), positions, groups};
+  return {x.size(0), x.size(1), size_from(x, 2), groups};
 }
 
 static void check_pixels(const Tensor& x, const Tensor& t) {
-  STD_TORCH_CHECK(t.is_contiguous() && t.numel() == x.numel() && t.scalar_type() == x.scalar_type(),
-                  "norm_modulate: a tensor does not match x");
+  STD_TORCH_CHECK(matches(t, x), "norm_modulate: a tensor does not match x");
 }
 
 static void check_numbers(const Tensor& x, const Tensor& t, int64_t numel) {
-  STD_TORCH_CHECK(t.is_contiguous() && t.numel() == numel && t.scalar_type() == compute_type(x),
-                  "norm_modulate: numbers by channel do not match x");
+  STD_TORCH_CHECK(is_run(t, numel, compute_type(x)), "norm_modulate: numbers by channel do not match x");
 }
 
 // A tensor with a number for each channel of each sample, or one for each pixel.
@@ -49,14 +28,14 @@ struct Modulation {
   const S* pixels = nullptr;
   const T* numbers = nullptr;
 
-  Modulation(const NormModulatePlan& plan, const Tensor& x, const Optional& tensor, bool per_pixel) {
+  Modulation(const NormModulatePlan& plan, const Tensor& x, const OptionalTensor& tensor, bool per_pixel) {
     if (!tensor) return;
     if (per_pixel) {
       check_pixels(x, *tensor);
-      pixels = static_cast<const S*>(tensor->const_data_ptr());
+      pixels = data<S>(tensor);
     } else {
       check_numbers(x, *tensor, plan.planes());
-      numbers = static_cast<const T*>(tensor->const_data_ptr());
+      numbers = data<T>(tensor);
     }
   }
 
@@ -64,56 +43,27 @@ struct Modulation {
   T of(int64_t plane) const { return numbers ? numbers[plane] : T(0); }
 };
 
-// Calls body(functions, those of group_norm_silu, a null pointer of the stored type) for the dtype.
-template <class Body>
-static void with_functions(const Tensor& x, const Body& body) {
-  const NormModulateTable& table = FASTGEN_PICK(norm_modulate);
-  const GroupNormSiluTable& statistics = FASTGEN_PICK(group_norm_silu_planes);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return body(table.f32, statistics.f32, static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return body(table.f64, statistics.f64, static_cast<double*>(nullptr));
-    case ScalarType::BFloat16:
-      return body(table.bf16, statistics.bf16, static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, "norm_modulate: no CPU kernel for this dtype");
-  }
-}
-
-template <class S>
-static const S* data_of(const Tensor& tensor) {
-  return static_cast<const S*>(tensor.const_data_ptr());
-}
-
-template <class S>
-static S* data_of(Tensor& tensor) {
-  return tensor.numel() ? static_cast<S*>(tensor.mutable_data_ptr()) : nullptr;
-}
-
 // Whether a modulation has a number for each pixel; with one position for each channel it is all the same.
-static bool is_per_pixel(const Tensor& x, const Optional& modulation) {
+static bool is_per_pixel(const Tensor& x, const OptionalTensor& modulation) {
   return modulation && modulation->dim() == x.dim() && x.dim() > 2;
 }
 
-static std::tuple<Tensor, Tensor, Tensor> norm_modulate_cpu(const Tensor& x, const Optional& scale,
-                                                            const Optional& shift, int64_t groups,
+static std::tuple<Tensor, Tensor, Tensor> norm_modulate_cpu(const Tensor& x, const OptionalTensor& scale,
+                                                            const OptionalTensor& shift, int64_t groups,
                                                             double negative_slope, double eps) {
   NormModulatePlan plan = plan_of(x, groups);
-  Tensor y = torch::stable::empty_like(x);
-  Tensor mean = torch::stable::new_empty(x, {plan.units}, compute_type(x)), rstd = torch::stable::empty_like(mean);
-  with_functions(x, [&](const auto& f, const auto& statistics, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+  Tensor y = empty_like(x);
+  Tensor mean = new_sums(x, plan.units), rstd = empty_like(mean);
+  with_functions(FASTGEN_PICK(norm_modulate), x, "norm_modulate", [&](const auto& f, auto* tag) {
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
     Modulation<S> scales(plan, x, scale, is_per_pixel(x, scale)), shifts(plan, x, shift, is_per_pixel(x, shift));
-    const S* xs = data_of<S>(x);
-    S* ys = data_of<S>(y);
-    T *means = data_of<T>(mean), *rstds = data_of<T>(rstd);
+    const S* xs = data<S>(x);
+    S* ys = data<S>(y);
+    T *means = data<T>(mean), *rstds = data<T>(rstd);
     std::vector<NormModulateMoments> moments(plan.planes());
     plan.for_each_unit(
-        [&](int64_t plane) {
-          moments[plane] = moments_of_plane<S>(statistics, xs + plane * plan.positions, plan.positions);
-        },
+        [&](int64_t plane) { moments[plane] = moments_of_plane<S>(xs + plane * plan.positions, plan.positions); },
         [&](int64_t unit) {
           NormModulateMoments total;
           for (int64_t i = 0; i < plan.unit_planes; ++i) total.add(moments[plan.plane(unit, i)]);
@@ -143,12 +93,11 @@ static double mean_of(const NormModulatePlan& plan, int64_t unit, const std::vec
 }
 
 static Tensor modulation_gradient(const NormModulatePlan& plan, const Tensor& x, bool wanted, bool per_pixel) {
-  if (!wanted) return torch::stable::new_empty(x, {0}, compute_type(x));
-  return per_pixel ? torch::stable::empty_like(x)
-                   : torch::stable::new_empty(x, {plan.batch, plan.channels}, compute_type(x));
+  if (!wanted) return new_sums(x, 0);
+  return per_pixel ? empty_like(x) : new_empty(x, {plan.batch, plan.channels}, compute_type(x));
 }
 
-static void check_gradient(const NormModulatePlan& plan, const Tensor& x, const Tensor& grad, const Optional& y,
+static void check_gradient(const NormModulatePlan& plan, const Tensor& x, const Tensor& grad, const OptionalTensor& y,
                            const Tensor& mean, const Tensor& rstd) {
   check_pixels(x, grad);
   if (y) check_pixels(x, *y);
@@ -156,25 +105,23 @@ static void check_gradient(const NormModulatePlan& plan, const Tensor& x, const 
   check_numbers(x, rstd, plan.units);
 }
 
-static std::tuple<Tensor, Tensor, Tensor> norm_modulate_gradient_cpu(const Tensor& grad, const Tensor& x,
-                                                                     const Optional& scale, const Optional& y,
-                                                                     const Tensor& mean, const Tensor& rstd,
-                                                                     int64_t groups, double negative_slope,
-                                                                     bool per_pixel, bool of_scale, bool of_shift) {
+static std::tuple<Tensor, Tensor, Tensor> norm_modulate_gradient_cpu(
+    const Tensor& grad, const Tensor& x, const OptionalTensor& scale, const OptionalTensor& y, const Tensor& mean,
+    const Tensor& rstd, int64_t groups, double negative_slope, bool per_pixel, bool of_scale, bool of_shift) {
   NormModulatePlan plan = plan_of(x, groups);
   check_gradient(plan, x, grad, y, mean, rstd);
-  Tensor of_x = torch::stable::empty_like(x);
+  Tensor of_x = empty_like(x);
   Tensor scale_gradient = modulation_gradient(plan, x, of_scale, per_pixel);
   Tensor shift_gradient = modulation_gradient(plan, x, of_shift, per_pixel);
-  with_functions(x, [&](const auto& f, const auto&, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+  with_functions(FASTGEN_PICK(norm_modulate), x, "norm_modulate", [&](const auto& f, auto* tag) {
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
     Modulation<S> scales(plan, x, scale, per_pixel);
-    const S *xs = data_of<S>(x), *gs = data_of<S>(grad), *ys = y ? data_of<S>(*y) : nullptr;
-    const T *means = data_of<T>(mean), *rstds = data_of<T>(rstd);
-    S* to_x = data_of<S>(of_x);
-    S* scale_pixels = per_pixel ? data_of<S>(scale_gradient) : nullptr;
-    S* shift_pixels = per_pixel ? data_of<S>(shift_gradient) : nullptr;
+    const S *xs = data<S>(x), *gs = data<S>(grad), *ys = data<S>(y);
+    const T *means = data<T>(mean), *rstds = data<T>(rstd);
+    S* to_x = data<S>(of_x);
+    S* scale_pixels = per_pixel && of_scale ? data<S>(scale_gradient) : nullptr;
+    S* shift_pixels = per_pixel && of_shift ? data<S>(shift_gradient) : nullptr;
     std::vector<double> sums(plan.planes() * kNormModulateSums);
     std::vector<NormModulateMeans<T>> unit_means(plan.units);
     auto pixels_at = [&](int64_t at) {
@@ -200,10 +147,10 @@ static std::tuple<Tensor, Tensor, Tensor> norm_modulate_gradient_cpu(const Tenso
           f.gradient(pixels_at(at), channel_of(plane), unit_means[plan.unit_of(plane)], plan.positions, to_x + at);
         });
     if (per_pixel) return;
-    T *scale_numbers = data_of<T>(scale_gradient), *shift_numbers = data_of<T>(shift_gradient);
+    T *scale_numbers = data<T>(scale_gradient), *shift_numbers = data<T>(shift_gradient);
     for (int64_t plane = 0; plane < plan.planes(); ++plane) {
-      if (scale_numbers) scale_numbers[plane] = T(sums[plane * kNormModulateSums + kSumUN]);
-      if (shift_numbers) shift_numbers[plane] = T(sums[plane * kNormModulateSums + kSumU]);
+      if (of_scale) scale_numbers[plane] = T(sums[plane * kNormModulateSums + kSumUN]);
+      if (of_shift) shift_numbers[plane] = T(sums[plane * kNormModulateSums + kSumU]);
     }
   });
   return {of_x, scale_gradient, shift_gradient};
@@ -227,27 +174,27 @@ static NormModulateMeans<T> second_means(const NormModulatePlan& plan, int64_t u
   return {T(u), T(un), T(h), T(hn), T(centre), T(slope)};
 }
 
-static std::tuple<Tensor, Tensor, Tensor> norm_modulate_second_cpu(const Tensor& h, const Optional& h_scale,
-                                                                   const Optional& h_shift, const Tensor& grad,
-                                                                   const Tensor& x, const Optional& scale,
-                                                                   const Optional& y, const Tensor& mean,
+static std::tuple<Tensor, Tensor, Tensor> norm_modulate_second_cpu(const Tensor& h, const OptionalTensor& h_scale,
+                                                                   const OptionalTensor& h_shift, const Tensor& grad,
+                                                                   const Tensor& x, const OptionalTensor& scale,
+                                                                   const OptionalTensor& y, const Tensor& mean,
                                                                    const Tensor& rstd, int64_t groups,
                                                                    double negative_slope, bool per_pixel) {
   NormModulatePlan plan = plan_of(x, groups);
   check_gradient(plan, x, grad, y, mean, rstd);
   check_pixels(x, h);
-  Tensor of_grad = torch::stable::empty_like(x), of_x = torch::stable::empty_like(x);
+  Tensor of_grad = empty_like(x), of_x = empty_like(x);
   Tensor of_scale = modulation_gradient(plan, x, scale.has_value(), per_pixel);
-  with_functions(x, [&](const auto& f, const auto&, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+  with_functions(FASTGEN_PICK(norm_modulate), x, "norm_modulate", [&](const auto& f, auto* tag) {
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
     Modulation<S> scales(plan, x, scale, per_pixel), h_scales(plan, x, h_scale, per_pixel);
     Modulation<S> h_shifts(plan, x, h_shift, per_pixel);
-    const S *xs = data_of<S>(x), *gs = data_of<S>(grad), *hs = data_of<S>(h), *ys = y ? data_of<S>(*y) : nullptr;
-    const T *means = data_of<T>(mean), *rstds = data_of<T>(rstd);
-    S *to_grad = data_of<S>(of_grad), *to_x = data_of<S>(of_x);
-    S* scale_pixels = per_pixel ? data_of<S>(of_scale) : nullptr;
-    T* scale_numbers = per_pixel ? nullptr : data_of<T>(of_scale);
+    const S *xs = data<S>(x), *gs = data<S>(grad), *hs = data<S>(h), *ys = data<S>(y);
+    const T *means = data<T>(mean), *rstds = data<T>(rstd);
+    S *to_grad = data<S>(of_grad), *to_x = data<S>(of_x);
+    S* scale_pixels = per_pixel && scale ? data<S>(of_scale) : nullptr;
+    T* scale_numbers = per_pixel || !scale ? nullptr : data<T>(of_scale);
     std::vector<double> sums(plan.planes() * kNormModulateSums);
     std::vector<NormModulateMeans<T>> unit_means(plan.units);
     auto pixels_at = [&](int64_t at) {

@@ -107,12 +107,12 @@ static int64_t scratch(int64_t d) {
   return d <= 2 * kDepth<T> ? 0 : kPairScratch<T>;
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr PairFunctions<S> kFunctions = {kPairTile<S>, pack_points<S>,      pack_queries<S>,
+                                                scratch<S>,   squared_distance<S>, product<S>};
 
-extern "C" const fastgen::PairTable FASTGEN_TABLE(pairs) = {
-    {fastgen::kPairTile<float>, fastgen::pack_points<float>, fastgen::pack_queries<float>, fastgen::scratch<float>,
-     fastgen::squared_distance<float>, fastgen::product<float>},
-    {fastgen::kPairTile<double>, fastgen::pack_points<double>, fastgen::pack_queries<double>, fastgen::scratch<double>,
-     fastgen::squared_distance<double>, fastgen::product<double>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(pairs, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

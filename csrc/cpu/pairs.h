@@ -45,11 +45,6 @@ struct PairFunctions {
   double (*product)(const T* row, const T* centre, int64_t d);
 };
 
-struct PairTable {
-  PairFunctions<float> f32;
-  PairFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::PairTable, pairs);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::PairFunctions>, pairs);

@@ -1,14 +1,8 @@
 // How all pairs of a problem are shared out: points in panels that fit a cache, tiles of queries among threads.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
-#include <cstdint>
-#include <limits>
-#include <vector>
-
 #include "pairs.h"
+#include "registration.h"
 
 namespace fastgen {
 
@@ -18,20 +12,6 @@ constexpr int64_t kPanelBytes = 16 << 20;
 constexpr int64_t kMultiplyGrain = 1 << 21;
 // The centre need not be exact: it is the mean of at most so many points.
 constexpr int64_t kPairCentrePoints = 4096;
-
-// Memory that starts at a cache line.
-template <class T>
-class AlignedMemory {
- public:
-  explicit AlignedMemory(int64_t size) : memory_(new T[size + 64 / sizeof(T)]) {}
-  ~AlignedMemory() { delete[] memory_; }
-  AlignedMemory(const AlignedMemory&) = delete;
-  AlignedMemory& operator=(const AlignedMemory&) = delete;
-  T* begin() const { return memory_ + (64 - reinterpret_cast<uintptr_t>(memory_) % 64) % 64 / sizeof(T); }
-
- private:
-  T* memory_;
-};
 
 // One problem. `parallel` where its tiles are to be shared out; else all of it is one thread's.
 template <class T>
@@ -44,8 +24,7 @@ struct PairProblem {
   template <class Body>
   void share(int64_t count, int64_t work_of_each, const Body& body) const {
     if (parallel && count > 1) {
-      torch::stable::parallel_for(0, count, std::max<int64_t>(1, kMultiplyGrain / std::max<int64_t>(1, work_of_each)),
-                                  body);
+      parallel_for(0, count, grain_of(work_of_each, kMultiplyGrain), body);
     } else if (count > 0) {
       body(0, count);
     }
@@ -106,10 +85,20 @@ double rounding_of_products(int64_t d) {
   return 1.01 * sum / (1 - std::min(0.5, sum));
 }
 
-// Calls body(problem) for each problem of a batch, on one thread each where there are enough of them.
+// Queries [B, M, d] and points [B, N, d]: M and N may be zero, d may not.
+inline void check_pairs(const char* op, const Tensor& queries, const Tensor& points) {
+  STD_TORCH_CHECK(queries.dim() == 3 && points.dim() == 3 && queries.size(0) == points.size(0) &&
+                      queries.size(2) == points.size(2) && queries.size(2) > 0 && queries.is_contiguous() &&
+                      points.is_contiguous() && queries.scalar_type() == points.scalar_type(),
+                  op, ": the two sets, [B, M, d] and [B, N, d], must be contiguous and of one dtype");
+}
+
+// Calls body(b, problem) for each problem of a batch, on one thread each where there are enough of them.
 template <class T, class Body>
-void for_problems(const PairFunctions<T>& functions, const T* queries, const T* points, int64_t problems, int64_t m,
-                  int64_t n, int64_t d, const Body& body) {
+void for_problems(const Tensor& of_queries, const Tensor& of_points, const Body& body) {
+  const PairFunctions<T>& functions = FASTGEN_PICK(pairs).template of<T>();
+  const T *queries = data<T>(of_queries), *points = data<T>(of_points);
+  int64_t problems = of_points.size(0), m = of_queries.size(1), n = of_points.size(1), d = of_points.size(2);
   auto problem = [&](int64_t b, bool parallel) {
     return PairProblem<T>{functions, queries + b * m * d, points + b * n * d, m, n, d, parallel};
   };
@@ -117,8 +106,8 @@ void for_problems(const PairFunctions<T>& functions, const T* queries, const T* 
     for (int64_t b = 0; b < problems; ++b) body(b, problem(b, true));
     return;
   }
-  int64_t grain = std::max<int64_t>(1, kMultiplyGrain / std::max<int64_t>(1, m * n * d));
-  torch::stable::parallel_for(0, problems, grain, [&](int64_t begin, int64_t end) {
+  int64_t grain = grain_of(m * n * d, kMultiplyGrain);
+  parallel_for(0, problems, grain, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b, problem(b, false));
   });
 }

@@ -205,6 +205,6 @@ static void fill(float* out, int64_t first_block, int64_t blocks, uint64_t seed,
   }
 }
 
-}  // namespace fastgen
+FASTGEN_DEFINE_TABLE(philox_normal, fill);
 
-extern "C" const fastgen::PhiloxNormalTable FASTGEN_TABLE(philox_normal) = {fastgen::fill};
+}  // namespace fastgen

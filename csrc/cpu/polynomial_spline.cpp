@@ -110,10 +110,11 @@ static void backward(const PolynomialSettings& s, const T* grad, const T* grad_l
   }
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr PolynomialFunctions<S> kFunctions = {forward<S>, backward<S>};
 
-extern "C" const fastgen::PolynomialTable FASTGEN_TABLE(polynomial_spline) = {
-    {fastgen::forward<float>, fastgen::backward<float>},
-    {fastgen::forward<double>, fastgen::backward<double>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(polynomial_spline, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

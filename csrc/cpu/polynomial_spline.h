@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -30,11 +29,6 @@ struct PolynomialFunctions {
                    const PolynomialRows<S>& rows, int64_t count, S* grad_x, S* grad_parameters);
 };
 
-struct PolynomialTable {
-  PolynomialFunctions<float> f32;
-  PolynomialFunctions<double> f64;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::PolynomialTable, polynomial_spline);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::PolynomialFunctions>, polynomial_spline);

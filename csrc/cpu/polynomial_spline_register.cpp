@@ -1,21 +1,13 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <optional>
-#include <tuple>
 
 #include "../math/rational_quadratic.h"
 #include "polynomial_spline.h"
+#include "registration.h"
 
 namespace fastgen {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Elements one thread should have at least, so that waking it costs little beside its work.
-static constexpr int64_t kGrain = 2048;
+// Elements one thread should have at least: each is worth several of a cheaper op.
+static constexpr int64_t kSplineGrain = 2048;
 
 // Parameters of one kind: rows of adjacent numbers, one for each element.
 static void check_rows(const Tensor& x, const Tensor& rows) {
@@ -38,57 +30,46 @@ struct Parameters {
   }
   template <class T>
   PolynomialRows<T> from(int64_t row) const {
-    const T* begin = static_cast<const T*>(first.const_data_ptr()) + row * first.stride(0);
+    const T* begin = data<T>(first) + row * first.stride(0);
     if (!second) return {begin, nullptr, first.stride(0), 0};
-    const T* heights = static_cast<const T*>(second->const_data_ptr()) + row * second->stride(0);
+    const T* heights = data<T>(*second) + row * second->stride(0);
     return {begin, heights, first.stride(0), second->stride(0)};
   }
 };
 
-// Calls body(function table, a number of the dtype of x).
-template <class Body>
-static void dispatch(const Tensor& x, const Body& body) {
-  const PolynomialTable& table = FASTGEN_PICK(polynomial_spline);
-  bool single = x.scalar_type() == ScalarType::Float;
-  STD_TORCH_CHECK(single || x.scalar_type() == ScalarType::Double, "polynomial_spline: no CPU kernel for this dtype");
-  single ? body(table.f32, float()) : body(table.f64, double());
-}
-
-template <class T>
-static const T* data(const std::optional<Tensor>& grad, const Tensor& x) {
-  if (!grad) return nullptr;
-  STD_TORCH_CHECK(grad->is_contiguous() && grad->numel() == x.numel() && grad->scalar_type() == x.scalar_type(),
-                  "polynomial_spline: a gradient does not match its output");
-  return static_cast<const T*>(grad->const_data_ptr());
+static void check_gradient(const OptionalTensor& grad, const Tensor& x) {
+  STD_TORCH_CHECK(!grad || matches(*grad, x), "polynomial_spline: a gradient does not match its output");
 }
 
 static std::tuple<Tensor, Tensor> forward(const PolynomialSettings& s, const Tensor& x, const Parameters& parameters) {
   parameters.check(x, s);
-  Tensor y = torch::stable::empty_like(x), logabsdet = torch::stable::empty_like(x);
-  dispatch(x, [&](const auto& f, auto number) {
-    using T = decltype(number);
-    const T* xs = static_cast<const T*>(x.const_data_ptr());
-    T *ys = static_cast<T*>(y.mutable_data_ptr()), *logs = static_cast<T*>(logabsdet.mutable_data_ptr());
-    torch::stable::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
+  Tensor y = empty_like(x), logabsdet = empty_like(x);
+  with_functions(FASTGEN_PICK(polynomial_spline), x, "polynomial_spline", [&](const auto& f, auto* tag) {
+    using T = Stored<decltype(tag)>;
+    const T* xs = data<T>(x);
+    T *ys = data<T>(y), *logs = data<T>(logabsdet);
+    parallel_for(0, x.numel(), kSplineGrain, [&](int64_t begin, int64_t end) {
       f.forward(s, xs + begin, parameters.from<T>(begin), end - begin, ys + begin, logs + begin);
     });
   });
   return {y, logabsdet};
 }
 
-static std::tuple<Tensor, Tensor> backward(const PolynomialSettings& s, const std::optional<Tensor>& grad,
-                                           const std::optional<Tensor>& grad_logabsdet, const Tensor& x,
+static std::tuple<Tensor, Tensor> backward(const PolynomialSettings& s, const OptionalTensor& grad,
+                                           const OptionalTensor& grad_logabsdet, const Tensor& x,
                                            const Parameters& parameters) {
   parameters.check(x, s);
-  Tensor grad_x = torch::stable::empty_like(x);
-  Tensor grad_parameters = torch::stable::new_empty(x, {x.numel(), s.parameters()});
-  dispatch(x, [&](const auto& f, auto number) {
-    using T = decltype(number);
-    const T *gs = data<T>(grad, x), *logs = data<T>(grad_logabsdet, x);
-    const T* xs = static_cast<const T*>(x.const_data_ptr());
-    T* first = static_cast<T*>(grad_x.mutable_data_ptr());
-    T* second = static_cast<T*>(grad_parameters.mutable_data_ptr());
-    torch::stable::parallel_for(0, x.numel(), kGrain, [&](int64_t begin, int64_t end) {
+  check_gradient(grad, x);
+  check_gradient(grad_logabsdet, x);
+  Tensor grad_x = empty_like(x);
+  Tensor grad_parameters = new_empty(x, {x.numel(), s.parameters()});
+  with_functions(FASTGEN_PICK(polynomial_spline), x, "polynomial_spline", [&](const auto& f, auto* tag) {
+    using T = Stored<decltype(tag)>;
+    const T *gs = data<T>(grad), *logs = data<T>(grad_logabsdet);
+    const T* xs = data<T>(x);
+    T* first = data<T>(grad_x);
+    T* second = data<T>(grad_parameters);
+    parallel_for(0, x.numel(), kSplineGrain, [&](int64_t begin, int64_t end) {
       f.backward(s, gs ? gs + begin : gs, logs ? logs + begin : logs, xs + begin, parameters.from<T>(begin),
                  end - begin, first + begin, second + begin * s.parameters());
     });
@@ -101,9 +82,9 @@ static std::tuple<Tensor, Tensor> linear_cpu(const Tensor& x, const Tensor& pdf,
   return forward({pdf.size(1), 0, bound, 0, 0, inverse, tails}, x, {pdf, nullptr});
 }
 
-static std::tuple<Tensor, Tensor> linear_backward_cpu(const std::optional<Tensor>& grad,
-                                                      const std::optional<Tensor>& grad_logabsdet, const Tensor& x,
-                                                      const Tensor& pdf, bool inverse, bool tails, double bound) {
+static std::tuple<Tensor, Tensor> linear_backward_cpu(const OptionalTensor& grad, const OptionalTensor& grad_logabsdet,
+                                                      const Tensor& x, const Tensor& pdf, bool inverse, bool tails,
+                                                      double bound) {
   return backward({pdf.size(1), 0, bound, 0, 0, inverse, tails}, grad, grad_logabsdet, x, {pdf, nullptr});
 }
 
@@ -114,8 +95,8 @@ static std::tuple<Tensor, Tensor> quadratic_cpu(const Tensor& x, const Tensor& w
   return forward(s, x, {widths, &heights});
 }
 
-static std::tuple<Tensor, Tensor> quadratic_backward_cpu(const std::optional<Tensor>& grad,
-                                                         const std::optional<Tensor>& grad_logabsdet, const Tensor& x,
+static std::tuple<Tensor, Tensor> quadratic_backward_cpu(const OptionalTensor& grad,
+                                                         const OptionalTensor& grad_logabsdet, const Tensor& x,
                                                          const Tensor& widths, const Tensor& heights, bool inverse,
                                                          bool tails, double bound, double min_bin_width,
                                                          double min_bin_height) {

@@ -120,10 +120,6 @@ static constexpr ReconstructionFunctions<S> functions() {
           sum_log1p<T>};
 }
 
-}  // namespace fastgen
+FASTGEN_DEFINE_TABLE(reconstruction, functions<float>(), functions<double>(), functions<BFloat16>());
 
-extern "C" const fastgen::ReconstructionTable FASTGEN_TABLE(reconstruction) = {
-    fastgen::functions<float>(),
-    fastgen::functions<double>(),
-    fastgen::functions<fastgen::BFloat16>(),
-};
+}  // namespace fastgen

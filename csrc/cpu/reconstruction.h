@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -27,12 +26,6 @@ struct ReconstructionFunctions {
   T (*sum_log1p)(T* tails, int64_t n);
 };
 
-struct ReconstructionTable {
-  ReconstructionFunctions<float> f32;
-  ReconstructionFunctions<double> f64;
-  ReconstructionFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::ReconstructionTable, reconstruction);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::ReconstructionFunctions>, reconstruction);

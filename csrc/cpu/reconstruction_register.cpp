@@ -1,40 +1,16 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <initializer_list>
-#include <tuple>
-#include <type_traits>
 
-#include "dtype_functions.h"
 #include "reconstruction.h"
 #include "sample_pieces.h"
 
 namespace fastgen {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-template <class S>
-static const S* data(const Tensor& tensor) {
-  return static_cast<const S*>(tensor.const_data_ptr());
-}
-
-static ScalarType sum_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-static Tensor new_sums(const Tensor& x) { return torch::stable::new_empty(x, {x.size(0)}, sum_type(x)); }
 
 static int64_t sample_size(const Tensor& x) { return x.size(0) ? x.numel() / x.size(0) : 0; }
 
 static void check(const Tensor& first, std::initializer_list<Tensor> others) {
   STD_TORCH_CHECK(first.dim() >= 1 && first.is_contiguous(), "reconstruction: expected contiguous [batch, ...]");
   for (const Tensor& tensor : others) {
-    STD_TORCH_CHECK(
-        tensor.is_contiguous() && tensor.numel() == first.numel() && tensor.scalar_type() == first.scalar_type(),
-        "reconstruction: tensors must match");
+    STD_TORCH_CHECK(matches(tensor, first), "reconstruction: tensors must match");
   }
 }
 
@@ -46,16 +22,15 @@ static bool check_spread(const Tensor& mean, const Tensor& spread) {
 }
 
 static void check_gradient(const Tensor& grad, const Tensor& x) {
-  STD_TORCH_CHECK(grad.is_contiguous() && grad.numel() == x.size(0) && grad.scalar_type() == sum_type(x),
-                  "reconstruction: the gradient must be [batch]");
+  STD_TORCH_CHECK(is_run(grad, x.size(0), compute_type(x)), "reconstruction: the gradient must be [batch]");
 }
 
 static Tensor bernoulli_cpu(const Tensor& logits, const Tensor& x) {
   check(logits, {x});
-  Tensor out = new_sums(logits);
+  Tensor out = new_sums(logits, logits.size(0));
   int64_t size = sample_size(logits);
   with_functions(FASTGEN_PICK(reconstruction), logits, "reconstruction", [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
     SampleSums sums(logits.size(0), size);
     for_each_piece(logits.numel(), [&](int64_t first, int64_t count) {
@@ -65,7 +40,7 @@ static Tensor bernoulli_cpu(const Tensor& logits, const Tensor& x) {
         sums.add(sample, first, double(f.sum(terms + at, here)) - double(f.sum_log1p(tails + at, here)));
       });
     });
-    sums.write(static_cast<T*>(out.mutable_data_ptr()), 1, 0);
+    sums.write(data<T>(out), 1, 0);
   });
   return out;
 }
@@ -73,12 +48,12 @@ static Tensor bernoulli_cpu(const Tensor& logits, const Tensor& x) {
 static Tensor bernoulli_backward_cpu(const Tensor& grad, const Tensor& logits, const Tensor& x) {
   check(logits, {x});
   check_gradient(grad, logits);
-  Tensor out = torch::stable::empty_like(logits);
+  Tensor out = empty_like(logits);
   int64_t size = sample_size(logits);
   with_functions(FASTGEN_PICK(reconstruction), logits, "reconstruction", [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
-    S* to = static_cast<S*>(out.mutable_data_ptr());
+    S* to = data<S>(out);
     for_each_piece(logits.numel(), [&](int64_t first, int64_t count) {
       alignas(64) T of_sample[kPiece];
       spread_out(data<T>(grad), first, count, size, of_sample);
@@ -94,10 +69,10 @@ static Tensor forward_cpu(const Tensor& mean, const Tensor& spread, const Tensor
                           double constant, const Pick& pick) {
   check(mean, {x});
   bool shared = check_spread(mean, spread);
-  Tensor out = new_sums(mean);
+  Tensor out = new_sums(mean, mean.size(0));
   int64_t size = sample_size(mean);
   with_functions(FASTGEN_PICK(reconstruction), mean, "reconstruction", [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
     SampleSums sums(mean.size(0), size);
     for_each_piece(mean.numel(), [&](int64_t first, int64_t count) {
@@ -108,7 +83,7 @@ static Tensor forward_cpu(const Tensor& mean, const Tensor& spread, const Tensor
         sums.add(sample, first, f.sum(terms + at, here));
       });
     });
-    sums.write(static_cast<T*>(out.mutable_data_ptr()), factor, constant * double(size));
+    sums.write(data<T>(out), factor, constant * double(size));
   });
   return out;
 }
@@ -119,14 +94,14 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor&
   check(mean, {x});
   check_gradient(grad, mean);
   bool shared = check_spread(mean, spread);
-  Tensor grad_mean = torch::stable::empty_like(mean);
-  Tensor grad_spread = shared ? new_sums(mean) : torch::stable::empty_like(mean);
+  Tensor grad_mean = empty_like(mean);
+  Tensor grad_spread = shared ? new_sums(mean, mean.size(0)) : empty_like(mean);
   int64_t size = sample_size(mean);
   with_functions(FASTGEN_PICK(reconstruction), mean, "reconstruction", [&](const auto& f, auto* tag) {
-    using S = std::remove_pointer_t<decltype(tag)>;
+    using S = Stored<decltype(tag)>;
     using T = typename Compute<S>::type;
-    S* of_mean = static_cast<S*>(grad_mean.mutable_data_ptr());
-    S* of_spread = shared ? nullptr : static_cast<S*>(grad_spread.mutable_data_ptr());
+    S* of_mean = data<S>(grad_mean);
+    S* of_spread = shared ? nullptr : data<S>(grad_spread);
     SampleSums sums(mean.size(0), size);
     for_each_piece(mean.numel(), [&](int64_t first, int64_t count) {
       alignas(64) T of_sample[kPiece], terms[kPiece];
@@ -138,7 +113,7 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor&
         sums.add(sample, first, f.sum(terms + at, here));
       });
     });
-    if (shared) sums.write(static_cast<T*>(grad_spread.mutable_data_ptr()), 1, 0);
+    if (shared) sums.write(data<T>(grad_spread), 1, 0);
   });
   return {grad_mean, grad_spread};
 }

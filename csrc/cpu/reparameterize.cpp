@@ -38,10 +38,6 @@ static constexpr ReparameterizeFunctions<S> functions() {
   return {forward<S>, backward<S>, sum_by_halves<typename Compute<S>::type>};
 }
 
-}  // namespace fastgen
+FASTGEN_DEFINE_TABLE(reparameterize, functions<float>(), functions<double>(), functions<BFloat16>());
 
-extern "C" const fastgen::ReparameterizeTable FASTGEN_TABLE(reparameterize) = {
-    fastgen::functions<float>(),
-    fastgen::functions<double>(),
-    fastgen::functions<fastgen::BFloat16>(),
-};
+}  // namespace fastgen

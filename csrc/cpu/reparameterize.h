@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -17,12 +16,6 @@ struct ReparameterizeFunctions {
   T (*sum)(T* terms, int64_t n);
 };
 
-struct ReparameterizeTable {
-  ReparameterizeFunctions<float> f32;
-  ReparameterizeFunctions<double> f64;
-  ReparameterizeFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::ReparameterizeTable, reparameterize);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::ReparameterizeFunctions>, reparameterize);

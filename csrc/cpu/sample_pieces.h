@@ -2,15 +2,10 @@
 // what belongs to a piece stays in the first cache, and sums do not depend on the number of threads.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
-#include <cstdint>
 #include <cstring>
-#include <vector>
 
-#include "denormals.h"
 #include "philox_normal.h"
+#include "registration.h"
 
 namespace fastgen {
 
@@ -19,10 +14,7 @@ constexpr int64_t kPiece = 32 * kNormalBlock;
 // Calls body(first, count) for every piece of `total` elements, from several threads.
 template <class Body>
 void for_each_piece(int64_t total, const Body& body) {
-  // A thread should have at least so many, so that waking it costs little beside its work.
-  constexpr int64_t kGrain = 8;
-  int64_t pieces = (total + kPiece - 1) / kPiece;
-  torch::stable::parallel_for(0, pieces, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, ratio_up(total, kPiece), kGrain / kPiece, [&](int64_t begin, int64_t end) {
     DenormalsAreZero guard;
     for (int64_t piece = begin; piece < end; ++piece) {
       int64_t first = piece * kPiece;
@@ -57,16 +49,23 @@ void spread_out(const T* of_samples, int64_t first, int64_t count, int64_t size,
   });
 }
 
+// The seed of an op that draws: a number, or one that lies in a tensor.
+inline uint64_t seed_of(int64_t seed, const OptionalTensor& seed_tensor) {
+  if (!seed_tensor) return static_cast<uint64_t>(seed);
+  STD_TORCH_CHECK(is_run(*seed_tensor, 1, ScalarType::Long), "the seed must be one int64");
+  return static_cast<uint64_t>(*data<int64_t>(seed_tensor));
+}
+
 // The normal numbers of a piece.
 inline void draw_normals(float* out, int64_t first, int64_t count, uint64_t seed, uint64_t offset) {
-  FASTGEN_PICK(philox_normal).fill(out, first / kNormalBlock, (count + kNormalBlock - 1) / kNormalBlock, seed, offset);
+  FASTGEN_PICK(philox_normal).fill(out, first / kNormalBlock, ratio_up(count, kNormalBlock), seed, offset);
 }
 
 // A number for each sample, of what each piece has of it.
 class SampleSums {
  public:
   SampleSums(int64_t samples, int64_t size) : samples_(samples), size_(size) {
-    parts_.resize(samples + (samples * size + kPiece - 1) / kPiece);
+    parts_.resize(samples + ratio_up(samples * size, kPiece));
   }
 
   // From any thread; `first` is the piece's first element.

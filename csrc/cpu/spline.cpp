@@ -289,14 +289,12 @@ static void coupling_backward(const SplineSettings& s, const SplineLayout& layou
                       grad_params);
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr SplineFunctions<S> kFunctions = {spline<S>, spline_backward<S>, coupling<S, typename Compute<S>::type>,
+                                                  coupling_backward<S, typename Compute<S>::type>};
 
-extern "C" const fastgen::SplineTable FASTGEN_TABLE(spline) = {
-    {fastgen::spline<float>, fastgen::spline_backward<float>, fastgen::coupling<float, float>,
-     fastgen::coupling_backward<float, float>},
-    {fastgen::spline<double>, fastgen::spline_backward<double>, fastgen::coupling<double, double>,
-     fastgen::coupling_backward<double, double>},
-    {fastgen::spline<fastgen::BFloat16>, fastgen::spline_backward<fastgen::BFloat16>,
-     fastgen::coupling<fastgen::BFloat16, float>, fastgen::coupling_backward<fastgen::BFloat16, float>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(spline, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
+
+}  // namespace fastgen

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -43,12 +42,6 @@ struct SplineFunctions {
                             const T* grad_logabsdet, const S* x, const S* params, S* grad_x, S* grad_params);
 };
 
-struct SplineTable {
-  SplineFunctions<float> f32;
-  SplineFunctions<double> f64;
-  SplineFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::SplineTable, spline);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::SplineFunctions>, spline);

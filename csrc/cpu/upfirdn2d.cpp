@@ -191,10 +191,9 @@ static void rows(const S* x, const Resampled<T>& how, int64_t first_row, int64_t
   }
 }
 
-}  // namespace fastgen
+template <class S>
+static constexpr Upfirdn2dFunctions<S> kFunctions = {rows<S>};
 
-extern "C" const fastgen::Upfirdn2dTable FASTGEN_TABLE(upfirdn2d) = {
-    {fastgen::rows<float>},
-    {fastgen::rows<double>},
-    {fastgen::rows<fastgen::BFloat16>},
-};
+FASTGEN_DEFINE_TABLE(upfirdn2d, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
+
+}  // namespace fastgen

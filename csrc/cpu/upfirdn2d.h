@@ -1,6 +1,5 @@
 #pragma once
 
-#include "../math/storage.h"
 #include "kernel_table.h"
 
 namespace fastgen {
@@ -75,12 +74,6 @@ struct Upfirdn2dFunctions {
                T* scratch, S* y);
 };
 
-struct Upfirdn2dTable {
-  Upfirdn2dFunctions<float> f32;
-  Upfirdn2dFunctions<double> f64;
-  Upfirdn2dFunctions<BFloat16> bf16;
-};
-
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::Upfirdn2dTable, upfirdn2d);
+FASTGEN_DECLARE_TABLES(fastgen::HalfTable<fastgen::Upfirdn2dFunctions>, upfirdn2d);

@@ -1,27 +1,9 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
-#include <type_traits>
-#include <vector>
 
-#include "cache.h"
-#include "denormals.h"
+#include "registration.h"
 #include "upfirdn2d.h"
 
 namespace fastgen {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Elements of the result one thread should have at least, so that waking it costs little beside its work.
-static constexpr int64_t kGrain = 16384;
-
-static ScalarType compute_type(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 static ResampledAxis axis_of(int64_t size, int64_t up, int64_t down, int64_t before, int64_t after, int64_t taps) {
   STD_TORCH_CHECK(up >= 1 && down >= 1 && taps >= 1 && size * up + before + after >= taps,
@@ -32,7 +14,7 @@ static ResampledAxis axis_of(int64_t size, int64_t up, int64_t down, int64_t bef
 // The taps in the order that inputs lie in, the gain with those along y.
 template <class T>
 static std::vector<T> filter_of(const Tensor& f, bool flip_filter, double gain) {
-  const T* taps = static_cast<const T*>(f.const_data_ptr());
+  const T* taps = data<T>(f);
   std::vector<T> filter(taps, taps + f.numel());
   if (!flip_filter) std::reverse(filter.begin(), filter.end());
   if (f.dim() == 1) filter.insert(filter.end(), filter.begin(), filter.end());
@@ -42,15 +24,15 @@ static std::vector<T> filter_of(const Tensor& f, bool flip_filter, double gain) 
 
 template <class S, class T = typename Compute<S>::type>
 static void run(const Upfirdn2dFunctions<S>& f, const Tensor& x, int64_t planes, const Resampled<T>& how, Tensor& y) {
-  const S* from = static_cast<const S*>(x.const_data_ptr());
-  S* to = static_cast<S*>(y.mutable_data_ptr());
+  const S* from = data<S>(x);
+  S* to = data<S>(y);
   int64_t plane = how.y.size * how.x.size * how.inner, height = how.y.out_size;
   int64_t out_plane = height * how.x.out_size * how.inner;
   ResampledScratch sizes(how);
   // Rows of the result that are computed at once.
-  int64_t some = std::min(sizes.rows_at_once, height), chunks = (height + some - 1) / some;
-  int64_t grain = std::max<int64_t>(1, kGrain / (some * how.x.out_size * how.inner));
-  torch::stable::parallel_for(0, planes * chunks, grain, [&](int64_t begin, int64_t end) {
+  int64_t some = std::min(sizes.rows_at_once, height), chunks = ratio_up(height, some);
+  int64_t grain = grain_of(some * how.x.out_size * how.inner);
+  parallel_for(0, planes * chunks, grain, [&](int64_t begin, int64_t end) {
     DenormalsAreZero guard;
     std::vector<T> scratch(sizes.size());
     for (int64_t i = begin; i < end; ++i) {
@@ -87,29 +69,15 @@ static Tensor upfirdn2d_cpu(const Tensor& x, const Tensor& f, int64_t up_x, int6
   int64_t planes = x.size(0) * (channels_last ? 1 : channels);
   std::vector<int64_t> lying = {x.size(0), channels, vertical.out_size, horizontal.out_size};
   if (channels_last) lying = {x.size(0), vertical.out_size, horizontal.out_size, channels};
-  Tensor y = torch::stable::new_empty(x, lying);
-  const bool stream = exceeds_caches(y.numel() * y.element_size());
-  const Upfirdn2dTable& table = FASTGEN_PICK(upfirdn2d);
-  auto compute = [&](const auto& functions, auto* tag) {
-    using T = std::remove_pointer_t<decltype(tag)>;
+  Tensor y = new_empty(x, lying);
+  const bool stream = exceeds_caches(y);
+  with_functions(FASTGEN_PICK(upfirdn2d), x, "upfirdn2d", [&](const auto& functions, auto* tag) {
+    using T = typename Compute<Stored<decltype(tag)>>::type;
     std::vector<T> filter = filter_of<T>(f, flip_filter, gain);
     std::vector<MetTaps> met_y = met_along(vertical), met_x = met_along(horizontal);
     Resampled<T> how{vertical, horizontal, inner, f.dim() == 1, stream, filter.data(), met_y.data(), met_x.data()};
     if (y.numel()) run(functions, x, planes, how, y);
-  };
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      compute(table.f32, static_cast<float*>(nullptr));
-      break;
-    case ScalarType::Double:
-      compute(table.f64, static_cast<double*>(nullptr));
-      break;
-    case ScalarType::BFloat16:
-      compute(table.bf16, static_cast<float*>(nullptr));
-      break;
-    default:
-      STD_TORCH_CHECK(false, "upfirdn2d: no CPU kernel for this dtype");
-  }
+  });
   return channels_last ? torch::stable::transpose(torch::stable::transpose(y, 1, 3), 2, 3) : y;
 }
 

@@ -57,10 +57,11 @@ static void sum_rows(const T* x, const int64_t* order, int64_t count, int64_t d,
   }
 }
 
-}  // namespace
-}  // namespace fastgen
+template <class S>
+static constexpr VectorQuantizeFunctions<S> kFunctions = {nearest<S>, sum_rows<S>};
 
-extern "C" const fastgen::VectorQuantizeTable FASTGEN_TABLE(vector_quantize) = {
-    {fastgen::nearest<float>, fastgen::sum_rows<float>},
-    {fastgen::nearest<double>, fastgen::sum_rows<double>},
-};
+}  // namespace
+
+FASTGEN_DEFINE_TABLE(vector_quantize, kFunctions<float>, kFunctions<double>);
+
+}  // namespace fastgen

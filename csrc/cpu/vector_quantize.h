@@ -24,14 +24,9 @@ struct VectorQuantizeFunctions {
   void (*sum_rows)(const T* x, const int64_t* order, int64_t count, int64_t d, T* out);
 };
 
-struct VectorQuantizeTable {
-  VectorQuantizeFunctions<float> f32;
-  VectorQuantizeFunctions<double> f64;
-};
-
 // Codes are numbered in the type of the rows, and a float has 24 bits for that.
 constexpr int64_t kMostCodes = int64_t(1) << 24;
 
 }  // namespace fastgen
 
-FASTGEN_DECLARE_TABLES(fastgen::VectorQuantizeTable, vector_quantize);
+FASTGEN_DECLARE_TABLES(fastgen::Table<fastgen::VectorQuantizeFunctions>, vector_quantize);

@@ -1,23 +1,12 @@
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
-#include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
-#include <limits>
-#include <tuple>
-#include <vector>
 
 #include "knn_share.h"
+#include "registration.h"
 #include "vector_quantize.h"
 
 namespace fastgen {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Numbers that one thread should have at least to copy or to add.
 static constexpr int64_t kMoveGrain = 1 << 16;
@@ -103,7 +92,7 @@ class CodeSearch {
 // The codes themselves; NaN where there is none.
 template <class T>
 static void look_up(const T* codebook, const int64_t* indices, int64_t n, int64_t d, T* quantized) {
-  torch::stable::parallel_for(0, n, rows_at_least(d), [&](int64_t begin, int64_t end) {
+  parallel_for(0, n, rows_at_least(d), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* out = quantized + i * d;
       if (indices[i] < 0) {
@@ -131,48 +120,31 @@ static void sum_by_code(const VectorQuantizeFunctions<T>& functions, const T* x,
     if (indices[i] >= 0) order[next[indices[i]]++] = i;
   }
   int64_t rows_of_each = std::max<int64_t>(1, n / codes);
-  torch::stable::parallel_for(0, codes, rows_at_least(d * rows_of_each), [&](int64_t begin, int64_t end) {
+  parallel_for(0, codes, rows_at_least(d * rows_of_each), [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       functions.sum_rows(x, order.data() + next[j] - counts[j], counts[j], d, sums + j * d);
     }
   });
 }
 
-template <class T>
-static void run(const PairFunctions<T>& pairs, const KnnFunctions<T>& knn, const VectorQuantizeFunctions<T>& functions,
-                const Tensor& x, const Tensor& codebook, Tensor& quantized, Tensor& indices, Tensor& counts,
-                Tensor& sums) {
-  int64_t n = x.size(0), codes = codebook.size(0), d = codebook.size(1);
-  STD_TORCH_CHECK(codes <= kMostCodes, "vector_quantize: too many codes");
-  const T *rows = static_cast<const T*>(x.const_data_ptr()), *all = static_cast<const T*>(codebook.const_data_ptr());
-  int64_t* found = static_cast<int64_t*>(indices.mutable_data_ptr());
-  PairProblem<T> problem{pairs, rows, all, n, codes, d, true};
-  if (n > 0) CodeSearch<T>(problem, knn, functions).run(found);
-  look_up(all, found, n, d, static_cast<T*>(quantized.mutable_data_ptr()));
-  sum_by_code(functions, rows, found, n, codes, d, static_cast<int64_t*>(counts.mutable_data_ptr()),
-              static_cast<T*>(sums.mutable_data_ptr()));
-}
-
 static std::tuple<Tensor, Tensor, Tensor, Tensor> vector_quantize_cpu(const Tensor& x, const Tensor& codebook) {
   STD_TORCH_CHECK(x.dim() == 2 && codebook.dim() == 2 && x.size(1) == codebook.size(1) && codebook.numel() > 0 &&
                       x.is_contiguous() && codebook.is_contiguous() && x.scalar_type() == codebook.scalar_type(),
                   "vector_quantize: x [n, d] and codebook [k, d] must be contiguous and of one dtype");
-  Tensor quantized = torch::stable::empty_like(x), sums = torch::stable::empty_like(codebook);
-  Tensor indices = torch::stable::new_empty(x, {x.size(0)}, ScalarType::Long);
-  Tensor counts = torch::stable::new_empty(x, {codebook.size(0)}, ScalarType::Long);
-  const PairTable& pairs = FASTGEN_PICK(pairs);
-  const KnnTable& knn = FASTGEN_PICK(knn);
-  const VectorQuantizeTable& functions = FASTGEN_PICK(vector_quantize);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      run<float>(pairs.f32, knn.f32, functions.f32, x, codebook, quantized, indices, counts, sums);
-      break;
-    case ScalarType::Double:
-      run<double>(pairs.f64, knn.f64, functions.f64, x, codebook, quantized, indices, counts, sums);
-      break;
-    default:
-      STD_TORCH_CHECK(false, "vector_quantize: no CPU kernel for this dtype");
-  }
+  int64_t n = x.size(0), codes = codebook.size(0), d = codebook.size(1);
+  STD_TORCH_CHECK(codes <= kMostCodes, "vector_quantize: too many codes");
+  Tensor quantized = empty_like(x), sums = empty_like(codebook);
+  Tensor indices = new_empty(x, {n}, ScalarType::Long);
+  Tensor counts = new_empty(x, {codes}, ScalarType::Long);
+  int64_t* found = data<int64_t>(indices);
+  with_functions(FASTGEN_PICK(vector_quantize), x, "vector_quantize", [&](const auto& f, auto* tag) {
+    using T = Stored<decltype(tag)>;
+    const T *rows = data<T>(x), *all = data<T>(codebook);
+    PairProblem<T> problem{FASTGEN_PICK(pairs).template of<T>(), rows, all, n, codes, d, true};
+    if (n > 0) CodeSearch<T>(problem, FASTGEN_PICK(knn).template of<T>(), f).run(found);
+    look_up(all, found, n, d, data<T>(quantized));
+    sum_by_code(f, rows, found, n, codes, d, data<int64_t>(counts), data<T>(sums));
+  });
   return {quantized, indices, counts, sums};
 }
 
