@@ -27,7 +27,7 @@ from fastgen.models.ddpm import DDPM
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.score_sde import ScoreSDE
 from fastgen.models.unet import UNet
-from fastgen.train.recipes import DiffusionRecipe
+from fastgen.train.recipe import Recipe
 
 SIZES = {"channels": 32, "channel_multipliers": (1, 2), "layers": 2, "attention_levels": (1,), "groups": 8}
 _NETWORK = "UNet of 1M, 8x8"
@@ -53,7 +53,7 @@ def _model(family: type[Diffusion], device: str) -> Diffusion:
     torch.manual_seed(0)
     model = family(8, 1, None, **SIZES).to(device)
     images = load("digits").train.images.to(device).float() / 8 - 1
-    (optimizer,) = DiffusionRecipe(lr=1e-3).optimizers(model).values()
+    (optimizer,) = Recipe(lr=1e-3).optimizers(model).values()
     for batch in images[torch.randint(len(images), (_LESSONS, 64))]:
         step(optimizer, lambda batch=batch: model.loss(batch))()
     return model.eval()
@@ -114,7 +114,7 @@ def _training(op: str, case: str, pass_: str, options: Options) -> Iterator[Row]
 
 
 def _step(module: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Call:
-    (optimizer,) = DiffusionRecipe(lr=1e-5).optimizers(module).values()
+    (optimizer,) = Recipe(lr=1e-5).optimizers(module).values()
     return step(optimizer, lambda: loss(module))
 
 

@@ -55,7 +55,6 @@ def run(args: Namespace) -> int:
     from fastgen.train.launch import data_options
     from fastgen.train.load import load_model
     from fastgen.train.matching import matched
-    from fastgen.train.recipes import scoring_recipe
 
     use_device(args.device)
     accelerator = Accelerator(cpu=args.device == "cpu")
@@ -70,7 +69,7 @@ def run(args: Namespace) -> int:
         dataset = matched(dataset, model, config.get("dataset", {}))
     _check_fits(model, dataset)
     examples = dataset.part(args.part)
-    scores = evaluate(model, examples, scoring_recipe(model), batch_size=args.batch_size, accelerator=accelerator)
+    scores = evaluate(model, examples, batch_size=args.batch_size, all_scores=True, accelerator=accelerator)
     # Samples are few and cheap beside what processes would have to tell each other.
     if accelerator.is_main_process:
         about_samples = _score_samples(args, model, examples)

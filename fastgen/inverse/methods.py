@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.inverse.operators import Inpainting, Operator
-from fastgen.models.divergence import Guard
+from fastgen.models.loop import Guard
 from fastgen.nn.arguments import is_int
 
 

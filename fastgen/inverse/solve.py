@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 
 from fastgen.inverse.methods import METHODS, Problem
 from fastgen.inverse.operators import Operator
-from fastgen.models.diffusion import Diffusion, drawn
-from fastgen.models.evaluating import evaluating
+from fastgen.models.diffusion import Diffusion
+from fastgen.models.model import drawn, evaluating
 from fastgen.nn.arguments import positive
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from fastgen.models.denoising_autoencoder import DenoisingAutoencoder
     from fastgen.models.diffusion import Diffusion
     from fastgen.models.diffusion_probabilistic import DiffusionProbabilisticModel
-    from fastgen.models.divergence import SamplingDiverged
     from fastgen.models.edm import EDM
     from fastgen.models.flow import Flow
     from fastgen.models.flow_matching import FlowMatching
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from fastgen.models.gated_pixelcnn import GatedPixelCNN
     from fastgen.models.glow import Glow
     from fastgen.models.latent_diffusion import LatentDiffusion
+    from fastgen.models.loop import SamplingDiverged
     from fastgen.models.maf import IAF, MAF
     from fastgen.models.neural_spline_flow import NeuralSplineFlow
     from fastgen.models.pixelcnn import PixelCNN
@@ -49,7 +49,7 @@ _OTHERS = {
     "Diffusion": "diffusion",
     "Flow": "flow",
     "LatentDiffusion": "latent_diffusion",
-    "SamplingDiverged": "divergence",
+    "SamplingDiverged": "loop",
     "UNet": "unet",
 }
 _FILES = {entry.kind: entry.module for entry in INDEX.values()} | _OTHERS

@@ -1,41 +1,44 @@
-"""What all adversarial models share: two networks, their losses and penalties, sampling, checks."""
+"""The base of adversarial models: two networks, their losses and penalties, sampling, checks."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.gan import Augment, adversarial_loss, gradient_penalty, normalize_spectrally, squared_gradient
-from fastgen.models.diffusion import drawn
-from fastgen.models.evaluating import evaluating
-from fastgen.models.labels import check_classes
-from fastgen.models.likelihood import normalize_levels, quantize_levels
-from fastgen.models.vectors import standardization
-from fastgen.nn.arguments import is_int, is_number, pair, positive, readable, without_effect
+from fastgen.models.model import Model, drawn, evaluating, normalize_levels, quantize_levels
+from fastgen.models.preprocessing import Standardize
+from fastgen.nn.arguments import is_int, is_number, levels_of, pair, positive
 
 PLAYERS = ("discriminator", "generator")
 
 
-class AdversarialModel(nn.Module):
+class AdversarialModel(Model):
     """A generator `x = G(z)` of normal noise z, and a discriminator `v = D(x)` that it learns from.
 
     Data are images of integer levels `0 .. levels - 1`, [batch, image_channels, height, width], which the networks see
     spread evenly over [-1, 1]; or vectors [batch, features], which they see standardised. A family adds the networks.
 
     Args:
-        config: the constructor's arguments, JSON-able, kept as `self.config`; `from_config` makes the model again.
-            `latent_size` is the number of noise variables; the game's rules are `loss` (one of `fastgen.gan.LOSSES`),
-            `discriminator_steps` (for one of the generator), the weights `r1`, `r2` and `gradient_penalty` (0 for
-            none) and `regularize_every` (apply them in every so-manieth discriminator step, times as strongly);
-            `augment`, `augment_probability` and `augment_target` are `fastgen.gan.Augment`'s, `spectral_norm` divides
-            each of the discriminator's weights by its largest singular value (Miyato et al. 2018).
         generator: takes `(z, labels)` to data as the networks see them.
         discriminator: takes `(x, labels)` to outputs [batch], unbounded.
+        shape: of an example: `(image_channels, height, width)`, or `(features,)`.
+        levels: of images; None for vectors.
+        standardize: of vectors; None takes them as they are.
+        num_classes: labels are 0 to `num_classes - 1`; unconditional where None.
+        latent_size: noise variables.
+        spectral_norm: each of the discriminator's weights is divided by its largest singular value (Miyato et al.
+            2018).
+        loss: one of `fastgen.gan.LOSSES`.
+        discriminator_steps: for one of the generator.
+        r1, r2, gradient_penalty: weights of these penalties, 0 for none.
+        regularize_every: penalties are applied in every so-manieth discriminator step, times as strongly.
+        augment, augment_probability, augment_target: see `fastgen.gan.Augment`.
 
     Raises:
         ValueError: sizes that are not positive, another loss or augmentation, weights below 0.
@@ -44,51 +47,55 @@ class AdversarialModel(nn.Module):
     regularisation.
     """
 
-    def __init__(self, *, config: dict[str, Any], generator: nn.Module, discriminator: nn.Module) -> None:
+    players: ClassVar[tuple[str, ...]] = PLAYERS
+    validation_score = "energy"
+    _example = "example"
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        shape: tuple[int, ...],
+        levels: int | None = None,
+        standardize: Standardize | None = None,
+        *,
+        num_classes: int | None = None,
+        latent_size: int,
+        spectral_norm: bool = False,
+        loss: str = "non_saturating",
+        discriminator_steps: int = 1,
+        r1: float = 0.0,
+        r2: float = 0.0,
+        gradient_penalty: float = 0.0,
+        regularize_every: int = 1,
+        augment: str = "",
+        augment_probability: float = 1.0,
+        augment_target: float | None = None,
+    ) -> None:
         super().__init__()
-        self.config = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
-        self.levels: int | None = config.get("levels") if config.get("features") is None else None
-        self.num_classes: int | None = config["num_classes"]
-        self.latent_size: int = config["latent_size"]
-        self.loss_name: str = config["loss"]
-        self.discriminator_steps: int = config["discriminator_steps"]
-        self.r1, self.r2, self.gradient_penalty = (config[name] for name in ("r1", "r2", "gradient_penalty"))
-        self.regularize_every: int = config["regularize_every"]
-        adversarial_loss(self.loss_name)
-        for name in ("r1", "r2", "gradient_penalty"):
-            if not (is_number(config[name]) and 0 <= config[name] < math.inf):
-                raise ValueError(f"{name}: expected a number of at least 0, got {config[name]!r}")
-        positive(discriminator_steps=self.discriminator_steps, regularize_every=self.regularize_every)
-        if not config["augment"]:
-            without_effect(type(self).__init__, config, "without augment", "augment_probability", "augment_target")
+        self.shape, self.levels, self.standardize = shape, levels, standardize
+        self.num_classes, self.latent_size, self.loss_name = num_classes, latent_size, loss
+        self.discriminator_steps, self.regularize_every = discriminator_steps, regularize_every
+        self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
+        adversarial_loss(loss)
+        for name, weight in {"r1": r1, "r2": r2, "gradient_penalty": gradient_penalty}.items():
+            if not (is_number(weight) and 0 <= weight < math.inf):
+                raise ValueError(f"{name}: expected a number of at least 0, got {weight!r}")
+        positive(discriminator_steps=discriminator_steps, regularize_every=regularize_every)
+        if not (r1 or r2 or gradient_penalty):
+            self.without_effect("without r1, r2 or gradient_penalty", "regularize_every")
+        if not augment:
+            self.without_effect("without augment", "augment_probability", "augment_target")
         self.augment: Augment | None = None
-        if config["augment"]:
-            probability, target = config["augment_probability"], config["augment_target"]
-            self.augment = Augment(config["augment"], probability=probability, target=target)
-        self.standardize = standardization(config.get("features") or 0, config.get("mean"), config.get("std"))
+        if augment:
+            self.augment = Augment(augment, probability=augment_probability, target=augment_target)
         self.generator, self.discriminator = generator, discriminator
-        if config["spectral_norm"]:
+        if spectral_norm:
             normalize_spectrally(discriminator)
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """The model, freshly initialised, from the `config` of another."""
-        return cls(**config)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of an example: `(image_channels, height, width)`, or `(features,)`."""
-        if self.config.get("features") is not None:
-            return (self.config["features"],)
-        return (self.config["image_channels"], *pair("image_size", self.config["image_size"]))
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+    def validation_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
+        # No example has a score by itself: samples are compared with all of them together.
+        return {}
 
     def loss(self, x: Tensor, labels: Tensor | None = None, player: str = "discriminator") -> Tensor:
         """What `player` descends on, a scalar; in the other's weights it has no gradient.
@@ -264,33 +271,11 @@ class AdversarialModel(nn.Module):
 
     def check_data(self, x: Tensor) -> None:
         """Raises where `x` are not data of this model."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
-        if x.is_floating_point() != (self.levels is None) or x.dtype == torch.bool or x.is_complex():
-            wanted = "a floating dtype" if self.levels is None else "integer levels"
-            raise TypeError(f"x: expected {wanted}, got {x.dtype}")
-        if tuple(x.shape[1:]) != self.shape or x.dim() == 0 or x.shape[0] == 0:
-            expected = ", ".join(map(str, self.shape))
-            raise ValueError(f"x: expected [batch, {expected}], at least one example, got {list(x.shape)}")
-        if x.device != self.device:
-            raise ValueError(f"x: expected a tensor on {self.device}, where the model is, got {x.device}")
-        if self.levels is not None and x.device.type == "cpu" and readable(x):
-            low, high = (int(value) for value in x.aminmax())
-            if low < 0 or high >= self.levels:
-                raise ValueError(f"x: expected levels 0 to {self.levels - 1}, got {low} to {high}")
+        self._check_examples("x", x)
 
     def check_labels(self, labels: Tensor | None, batch: int) -> None:
-        """Raises where `labels` are not classes of this model, one for each of `batch` examples."""
-        if self.num_classes is None:
-            if labels is not None:
-                raise ValueError("labels: this model is unconditional (num_classes is None), expected None")
-            return
-        if labels is None:
-            raise ValueError(
-                f"labels: this model has {self.num_classes} classes, expected a tensor [{batch}], got None"
-            )
-        check_classes(labels, batch, self.num_classes, "example")
-        if labels.device != self.device:
+        super().check_labels(labels, batch)
+        if labels is not None and labels.device != self.device:
             raise ValueError(f"labels: expected a tensor on {self.device}, where the model is, got {labels.device}")
 
 
@@ -305,3 +290,19 @@ def frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+def check_image_arguments(image_size: Any, image_channels: int, levels: int | None) -> None:
+    """Raises unless these describe images."""
+    pair("image_size", image_size)
+    positive(image_channels=image_channels)
+    levels_of(levels)
+
+
+def halvings(image_size: Any, at_least: int = 4) -> int:
+    """How often both sides of an image can be halved and stay whole and at least `at_least`."""
+    height, width = pair("image_size", image_size)
+    count = 0
+    while height % 2 == width % 2 == 0 and min(height, width) // 2 >= at_least:
+        height, width, count = height // 2, width // 2, count + 1
+    return count

@@ -1,23 +1,22 @@
-"""The autoencoder: what of an image goes through a bottleneck."""
+"""The autoencoder: images through a bottleneck, and draws from a mixture that is fitted to their latents."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
-from fastgen.models.evaluating import evaluating
-from fastgen.nn.arguments import plain_numbers, positive
+from fastgen.models.model import evaluating
+from fastgen.nn.arguments import positive
 
 # Enough to fit a mixture to.
 MOST_FITTED = 10_000
 
 
-class Autoencoder(EncoderDecoder):
+class Autoencoder(EncoderDecoder, without=("num_classes",)):
     """`x -> z -> x`: an encoder to few numbers, and a decoder that makes the image of them again.
 
     The loss is `-log p(x | z)`, in nats; with the Gaussian likelihood a squared error. With `layers=0` and a dense
@@ -26,19 +25,9 @@ class Autoencoder(EncoderDecoder):
     `fit_latents` learns from the latents of data, which training does after every epoch.
 
     Args:
-        image_size: height and width, or one number for both.
-        image_channels: 1 or 3, or of any floating data.
-        levels: of integer images; None for floating data.
-        latent_size: numbers of a latent; of each place of it, where the network is spatial.
-        network: `"dense"`, `"convolutional"` with strided and transposed convolutions, or `"spatial"`, the same without
-            its linear layers: latents are maps, [latent_size, height / 2^layers, width / 2^layers], rounded up.
-        channels: width of hidden layers; of convolutions, before each halving doubles it.
-        layers: hidden layers, or halvings; 0 with a dense network is linear.
-        dropout: probability, behind the hidden layers.
-        likelihood: of an image given the decoder's output: `"bernoulli"`, `"gaussian"` or `"discretized_logistic"`.
-        sigma: of the Gaussian; None learns it.
         components: of the mixture that `sample` draws latents from.
-        encoder, decoder: networks that are taken instead, see `EncoderDecoder`.
+
+    The other arguments are as in `EncoderDecoder`.
 
     Raises:
         ValueError: sizes that are not positive, another network or likelihood.
@@ -48,26 +37,17 @@ class Autoencoder(EncoderDecoder):
     draws.
     """
 
-    @plain_numbers
-    def __init__(
-        self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
-        latent_size: int = 32,
-        network: str = "dense",
-        channels: int = 512,
-        layers: int = 1,
-        dropout: float = 0.0,
-        likelihood: str = "gaussian",
-        sigma: float | None = None,
-        components: int = 10,
-        encoder: nn.Module | None = None,
-        decoder: nn.Module | None = None,
-    ) -> None:
-        config = constructor_config(locals(), "encoder", "decoder")
-        super().__init__(config, encoder=encoder, decoder=decoder)
+    validation_score = "loss"
+    presets: ClassVar = {
+        "digits": {
+            **{"network": "convolutional", "channels": 32, "layers": 2, "latent_size": 8},
+            **EncoderDecoder.digits,
+            "epochs": 100,
+        }
+    }
+
+    def __init__(self, *images: Any, components: int = 10, **options: Any) -> None:
+        super().__init__(*images, **options)
         positive(components=components)
         size = self._standard_normal(1, torch.Generator()).numel()
         # With the weights, so that a model that was loaded draws as the one that was saved.
@@ -82,6 +62,17 @@ class Autoencoder(EncoderDecoder):
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of `errors`, a scalar."""
         return self.errors(images, labels).mean()
+
+    def validation_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
+        return {"loss": self.errors(x, labels)}
+
+    def test_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
+        # The mean squared error of a pixel, in levels.
+        difference = self.reconstruct(x, labels).float() - x.float()
+        return {**self.validation_scores(x, labels, generator), "mse": difference.square().flatten(1).mean(1)}
+
+    def end_epoch(self, x: Tensor) -> None:
+        self.fit_latents(x[:MOST_FITTED].to(self.device))
 
     @torch.no_grad()
     def fit_latents(self, images: Tensor, seed: int = 0) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.models.adversarial import AdversarialModel
-from fastgen.models.adversarial_arguments import check_image_arguments, halvings
-from fastgen.models.constructor_config import constructor_config
+from fastgen.models.adversarial import AdversarialModel, check_image_arguments, halvings
 from fastgen.nn import BatchNormLeakyReLU, ConditionalBatchNorm, ProjectionHead
-from fastgen.nn.arguments import is_int, pair, plain_numbers, positive
+from fastgen.nn.arguments import is_int, pair, positive
 from fastgen.ops import bias_act
 
 # Standard deviation of the initial weights, and slope of the discriminator's rectifiers; Radford et al., section 4.
@@ -46,7 +44,13 @@ class DCGAN(AdversarialModel):
     (2018), for the classes.
     """
 
-    @plain_numbers
+    presets: ClassVar = {
+        "digits": {
+            **{"latent_size": 32, "channels": 64, "stages": 2, "augment": "translation"},
+            **{"lr": 5e-4, "epochs": 80, "batch_size": 64, "ema_decay": 0.998},
+        }
+    }
+
     def __init__(
         self,
         image_size: int | Sequence[int] = 64,
@@ -58,80 +62,63 @@ class DCGAN(AdversarialModel):
         channels: int = 128,
         stages: int | None = None,
         discriminator_norm: str | None = "batch",
-        spectral_norm: bool = False,
-        loss: str = "non_saturating",
-        discriminator_steps: int = 1,
-        r1: float = 0.0,
-        r2: float = 0.0,
-        gradient_penalty: float = 0.0,
-        regularize_every: int = 1,
-        augment: str = "",
-        augment_probability: float = 1.0,
-        augment_target: float | None = None,
+        **rules: Any,
     ) -> None:
-        config = constructor_config(locals())
-        config |= {"image_size": image_size if isinstance(image_size, int) else list(image_size)}
-        generator, discriminator = convolutional_players(config)
-        super().__init__(config=config, generator=generator, discriminator=discriminator)
+        check_image_arguments(image_size, image_channels, levels)
+        positive(latent_size=latent_size, channels=channels)
+        if num_classes is not None:
+            positive(num_classes=num_classes)
+        if discriminator_norm not in ("batch", None):
+            raise ValueError(f"discriminator_norm: expected 'batch' or None, got {discriminator_norm!r}")
+        most = halvings(image_size, at_least=1)
+        stages = halvings(image_size) if stages is None else stages
+        if not is_int(stages) or not 1 <= stages <= most:
+            raise ValueError(
+                f"stages: expected 1 to {most}, as often as an image of {image_size} halves, got {stages!r}"
+            )
+        height, width = (side >> stages for side in pair("image_size", image_size))
+        widths = [channels * min(2**stage, _WIDEST) for stage in range(stages)]
+        super().__init__(
+            DCGANGenerator(latent_size, image_channels, widths[::-1], (height, width), num_classes),
+            DCGANDiscriminator(image_channels, widths, (height, width), num_classes, discriminator_norm == "batch"),
+            (image_channels, *pair("image_size", image_size)),
+            levels,
+            num_classes=num_classes,
+            latent_size=latent_size,
+            **rules,
+        )
 
 
-class WGANGP(AdversarialModel):
+class WGANGP(DCGAN):
     """The Wasserstein GAN whose critic is held to slopes of 1 by a penalty, on DCGAN's networks.
 
     The critic has no batch normalisation: its gradient has to be that of each example. It learns five times for one
-    step of the generator. Arguments and errors as in `DCGAN`.
+    step of the generator. The other arguments and errors are as in `DCGAN`. Adam has no momentum.
 
     Source: Gulrajani et al., "Improved Training of Wasserstein GANs" (2017), algorithm 1 and section 4.
     """
 
-    @plain_numbers
+    recipe: ClassVar = {"lr": 1e-4, "betas": (0.0, 0.9)}
+    presets: ClassVar = {
+        "digits": {
+            **{"latent_size": 32, "channels": 64, "stages": 2, "discriminator_steps": 2},
+            **{"lr": 5e-4, "epochs": 110, "batch_size": 64, "ema_decay": 0.998},
+        }
+    }
+
     def __init__(
         self,
-        image_size: int | Sequence[int] = 64,
-        image_channels: int = 3,
-        levels: int = 256,
-        *,
-        num_classes: int | None = None,
+        *images: Any,
         latent_size: int = 128,
-        channels: int = 128,
-        stages: int | None = None,
         discriminator_norm: str | None = None,
-        spectral_norm: bool = False,
         loss: str = "wasserstein",
         discriminator_steps: int = 5,
-        r1: float = 0.0,
-        r2: float = 0.0,
         gradient_penalty: float = 10.0,
-        regularize_every: int = 1,
-        augment: str = "",
-        augment_probability: float = 1.0,
-        augment_target: float | None = None,
+        **options: Any,
     ) -> None:
-        config = constructor_config(locals())
-        config |= {"image_size": image_size if isinstance(image_size, int) else list(image_size)}
-        generator, discriminator = convolutional_players(config)
-        super().__init__(config=config, generator=generator, discriminator=discriminator)
-
-
-def convolutional_players(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """The generator and the discriminator that a config describes; raises ValueError where they cannot be."""
-    image_size, image_channels = config["image_size"], config["image_channels"]
-    check_image_arguments(image_size, image_channels, config["levels"])
-    positive(latent_size=config["latent_size"], channels=config["channels"])
-    if config["num_classes"] is not None:
-        positive(num_classes=config["num_classes"])
-    if config["discriminator_norm"] not in ("batch", None):
-        raise ValueError(f"discriminator_norm: expected 'batch' or None, got {config['discriminator_norm']!r}")
-    stages, most = config["stages"], halvings(image_size, at_least=1)
-    stages = halvings(image_size) if stages is None else stages
-    if not is_int(stages) or not 1 <= stages <= most:
-        raise ValueError(f"stages: expected 1 to {most}, as often as an image of {image_size} halves, got {stages!r}")
-    height, width = (side >> stages for side in pair("image_size", image_size))
-    widths = [config["channels"] * min(2**stage, _WIDEST) for stage in range(stages)]
-    classes = config["num_classes"]
-    generator = DCGANGenerator(config["latent_size"], image_channels, widths[::-1], (height, width), classes)
-    batch_norm = config["discriminator_norm"] == "batch"
-    return generator, DCGANDiscriminator(image_channels, widths, (height, width), classes, batch_norm)
+        own = {"latent_size": latent_size, "discriminator_norm": discriminator_norm, "loss": loss}
+        options |= {"discriminator_steps": discriminator_steps, "gradient_penalty": gradient_penalty}
+        super().__init__(*images, **own, **options)
 
 
 class DCGANGenerator(nn.Module):

@@ -1,19 +1,15 @@
-"""Denoising diffusion: a network learns the noise in an image, at each of many levels."""
+"""Denoising diffusion: a network learns the noise in an image, at each of many levels of noise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fastgen.models.constructor_config import constructor_config
 from fastgen.models.diffusion import Diffusion
-from fastgen.models.divergence import Guard
-from fastgen.models.loop import Generators, Loop, Output
+from fastgen.models.loop import Generators, Guard, Loop, Output
 from fastgen.models.variational_bound import BoundedByVariation
-from fastgen.nn.arguments import plain_numbers
 from fastgen.nn.constants import Constants
 from fastgen.ops import diffusion_loss_weight, q_sample
 from fastgen.schedulers import (
@@ -26,17 +22,6 @@ from fastgen.schedulers import (
 )
 from fastgen.schedulers.spacing import check_steps, spaced_timesteps
 
-# What of the model's config its schedulers are made with.
-SCHEDULE = (
-    "num_train_timesteps",
-    "beta_schedule",
-    "beta_start",
-    "beta_end",
-    "rescale_betas_zero_snr",
-    "prediction_type",
-    "variance_type",
-    "clip_sample",
-)
 # Where Heun's method starts: Karras et al. (2022), table 1.
 LARGEST_SIGMA = 80.0
 WEIGHTINGS = ("simple", "min_snr", "p2")
@@ -48,12 +33,6 @@ class DDPM(Constants, BoundedByVariation, Diffusion):
     The loss is the network's mean squared error. Any of the schedulers samples; what is learnt does not depend on it.
 
     Args:
-        image_size: height and width, or one number for both.
-        image_channels: 1 or 3, or of a latent space.
-        levels: of integer images; None for floating data.
-        num_classes: takes labels.
-        label_dropout: share of labels left out in training, which classifier-free guidance needs.
-        channels, channel_multipliers, layers, attention_levels, head_channels, dropout, groups: of the `UNet`.
         num_train_timesteps: levels of noise.
         beta_schedule, beta_start, beta_end, rescale_betas_zero_snr: of the noise, see `fastgen.schedulers`.
         prediction_type: `"epsilon"`, `"sample"` or `"v_prediction"`.
@@ -61,29 +40,19 @@ class DDPM(Constants, BoundedByVariation, Diffusion):
         weighting: of the loss over levels: `"simple"` has none, `"min_snr"` caps the weight of x0 errors, SNR, at 5
             (Hang et al. 2023), `"p2"` divides by `1 + SNR` (Choi et al. 2022).
         clip_sample: samplers keep the predicted x0 in [-1, 1].
-        network: taken instead of a `UNet`.
+
+    The other arguments are as in `Diffusion`.
 
     Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models" (2020), algorithms 1 and 2.
     """
 
     samplers: ClassVar[tuple[str, ...]] = ("ddim", "ddpm", "dpm++", "euler", "heun")
 
-    @plain_numbers
+    presets: ClassVar = {"digits": {**Diffusion.digits, "beta_schedule": "cosine"}}
+
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
-        num_classes: int | None = None,
-        label_dropout: float = 0.1,
-        channels: int = 128,
-        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
-        layers: int = 2,
-        attention_levels: Sequence[int] = (1,),
-        head_channels: int | None = None,
-        dropout: float = 0.0,
-        groups: int = 32,
+        *images: Any,
         num_train_timesteps: int = 1000,
         beta_schedule: str = "linear",
         beta_start: float = 1e-4,
@@ -93,24 +62,31 @@ class DDPM(Constants, BoundedByVariation, Diffusion):
         variance_type: str = "fixed_small",
         weighting: str = "simple",
         clip_sample: bool = True,
-        network: nn.Module | None = None,
+        **options: Any,
     ) -> None:
-        config = constructor_config(locals(), "network")
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting: expected one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
-        super().__init__(
-            config=config, network=network, prediction_type=prediction_type, out_channels=self.outputs_per_channel
-        )
+        self.prediction_type, self.variance_type, self.clip_sample = prediction_type, variance_type, clip_sample
+        super().__init__(*images, **options)
         self.weighting = weighting
+        # The arguments of its schedulers.
+        self._schedule = {
+            "num_train_timesteps": num_train_timesteps,
+            "beta_schedule": beta_schedule,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+            "rescale_betas_zero_snr": rescale_betas_zero_snr,
+            "prediction_type": prediction_type,
+            "variance_type": variance_type,
+            "clip_sample": clip_sample,
+        }
         self._register_constants()
 
-    # The network's, for each of the image's.
-    outputs_per_channel: ClassVar[int] = 1
     precise = True
 
     def _constants(self) -> dict[str, Tensor]:
         # Not in checkpoints: they follow from the config.
-        scheduler = DDPMScheduler(**{name: self.config[name] for name in SCHEDULE})
+        scheduler = DDPMScheduler(**self._schedule)
         return {"betas": scheduler.betas, "alphas_cumprod": scheduler.alphas_cumprod}
 
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,10 +122,9 @@ class DDPM(Constants, BoundedByVariation, Diffusion):
             "euler": EulerDiscreteScheduler,
             "heun": HeunDiscreteScheduler,
         }
-        config = {name: self.config[name] for name in SCHEDULE}
         # The noisiest level is visited, where sampling starts, however few the steps are.
         also: dict[str, Any] = {"timestep_spacing": "trailing", "exact_previous": True}
-        if config["clip_sample"]:
+        if self.clip_sample:
             # What others call keeping x0 in bounds.
             bounds = {"dpm++": {"thresholding": True, "sample_max_value": 1.0}, "euler": {"clip_x0": 1.0}}
             also |= bounds.get(sampler, {})
@@ -158,7 +133,7 @@ class DDPM(Constants, BoundedByVariation, Diffusion):
             sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
             largest = min(sigmas[-1].item(), LARGEST_SIGMA)
             also |= {"use_karras_sigmas": True, "sigma_min": sigmas[0].item(), "sigma_max": largest}
-        scheduler = classes[sampler].from_config({**config, **also})
+        scheduler = classes[sampler].from_config({**self._schedule, **also})
         scheduler.set_timesteps(steps, self.device)
         return scheduler
 

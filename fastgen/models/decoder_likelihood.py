@@ -1,4 +1,4 @@
-"""What a decoder's output says about an image: Bernoulli, Gaussian or discretised logistic, of independent pixels."""
+"""Likelihoods of an image given a decoder's output: Bernoulli, Gaussian or discretised logistic, pixels independent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from fastgen.models.likelihood import normalize_levels
+from fastgen.models.model import drawn, normalize_levels
 from fastgen.nn.arguments import is_number
 from fastgen.nn.constants import Constants
 from fastgen.ops.reconstruction import bernoulli_log_prob, discretized_logistic_log_prob, gaussian_log_prob
@@ -116,8 +116,7 @@ class GaussianLikelihood(Constants, DecoderLikelihood):
         return output
 
     def draw(self, output: Tensor, generator: Generator | None = None) -> Tensor:
-        device = output.device if generator is None else generator.device
-        noise = torch.randn(output.shape, generator=generator, device=device, dtype=output.dtype).to(output.device)
+        noise = drawn(torch.randn, output.shape, output, generator)
         return self._to_level(output + (self.logvar / 2).exp() * noise)
 
 
@@ -177,6 +176,4 @@ def make_likelihood(name: str, levels: int | None, sigma: float | None = None) -
 
 def _uniform(like: Tensor, generator: Generator | None) -> Tensor:
     """In (0, 1), never at an end."""
-    device = like.device if generator is None else generator.device
-    drawn = torch.rand(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
-    return drawn.clamp(min=torch.finfo(like.dtype).eps / 2)
+    return drawn(torch.rand, like.shape, like, generator).clamp(min=torch.finfo(like.dtype).eps / 2)

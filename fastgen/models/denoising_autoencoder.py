@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
-from fastgen.models.evaluating import evaluating
-from fastgen.nn.arguments import is_number, plain_numbers, positive, probability
+from fastgen.models.model import drawn, evaluating
+from fastgen.nn.arguments import is_number, positive, probability
 
 CORRUPTIONS = ("gaussian", "masking", "salt-and-pepper")
+# Corruptions of each image that is scored: one alone would hide what an epoch changed.
+VALIDATION_DRAWS = 2
 # Of a walk back that goes on and on, however likely that is.
 LONGEST_WALK = 50
 
 
-class DenoisingAutoencoder(EncoderDecoder):
+class DenoisingAutoencoder(EncoderDecoder, without=("num_classes",)):
     """Learns `P(x | x~)`, images behind their corruption `x~ ~ C(x~ | x)`: the loss is `-log P(x | x~)`, in nats.
 
     The chain `x~_t ~ C(x~ | x_t)`, `x_{t+1} ~ P(x | x~_t)` has the distribution of the data as its stationary one,
@@ -33,37 +35,34 @@ class DenoisingAutoencoder(EncoderDecoder):
         noise: how much.
         walkback: probability of a further step, in [0, 1).
 
-    The other arguments are as in `Autoencoder`; `latent_size` may well exceed the number of pixels.
+    The other arguments are as in `EncoderDecoder`; `latent_size` may well exceed the number of pixels.
 
     Raises:
-        ValueError: another corruption, noise that is no positive number or no share, what `Autoencoder` refuses.
+        ValueError: another corruption, noise that is no positive number or no share, what `EncoderDecoder` refuses.
 
     Source: Bengio, Yao, Alain and Vincent, "Generalized Denoising Auto-Encoders as Generative Models" (2013),
     algorithms 1 and 2; Vincent et al., "Extracting and Composing Robust Features with Denoising Autoencoders" (2008).
     """
 
-    @plain_numbers
+    validation_score = "loss"
+    presets: ClassVar = {
+        "digits": {
+            **{"channels": 512, "layers": 2, "latent_size": 256, "noise": 0.6, "walkback": 0.5},
+            **EncoderDecoder.digits,
+            "epochs": 100,
+        }
+    }
+
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
+        *images: Any,
         latent_size: int = 512,
-        network: str = "dense",
-        channels: int = 512,
-        layers: int = 1,
-        dropout: float = 0.0,
-        likelihood: str = "gaussian",
-        sigma: float | None = None,
         corruption: str = "gaussian",
         noise: float = 0.5,
         walkback: float = 0.0,
-        encoder: nn.Module | None = None,
-        decoder: nn.Module | None = None,
+        **options: Any,
     ) -> None:
-        config = constructor_config(locals(), "encoder", "decoder")
-        super().__init__(config, encoder=encoder, decoder=decoder)
+        super().__init__(*images, latent_size=latent_size, **options)
         if corruption not in CORRUPTIONS:
             raise ValueError(f"corruption: expected one of {', '.join(CORRUPTIONS)}, got {corruption!r}")
         if not (is_number(noise) and 0 < noise < math.inf) or (corruption != "gaussian" and noise > 1):
@@ -72,19 +71,18 @@ class DenoisingAutoencoder(EncoderDecoder):
         probability(walkback=walkback)
         self.corruption, self.noise, self.walkback = corruption, noise, walkback
 
+    def validation_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
+        draws = [self.errors(x, labels, generator=generator) for _ in range(VALIDATION_DRAWS)]
+        return {"loss": sum(draws) / VALIDATION_DRAWS}
+
     def corrupt(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """A draw of `C(x~ | x)`, of images as the network sees them."""
-        device = x.device if generator is None else generator.device
-
-        def drawn(how: Callable[..., Tensor]) -> Tensor:
-            return how(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
-
         if self.corruption == "gaussian":
-            return x + self.noise * drawn(torch.randn)
-        black, hit = (0.0 if self.levels is None else -1.0), drawn(torch.rand) < self.noise
+            return x + self.noise * drawn(torch.randn, x.shape, x, generator)
+        black, hit = (0.0 if self.levels is None else -1.0), drawn(torch.rand, x.shape, x, generator) < self.noise
         if self.corruption == "masking":
             return torch.where(hit, black, x)
-        return torch.where(hit, torch.where(drawn(torch.rand) < 0.5, black, 1.0), x)
+        return torch.where(hit, torch.where(drawn(torch.rand, x.shape, x, generator) < 0.5, black, 1.0), x)
 
     def denoise(self, corrupted: Tensor) -> Tensor:
         """The decoder's output for corrupted images as the network sees them: `P(x | x~)`, as `likelihood` takes it."""
@@ -92,12 +90,12 @@ class DenoisingAutoencoder(EncoderDecoder):
 
     def errors(self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """`-log P(x | x~)` in nats with one corruption of each image, [batch]; arguments and errors as in `encode`."""
-        self._checked_labels(labels, images.shape[0])
+        self.check_labels(labels, images.shape[0])
         return -self.likelihood.log_prob(images, self.denoise(self.corrupt(self.normalize(images), generator)))
 
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of `-log P(x | x~)` over the corrupted images of each one's walk back, a scalar."""
-        self._checked_labels(labels, images.shape[0])
+        self.check_labels(labels, images.shape[0])
         corrupted = self.corrupt(self.normalize(images))
         outputs = [self.denoise(corrupted)]
         walkers = [torch.arange(images.shape[0], device=images.device)]
@@ -152,7 +150,7 @@ class DenoisingAutoencoder(EncoderDecoder):
         Source: Bengio et al. (2013), section 3.
         """
         positive(n=n, steps=steps)
-        self._checked_labels(labels, n)
+        self.check_labels(labels, n)
         x = self._noise(n, generator) if start is None else self.normalize(start)
         if x.shape[0] != n:
             raise ValueError(f"start: expected {n} images, got {x.shape[0]}")
@@ -170,7 +168,5 @@ class DenoisingAutoencoder(EncoderDecoder):
         return self.encode(self.sample(n, generator=generator))
 
     def _noise(self, n: int, generator: Generator | None) -> Tensor:
-        device = self.device if generator is None else generator.device
-        how = torch.randn if self.levels is None else torch.rand
-        noise = how(n, *self.shape, generator=generator, device=device, dtype=self.dtype).to(self.device)
+        noise = drawn(torch.randn if self.levels is None else torch.rand, (n, *self.shape), self, generator)
         return noise if self.levels is None else 2 * noise - 1

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fastgen.models.constructor_config import constructor_config
 from fastgen.models.ddpm import DDPM
-from fastgen.models.diffusion import drawn
-from fastgen.models.divergence import Guard
-from fastgen.models.loop import Generators, Loop, Output
-from fastgen.nn.arguments import plain_numbers
+from fastgen.models.loop import Generators, Guard, Loop, Output
+from fastgen.models.model import drawn
 
 # Of the bound's sum, for each image, after each epoch.
 VALIDATION_TIMESTEPS = 8
 
 
-class DiffusionProbabilisticModel(DDPM):
+class DiffusionProbabilisticModel(DDPM, without=("weighting",)):
     """A chain of normal steps from noise to data, whose means and variances a network learns by the variational bound.
 
     `p(x_{t-1} | x_t) = N(mu(x_t, t), Sigma(x_t, t))`, with `mu` the posterior's mean at the predicted x0 and
@@ -41,38 +37,13 @@ class DiffusionProbabilisticModel(DDPM):
 
     samplers: ClassVar[tuple[str, ...]] = ("ancestral",)
 
-    @plain_numbers
-    def __init__(
-        self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
-        num_classes: int | None = None,
-        label_dropout: float = 0.1,
-        channels: int = 128,
-        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
-        layers: int = 2,
-        attention_levels: Sequence[int] = (1,),
-        head_channels: int | None = None,
-        dropout: float = 0.0,
-        groups: int = 32,
-        num_train_timesteps: int = 1000,
-        beta_schedule: str = "linear",
-        beta_start: float = 1e-4,
-        beta_end: float = 0.02,
-        rescale_betas_zero_snr: bool = False,
-        prediction_type: str = "epsilon",
-        variance_type: str = "fixed_small",
-        learned_variance: bool = True,
-        clip_sample: bool = False,
-        network: nn.Module | None = None,
-    ) -> None:
-        config = constructor_config(locals(), "network")
+    presets: ClassVar = {"digits": {**DDPM.presets["digits"], "num_train_timesteps": 200}}
+
+    def __init__(self, *images: Any, learned_variance: bool = True, clip_sample: bool = False, **options: Any) -> None:
         self.outputs_per_channel = 2 if learned_variance else 1
-        super().__init__(**{name: config[name] for name in config if name != "learned_variance"}, network=network)
-        self.config = {**self.config, "learned_variance": learned_variance}
-        del self.config["weighting"]
+        if learned_variance:
+            self.without_effect("with learned_variance", "variance_type")
+        super().__init__(*images, clip_sample=clip_sample, **options)
         self.learned_variance = learned_variance
 
     def predict_x0(self, x: Tensor, time: Tensor, output: Tensor) -> Tensor:
@@ -90,7 +61,8 @@ class DiffusionProbabilisticModel(DDPM):
 
     def errors(self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """The bound in bits per dimension, estimated at one drawn step for the whole batch, [batch]."""
-        x0, labels = self.normalize(images), self._checked_labels(labels, len(images))
+        x0 = self.normalize(images)
+        self.check_labels(labels, len(images))
         labels = self._some_dropped(labels, generator)
         steps = len(self.betas)
         time = int(torch.randint(steps, (), generator=generator, device=_device(generator)))
@@ -105,7 +77,8 @@ class DiffusionProbabilisticModel(DDPM):
 
         A single term of it, times as many as there are, is off by ten bits and more.
         """
-        x0, labels = self.normalize(images), self._checked_labels(labels, len(images))
+        x0 = self.normalize(images)
+        self.check_labels(labels, len(images))
         nats = self._bound(x0, labels, VALIDATION_TIMESTEPS, generator)
         return nats / (math.log(2) * math.prod(self.shape))
 

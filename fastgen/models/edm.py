@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fastgen.models.constructor_config import constructor_config
-from fastgen.models.diffusion import Diffusion, along, drawn
-from fastgen.models.divergence import Guard
-from fastgen.models.loop import Generators, Loop, Output
+from fastgen.models.diffusion import Diffusion, along
+from fastgen.models.loop import Generators, Guard, Loop, Output
+from fastgen.models.model import drawn
 from fastgen.models.probability_flow import RatioFlow
-from fastgen.nn.arguments import plain_numbers
 from fastgen.schedulers.spacing import karras_sigmas
 
 
@@ -35,46 +32,35 @@ class EDM(RatioFlow, Diffusion):
         rho: spacing of the sigmas.
         p_mean, p_std: of `log sigma` in training.
 
-    The other arguments are as in `DDPM`.
+    The other arguments are as in `Diffusion`.
 
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models" (2022), table 1,
     algorithm 2.
     """
 
+    prediction_type = "sample"
     samplers: ClassVar[tuple[str, ...]] = ("heun", "euler", "ode")
     default_steps: ClassVar[int] = 18
 
-    @plain_numbers
+    presets: ClassVar = {"digits": {**Diffusion.digits, "sigma_data": 0.75}}
+
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
-        num_classes: int | None = None,
-        label_dropout: float = 0.1,
-        channels: int = 128,
-        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
-        layers: int = 2,
-        attention_levels: Sequence[int] = (1,),
-        head_channels: int | None = None,
-        dropout: float = 0.0,
-        groups: int = 32,
+        *images: Any,
         sigma_data: float = 0.5,
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         rho: float = 7.0,
         p_mean: float = -1.2,
         p_std: float = 1.2,
-        network: nn.Module | None = None,
+        **options: Any,
     ) -> None:
-        config = constructor_config(locals(), "network")
         if not (math.isfinite(sigma_max) and 0 < sigma_min < sigma_max):
             raise ValueError(f"sigma_min and sigma_max: expected 0 < min < max, got {sigma_min} and {sigma_max}")
         for name, value in {"sigma_data": sigma_data, "rho": rho, "p_std": p_std}.items():
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}: expected a positive number, got {value}")
-        super().__init__(config=config, network=network, prediction_type="sample")
+        super().__init__(*images, **options)
         self.sigma_data, self.sigma_min, self.sigma_max, self.rho = sigma_data, sigma_min, sigma_max, rho
         self.p_mean, self.p_std = p_mean, p_std
 

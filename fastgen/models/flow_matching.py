@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fastgen.models.constructor_config import constructor_config
 from fastgen.models.ddpm import along_schedule
 from fastgen.models.diffusion import Diffusion
-from fastgen.models.divergence import Guard
-from fastgen.models.loop import Generators, Loop, Output
+from fastgen.models.loop import Generators, Guard, Loop, Output
 from fastgen.models.probability_flow import ProbabilityFlow
-from fastgen.nn.arguments import plain_numbers
 from fastgen.schedulers import FlowMatchEulerScheduler
 
 TIMES = ("uniform", "logit_normal")
@@ -29,39 +25,28 @@ class FlowMatching(ProbabilityFlow, Diffusion):
             middle.
         shift: of the sampler's times towards noise, see `FlowMatchEulerScheduler`.
 
-    The other arguments are as in `DDPM`.
+    The other arguments are as in `Diffusion`.
 
     Source: Lipman et al., "Flow Matching for Generative Modeling" (2023), equations 14 and 23; Liu et al., "Flow
     Straight and Fast" (2023).
     """
 
+    prediction_type = "velocity"
     samplers: ClassVar[tuple[str, ...]] = ("euler", "heun", "midpoint", "ode")
 
-    @plain_numbers
+    presets: ClassVar = {"digits": Diffusion.digits}
+
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
-        num_classes: int | None = None,
-        label_dropout: float = 0.1,
-        channels: int = 128,
-        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
-        layers: int = 2,
-        attention_levels: Sequence[int] = (1,),
-        head_channels: int | None = None,
-        dropout: float = 0.0,
-        groups: int = 32,
+        *images: Any,
         times: str = "uniform",
         shift: float = 1.0,
-        network: nn.Module | None = None,
+        **options: Any,
     ) -> None:
-        config = constructor_config(locals(), "network")
         if times not in TIMES:
             raise ValueError(f"times: expected one of {', '.join(TIMES)}, got {times!r}")
         FlowMatchEulerScheduler(shift=shift)
-        super().__init__(config=config, network=network, prediction_type="velocity")
+        super().__init__(*images, **options)
         self.time_distribution, self.shift = times, shift
 
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:

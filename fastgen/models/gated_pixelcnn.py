@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.models.likelihood import CategoricalLikelihood
 from fastgen.nn import GatedPixelCNNLayer, MaskedConv2d
-from fastgen.nn.arguments import plain_numbers
+from fastgen.nn.arguments import positive
 
 
 class GatedPixelCNN(AutoregressiveModel):
@@ -36,7 +37,13 @@ class GatedPixelCNN(AutoregressiveModel):
     Source: van den Oord et al., "Conditional Image Generation with PixelCNN Decoders" (2016).
     """
 
-    @plain_numbers
+    presets: ClassVar = {
+        "digits": {
+            **AutoregressiveModel.digits,
+            **{"channels": 48, "layers": 5, "first_kernel_size": 5, "dropout": 0.4},
+        }
+    }
+
     def __init__(
         self,
         *,
@@ -53,22 +60,15 @@ class GatedPixelCNN(AutoregressiveModel):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
-            config={
-                "image_size": image_size,
-                "image_channels": image_channels,
-                "levels": levels,
-                "channels": channels,
-                "layers": layers,
-                "first_kernel_size": first_kernel_size,
-                "kernel_size": kernel_size,
-                "head_channels": head_channels,
-                "skip_connections": skip_connections,
-                "num_classes": num_classes,
-                "dropout": dropout,
-            },
-            likelihood=CategoricalLikelihood,
+            image_size,
+            image_channels,
+            levels,
+            CategoricalLikelihood,
+            num_classes=num_classes,
+            dropout=dropout,
         )
         head_channels = channels if head_channels is None else head_channels
+        positive(channels=channels, layers=layers, head_channels=head_channels)
         self.layers = nn.ModuleList(
             GatedPixelCNNLayer(
                 "A" if i == 0 else "B",

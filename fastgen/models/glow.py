@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from fastgen.nn import (
     RationalQuadraticCoupling,
     Squeeze,
 )
-from fastgen.nn.arguments import plain_numbers, positive, probability, without_effect
+from fastgen.nn.arguments import positive, probability
 
 
 class Glow(Flow):
@@ -58,7 +59,10 @@ class Glow(Flow):
     splines.
     """
 
-    @plain_numbers
+    presets: ClassVar = {
+        "digits": {"channels": 96, "scales": 2, "steps": 8, "lr": 2e-3, "epochs": 40, "batch_size": 32}
+    }
+
     def __init__(
         self,
         *,
@@ -74,19 +78,6 @@ class Glow(Flow):
         num_classes: int | None = None,
         reversible: bool = False,
     ) -> None:
-        config = {
-            "image_size": image_size if isinstance(image_size, int) else list(image_size),
-            "image_channels": image_channels,
-            "levels": levels,
-            "scales": scales,
-            "steps": steps,
-            "channels": channels,
-            "coupling": coupling,
-            "num_bins": num_bins,
-            "dropout": dropout,
-            "num_classes": num_classes,
-            "reversible": reversible,
-        }
         positive(scales=scales, steps=steps, channels=channels, num_bins=num_bins)
         couplings = {
             "affine": AffineCoupling,
@@ -96,7 +87,7 @@ class Glow(Flow):
         if coupling not in couplings:
             raise ValueError(f"coupling: expected one of {', '.join(couplings)}, got {coupling!r}")
         if coupling != "rational_quadratic":
-            without_effect(Glow.__init__, config, f"with {coupling} couplings", "num_bins")
+            self.without_effect(f"with {coupling} couplings", "num_bins")
         probability(dropout=dropout)
         check_context(None, num_classes)
         shape = image_shape(image_size, image_channels, levels, scales)
@@ -119,7 +110,6 @@ class Glow(Flow):
             preprocess=Center(levels),
             num_classes=num_classes,
             levels=levels,
-            config=config,
         )
 
 

@@ -1,4 +1,4 @@
-"""What can be done to examples by way of their latents: interpolation, arithmetic, attribute vectors."""
+"""Examples changed by way of their latents: interpolation, arithmetic, attribute vectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from fastgen.models.dequantization import quantize
+from fastgen.models.preprocessing import quantize
 from fastgen.nn.arguments import is_int
 
 INTERPOLATIONS = ("linear", "spherical")

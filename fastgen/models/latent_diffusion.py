@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.models.diffusion import Diffusion
-from fastgen.models.divergence import Guard, Progress
-from fastgen.models.evaluating import evaluating
 from fastgen.models.flow import Flow
-from fastgen.models.loop import Draw, Generators
+from fastgen.models.loop import Draw, Generators, Guard, Progress
+from fastgen.models.model import evaluating
 
 
 class LatentDiffusion(nn.Module):

@@ -1,4 +1,4 @@
-"""What a network's output says about the levels of a pixel: the likelihoods that autoregressive models share."""
+"""Likelihoods of an autoregressive model: how a network's output becomes a probability of levels, and a draw."""
 
 from __future__ import annotations
 
@@ -9,20 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.models.model import normalize_levels
 from fastgen.ops.discretized_logistic_mixture import discretized_logistic_mixture_log_prob
 from fastgen.sampling import Categorical, Draw, LogisticMixture
-
-
-def normalize_levels(images: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
-    """What a network sees for levels `0 .. levels - 1`: numbers evenly spaced from -1 to 1."""
-    # Half precision would round the product of a large level before the subtraction that makes it small.
-    x = images.to(torch.promote_types(dtype, torch.float32))
-    return (x * (2 / (levels - 1)) - 1).to(dtype)
-
-
-def quantize_levels(x: Tensor, levels: int) -> Tensor:
-    """The inverse of `normalize_levels`: the nearest levels, uint8."""
-    return ((x.float() + 1) * ((levels - 1) / 2)).round().clamp(0, levels - 1).to(torch.uint8)
 
 
 class Likelihood(Protocol):

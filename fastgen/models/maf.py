@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from fastgen.models.flow import Flow, check_context
-from fastgen.models.vectors import as_json, standardization, start_at_zero
+from fastgen.models.flow import Flow, check_context, start_at_zero
+from fastgen.models.preprocessing import standardization
 from fastgen.nn import Compose, Inverse, MaskedAutoregressive, ReversePermutation
-from fastgen.nn.arguments import plain_numbers, positive, probability
+from fastgen.nn.arguments import positive, probability
 
 
 class MAF(Flow):
@@ -41,7 +41,8 @@ class MAF(Flow):
     Source: Papamakarios et al., "Masked Autoregressive Flow for Density Estimation" (2017), section 3.
     """
 
-    @plain_numbers
+    presets: ClassVar = {"points": {**Flow.points, "transforms": 10}, "other": {"batch_size": 256}}
+
     def __init__(
         self,
         features: int,
@@ -56,18 +57,6 @@ class MAF(Flow):
         std: Sequence[float] | None = None,
         reversible: bool = False,
     ) -> None:
-        config = {
-            "features": features,
-            "transforms": transforms,
-            "hidden_features": hidden_features,
-            "num_blocks": num_blocks,
-            "scale_map": scale_map,
-            "dropout": dropout,
-            "context_features": context_features,
-            "mean": as_json(mean),
-            "std": as_json(std),
-            "reversible": reversible,
-        }
         positive(features=features)
         positive(transforms=transforms, hidden_features=hidden_features, num_blocks=num_blocks)
         check_context(context_features)
@@ -87,7 +76,6 @@ class MAF(Flow):
             (features,),
             preprocess=standardization(features, mean, std),
             context_features=context_features,
-            config=config,
         )
 
     def _layer(self, features: int, network: dict[str, Any]) -> nn.Module:
@@ -111,6 +99,8 @@ class IAF(MAF):
 
     Source: Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow" (2016), section 3.
     """
+
+    presets: ClassVar = {**MAF.presets, "points": {**Flow.points, "transforms": 6}}
 
     def _layer(self, features: int, network: dict[str, Any]) -> nn.Module:
         return Inverse(super()._layer(features, network))

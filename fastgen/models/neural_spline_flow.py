@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 from torch import nn
 
-from fastgen.models.flow import Flow, check_context
-from fastgen.models.vectors import alternating_mask, as_json, mixing, standardization
-from fastgen.nn import Compose, MaskedAutoregressive, RationalQuadraticCoupling, ResidualNet, ReversePermutation
-from fastgen.nn.arguments import plain_numbers, positive, probability
+from fastgen.models.flow import Flow, alternating_mask, check_context
+from fastgen.models.preprocessing import standardization
+from fastgen.nn import (
+    Compose,
+    LULinear,
+    MaskedAutoregressive,
+    RandomPermutation,
+    RationalQuadraticCoupling,
+    ResidualNet,
+    ReversePermutation,
+)
+from fastgen.nn.arguments import positive, probability
 
 
 class NeuralSplineFlow(Flow):
@@ -44,7 +53,8 @@ class NeuralSplineFlow(Flow):
     Source: Durkan et al., "Neural Spline Flows" (2019), section 4 and appendix B.
     """
 
-    @plain_numbers
+    presets: ClassVar = {"points": {**Flow.points, "transforms": 6}, "other": {"batch_size": 256}}
+
     def __init__(
         self,
         features: int,
@@ -62,21 +72,6 @@ class NeuralSplineFlow(Flow):
         std: Sequence[float] | None = None,
         reversible: bool = False,
     ) -> None:
-        config = {
-            "features": features,
-            "transforms": transforms,
-            "hidden_features": hidden_features,
-            "num_blocks": num_blocks,
-            "num_bins": num_bins,
-            "tail_bound": tail_bound,
-            "autoregressive": autoregressive,
-            "linear": linear,
-            "dropout": dropout,
-            "context_features": context_features,
-            "mean": as_json(mean),
-            "std": as_json(std),
-            "reversible": reversible,
-        }
         positive(features=features)
         positive(transforms=transforms, hidden_features=hidden_features, num_blocks=num_blocks, num_bins=num_bins)
         check_context(context_features)
@@ -103,5 +98,17 @@ class NeuralSplineFlow(Flow):
             (features,),
             preprocess=standardization(features, mean, std),
             context_features=context_features,
-            config=config,
         )
+
+
+def mixing(linear: str | None, features: int) -> list[nn.Module]:
+    """The layers that mix features ahead of a transform: a trained linear map, a random permutation, or none.
+
+    Raises:
+        ValueError: `linear` is not `"lu"`, `"permutation"` or None.
+    """
+    if linear not in ("lu", "permutation", None):
+        raise ValueError(f"linear: expected 'lu', 'permutation' or None, got {linear!r}")
+    # A triangular map keeps the order of the features: it takes a permutation to mix them all.
+    layers: list[nn.Module] = [] if linear is None else [RandomPermutation(features)]
+    return [*layers, LULinear(features)] if linear == "lu" else layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from fastgen.models.autoregressive import AutoregressiveModel
 from fastgen.models.likelihood import CategoricalLikelihood
 from fastgen.nn import MaskedConv2d
-from fastgen.nn.arguments import plain_numbers
+from fastgen.nn.arguments import positive
 
 
 class PixelCNN(AutoregressiveModel):
@@ -38,7 +39,13 @@ class PixelCNN(AutoregressiveModel):
     Source: van den Oord et al., "Pixel Recurrent Neural Networks" (2016), section 3.4, table 1 and figure 5.
     """
 
-    @plain_numbers
+    presets: ClassVar = {
+        "digits": {
+            **AutoregressiveModel.digits,
+            **{"channels": 96, "layers": 5, "first_kernel_size": 5, "dropout": 0.4},
+        }
+    }
+
     def __init__(
         self,
         *,
@@ -52,23 +59,11 @@ class PixelCNN(AutoregressiveModel):
         head_channels: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(
-            config={
-                "image_size": image_size,
-                "image_channels": image_channels,
-                "levels": levels,
-                "channels": channels,
-                "layers": layers,
-                "first_kernel_size": first_kernel_size,
-                "kernel_size": kernel_size,
-                "head_channels": head_channels,
-                "dropout": dropout,
-            },
-            likelihood=CategoricalLikelihood,
-        )
+        super().__init__(image_size, image_channels, levels, CategoricalLikelihood, dropout=dropout)
+        head_channels = channels if head_channels is None else head_channels
+        positive(channels=channels, layers=layers, head_channels=head_channels)
         if channels % (2 * image_channels):
             raise ValueError(f"channels: expected a multiple of {2 * image_channels}, got {channels}")
-        head_channels = channels if head_channels is None else head_channels
         colors = image_channels
         self.first = MaskedConv2d("A", image_channels, channels, first_kernel_size, color_groups=colors)
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel_size, colors, dropout) for _ in range(layers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from fastgen.nn import (
 from fastgen.nn import (
     weight_norm as normalize_weights,
 )
-from fastgen.nn.arguments import plain_numbers
+from fastgen.nn.arguments import positive
 
 
 class PixelCNNPP(AutoregressiveModel):
@@ -56,7 +57,13 @@ class PixelCNNPP(AutoregressiveModel):
     Modifications" (2017), figure 2 and its published code.
     """
 
-    @plain_numbers
+    presets: ClassVar = {
+        "digits": {
+            **AutoregressiveModel.digits,
+            **{"channels": 32, "resnets": 2, "scales": 2, "num_mixtures": 5, "dropout": 0.3},
+        }
+    }
+
     def __init__(
         self,
         *,
@@ -71,20 +78,14 @@ class PixelCNNPP(AutoregressiveModel):
         dropout: float = 0.5,
         weight_norm: bool = True,
     ) -> None:
+        positive(channels=channels, resnets=resnets, scales=scales, num_mixtures=num_mixtures)
         super().__init__(
-            config={
-                "image_size": image_size,
-                "image_channels": image_channels,
-                "levels": levels,
-                "channels": channels,
-                "resnets": resnets,
-                "scales": scales,
-                "num_mixtures": num_mixtures,
-                "num_classes": num_classes,
-                "dropout": dropout,
-                "weight_norm": weight_norm,
-            },
-            likelihood=partial(LogisticMixtureLikelihood, num_mixtures=num_mixtures),
+            image_size,
+            image_channels,
+            levels,
+            partial(LogisticMixtureLikelihood, num_mixtures=num_mixtures),
+            num_classes=num_classes,
+            dropout=dropout,
         )
         if any(size % 2 ** (scales - 1) for size in self.image_size):
             raise ValueError(
@@ -108,6 +109,7 @@ class PixelCNNPP(AutoregressiveModel):
         self.double_u = nn.ModuleList(DownShiftedConvTranspose2d(channels, channels) for _ in range(scales - 1))
         self.double_ul = nn.ModuleList(DownRightShiftedConvTranspose2d(channels, channels) for _ in range(scales - 1))
         self.head = nn.Conv2d(channels, self.likelihood.output_channels, 1)
+        self.starts_from_data = weight_norm
         if weight_norm:
             normalize_weights(self)
 

@@ -1,4 +1,4 @@
-"""Fixed maps from data to what a flow's transform takes; transforms too, so that densities stay those of the data."""
+"""Fixed maps from data to what a network takes, with their log-determinants; noise between integer levels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from fastgen.nn.constants import Constants
 
@@ -108,3 +108,41 @@ class Logit(nn.Module):
         """`log |det dx/dy|`, [batch]: of a sigmoid `s`, `log s'(y) = -softplus(y) - softplus(-y)`."""
         constant = y.shape[1:].numel() * math.log(self.levels / (1 - 2 * self.alpha))
         return constant - (F.softplus(y) + F.softplus(-y)).flatten(1).sum(1)
+
+
+def standardization(features: int, mean: Sequence[float] | None, std: Sequence[float] | None) -> Standardize | None:
+    """The preprocessing of data with this mean and standard deviation; None where they are None.
+
+    Raises:
+        ValueError: one without the other, or numbers that `Standardize` refuses.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ValueError("mean, std: expected both, or neither")
+    return Standardize(features, mean, std)
+
+
+def dequantize(images: Tensor, *, dtype: torch.dtype = torch.float32, generator: Generator | None = None) -> Tensor:
+    """`images + u`, `u` uniform in [0, 1): a density of these cannot grow without bound on the levels themselves.
+
+    With `p` a density of such images, `P(x) = integral of p(x + u) over u` is a probability of levels, and by Jensen's
+    inequality `log P(x) >= E_u log p(x + u)`.
+
+    Args:
+        images: integer levels, any shape.
+        dtype: of the result; it has to hold a level and a fraction (a bfloat16 holds 8 bits in all).
+        generator: on any device; the noise is drawn there.
+
+    Source: Theis et al., "A note on the evaluation of generative models" (2016), section 3.1.
+    """
+    if generator is None:
+        # `torch.rand` with a generator, though it be None, does not trace with a batch of any size.
+        return images + torch.rand_like(images, dtype=dtype)
+    noise = torch.rand(images.shape, dtype=dtype, device=generator.device, generator=generator)
+    return images + noise.to(images.device)
+
+
+def quantize(x: Tensor, levels: int) -> Tensor:
+    """The uint8 levels whose bins continuous images lie in; what lies outside goes to the nearest one."""
+    return x.floor().clamp(0, levels - 1).to(torch.uint8)

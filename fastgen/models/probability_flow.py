@@ -10,10 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.models.adaptive_ode import Solution, integrate
-from fastgen.models.diffusion import along, drawn
-from fastgen.models.divergence import Guard
-from fastgen.models.evaluating import evaluating
-from fastgen.models.loop import Generators, Loop, Output
+from fastgen.models.diffusion import along
+from fastgen.models.loop import Generators, Guard, Loop, Output
+from fastgen.models.model import drawn, evaluating
 from fastgen.nn.arguments import positive
 
 PROBES = ("rademacher", "gaussian", "exact")
@@ -83,7 +82,7 @@ class ProbabilityFlow(nn.Module):
             StepsExhausted: the network said NaN, or the tolerances are out of reach.
         """
         self._check_continuous(x)
-        labels = self._checked_labels(labels, len(x))
+        self.check_labels(labels, len(x))
         positive(num_probes=num_probes)
         if probes not in PROBES:
             raise ValueError(f"probes: expected one of {', '.join(PROBES)}, got {probes!r}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.models.flow import Flow, check_context
+from fastgen.models.flow import Flow, alternating_mask, check_context, start_at_zero
 from fastgen.models.multiscale import Multiscale, channel_mask, image_shape
-from fastgen.models.preprocessing import Logit
-from fastgen.models.vectors import alternating_mask, as_json, standardization, start_at_zero
+from fastgen.models.preprocessing import Logit, standardization
 from fastgen.nn import (
     ActNorm,
     AffineCoupling,
@@ -22,7 +22,7 @@ from fastgen.nn import (
     checkerboard_mask,
     weight_norm,
 )
-from fastgen.nn.arguments import plain_numbers, positive, probability, without_effect
+from fastgen.nn.arguments import positive, probability
 
 
 class RealNVP(Flow):
@@ -62,7 +62,14 @@ class RealNVP(Flow):
     Source: Dinh, Sohl-Dickstein and Bengio, "Density estimation using Real NVP" (2017), sections 3 and 4.1.
     """
 
-    @plain_numbers
+    presets: ClassVar = {
+        "points": {**Flow.points, "transforms": 12},
+        "digits": {
+            **{"channels": 32, "num_blocks": 1},
+            **{"lr": 3e-3, "weight_decay": 0.05, "epochs": 28, "batch_size": 32, "ema_decay": 0.998},
+        },
+    }
+
     def __init__(
         self,
         features: int | None = None,
@@ -84,25 +91,6 @@ class RealNVP(Flow):
         scale_map: str = "tanh",
         reversible: bool = False,
     ) -> None:
-        config = {
-            "features": features,
-            "transforms": transforms,
-            "hidden_features": hidden_features,
-            "mean": as_json(mean),
-            "std": as_json(std),
-            "context_features": context_features,
-            "image_size": image_size if isinstance(image_size, int | None) else list(image_size),
-            "image_channels": image_channels,
-            "levels": levels,
-            "scales": scales,
-            "channels": channels,
-            "alpha": alpha,
-            "num_classes": num_classes,
-            "num_blocks": num_blocks,
-            "dropout": dropout,
-            "scale_map": scale_map,
-            "reversible": reversible,
-        }
         if (features is None) == (image_size is None):
             raise ValueError(
                 f"features, image_size: expected one of them, for vectors or for images, got {features}, {image_size}"
@@ -110,7 +98,7 @@ class RealNVP(Flow):
         unused = ("on vectors", "image_channels", "levels", "scales", "channels", "alpha")
         if features is None:
             unused = ("on images", "transforms", "hidden_features", "mean", "std")
-        without_effect(RealNVP.__init__, config, *unused)
+        self.without_effect(*unused)
         positive(num_blocks=num_blocks)
         probability(dropout=dropout)
         network = {"num_blocks": num_blocks, "context_features": check_context(context_features, num_classes)}
@@ -139,7 +127,6 @@ class RealNVP(Flow):
             context_features=context_features,
             num_classes=num_classes,
             levels=None if image_size is None else levels,
-            config=config,
         )
 
 

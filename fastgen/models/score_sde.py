@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fastgen.models.constructor_config import constructor_config
-from fastgen.models.diffusion import Diffusion, along, drawn
-from fastgen.models.divergence import Guard
-from fastgen.models.loop import Generators, Loop, Output
+from fastgen.models.diffusion import Diffusion, along
+from fastgen.models.loop import Generators, Guard, Loop, Output
+from fastgen.models.model import drawn
 from fastgen.models.probability_flow import RatioFlow
-from fastgen.models.sde import SDES
-from fastgen.nn.arguments import plain_numbers
+from fastgen.models.sde import SDES, VarianceExploding
 
 PREDICTORS = ("reverse_diffusion", "ancestral", "none")
 CORRECTORS = ("langevin", "none")
@@ -32,7 +29,7 @@ class ScoreSDE(RatioFlow, Diffusion):
         least_time: where the data are; at time 0 the score has no bounds.
         likelihood_weighting: weigh the loss by `g^2 / sigma^2`, which bounds the likelihood (Song et al. 2021b).
 
-    The other arguments are as in `DDPM`. Samplers:
+    The other arguments are as in `Diffusion`. Samplers:
 
     - `"pc"`: a predictor (`predictor="reverse_diffusion"`, `"ancestral"` or `"none"`) and, after it, a corrector
       (`corrector="langevin"` or `"none"`, `corrector_steps` times with signal-to-noise ratio `snr`) at each of `steps`
@@ -44,25 +41,15 @@ class ScoreSDE(RatioFlow, Diffusion):
     and algorithms 1 to 5; Vincent, "A Connection Between Score Matching and Denoising Autoencoders" (2011).
     """
 
+    prediction_type = "epsilon"
     samplers: ClassVar[tuple[str, ...]] = ("pc", "em", "ode")
     default_steps: ClassVar[int] = 200
 
-    @plain_numbers
+    presets: ClassVar = {"digits": {**Diffusion.digits, "sde": "vp"}}
+
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
-        num_classes: int | None = None,
-        label_dropout: float = 0.1,
-        channels: int = 128,
-        channel_multipliers: Sequence[int] = (1, 2, 2, 2),
-        layers: int = 2,
-        attention_levels: Sequence[int] = (1,),
-        head_channels: int | None = None,
-        dropout: float = 0.0,
-        groups: int = 32,
+        *images: Any,
         sde: str = "vp",
         sigma_min: float = 0.01,
         sigma_max: float = 50.0,
@@ -70,14 +57,15 @@ class ScoreSDE(RatioFlow, Diffusion):
         beta_max: float = 20.0,
         least_time: float = 1e-5,
         likelihood_weighting: bool = False,
-        network: nn.Module | None = None,
+        **options: Any,
     ) -> None:
-        config = constructor_config(locals(), "network")
         if sde not in SDES:
             raise ValueError(f"sde: expected one of {', '.join(SDES)}, got {sde!r}")
         if not 0 < least_time < 1:
             raise ValueError(f"least_time: expected a number in (0, 1), got {least_time}")
-        super().__init__(config=config, network=network, prediction_type="epsilon")
+        others = ("beta_min", "beta_max") if sde == "ve" else ("sigma_min", "sigma_max")
+        self.without_effect(f"with sde={sde!r}", *others)
+        super().__init__(*images, **options)
         sizes = (sigma_min, sigma_max) if sde == "ve" else (beta_min, beta_max)
         self.sde = SDES[sde](*sizes, least_time)
         self.likelihood_weighting = likelihood_weighting
@@ -195,7 +183,7 @@ class ScoreSDE(RatioFlow, Diffusion):
         # Where no score is, nothing is known of the density, and nothing is corrected.
         ratio = torch.where(norms[1] > 0, norms[0] / norms[1], 0)
         size = (2 * (snr * ratio) ** 2).view(1)
-        if self.config["sde"] != "ve":
+        if not isinstance(self.sde, VarianceExploding):
             size = size * self.alpha_sigma(time)[0] ** 2
         mean = x + along(size, x) * score
         return mean + along((2 * size).sqrt(), x) * noise, mean

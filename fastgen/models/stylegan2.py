@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from fastgen.gan import path_lengths
-from fastgen.models.adversarial import AdversarialModel
-from fastgen.models.adversarial_arguments import check_image_arguments, halvings
-from fastgen.models.constructor_config import constructor_config
-from fastgen.nn.arguments import is_number, pair, plain_numbers, positive, without_effect
+from fastgen.models.adversarial import AdversarialModel, check_image_arguments, halvings
+from fastgen.nn.arguments import is_number, pair, positive
 from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
 from fastgen.nn.resample import Resample2d
 from fastgen.nn.running_average import RunningAverages
@@ -66,7 +64,17 @@ class StyleGAN2(RunningAverages, AdversarialModel):
 
     averages: ClassVar[tuple[str, ...]] = ("path_mean",)
 
-    @plain_numbers
+    # Karras et al. (2019), appendix C: Adam without momentum.
+    recipe: ClassVar = {"lr": 2e-3, "betas": (0.0, 0.99)}
+    presets: ClassVar = {
+        "digits": {
+            **{"latent_size": 64, "style_size": 64, "mapping_layers": 4, "channels": 32, "max_channels": 64},
+            # Half of a digit is exactly black. At this size mixing and path lengths cost more than they give.
+            **{"output": "tanh", "style_mixing": 0.0, "path_length": 0.0, "r1": 1.0, "augment": "translation"},
+            **{"epochs": 80, "batch_size": 32, "ema_decay": 0.998},
+        }
+    }
+
     def __init__(
         self,
         image_size: int | Sequence[int] = 64,
@@ -83,18 +91,10 @@ class StyleGAN2(RunningAverages, AdversarialModel):
         style_mixing: float = 0.9,
         path_length: float = 2.0,
         path_length_every: int = 4,
-        spectral_norm: bool = False,
-        loss: str = "non_saturating",
-        discriminator_steps: int = 1,
         r1: float = 10.0,
-        r2: float = 0.0,
-        gradient_penalty: float = 0.0,
         regularize_every: int = 16,
-        augment: str = "",
-        augment_probability: float = 1.0,
-        augment_target: float | None = None,
+        **rules: Any,
     ) -> None:
-        config = constructor_config(locals())
         check_image_arguments(image_size, image_channels, levels)
         positive(latent_size=latent_size, style_size=style_size, mapping_layers=mapping_layers)
         positive(channels=channels, max_channels=max_channels, path_length_every=path_length_every)
@@ -107,7 +107,7 @@ class StyleGAN2(RunningAverages, AdversarialModel):
         if not 0 <= path_length < math.inf:
             raise ValueError(f"path_length: expected a number of at least 0, got {path_length!r}")
         if path_length == 0:
-            without_effect(StyleGAN2.__init__, config, "with path_length=0", "path_length_every")
+            self.without_effect("with path_length=0", "path_length_every")
         stages = halvings(image_size)
         if stages == 0:
             raise ValueError(f"image_size: expected sides that can be halved to 4 or more, got {image_size!r}")
@@ -117,9 +117,12 @@ class StyleGAN2(RunningAverages, AdversarialModel):
         widths = [min(channels << stage, max_channels) for stage in range(stages, -1, -1)]
         mapping = MappingNetwork(latent_size, style_size, mapping_layers, num_classes)
         super().__init__(
-            config=config,
-            generator=StyleGenerator(mapping, sizes, widths, image_channels, style_mixing, output),
-            discriminator=StyleDiscriminator(sizes[::-1], widths[::-1], image_channels, num_classes),
+            StyleGenerator(mapping, sizes, widths, image_channels, style_mixing, output),
+            StyleDiscriminator(sizes[::-1], widths[::-1], image_channels, num_classes),
+            (image_channels, height, width),
+            levels,
+            **{"num_classes": num_classes, "latent_size": latent_size, "r1": r1},
+            **{"regularize_every": regularize_every, **rules},
         )
         self.path_length, self.path_length_every = path_length, path_length_every
         self.register_buffer("path_mean", torch.zeros(()))

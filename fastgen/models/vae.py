@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
-from fastgen.models.evaluating import evaluating
-from fastgen.nn.arguments import is_int, is_number, plain_numbers, positive
+from fastgen.models.model import evaluating
+from fastgen.nn.arguments import is_int, is_number, positive
 from fastgen.ops.importance_weighted_bound import importance_weighted_bound
 from fastgen.ops.reparameterize import MAX_LOGVAR, gaussian_reparameterize_kl
 
 # Latents that are decoded at once where a bound takes many.
 MOST_DECODED = 4096
+# Of the importance-weighted bound that a trained model is scored by.
+TEST_SAMPLES = 100
 
 
 class VAE(EncoderDecoder):
@@ -30,44 +31,51 @@ class VAE(EncoderDecoder):
         importance_samples: with k above 1 the loss is the bound of k weighted samples instead,
             `log 1/k sum_i p(x, z_i) / q(z_i | x)`.
 
-    The other arguments are as in `Autoencoder`.
+    The other arguments are as in `EncoderDecoder`.
 
     Raises:
-        ValueError: a beta that is no number of at least 0, both it and importance samples, what `Autoencoder` refuses.
+        ValueError: a beta that is no number of at least 0, both it and importance samples, what `EncoderDecoder`
+            refuses.
 
     Source: Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), equation 10; Rezende, Mohamed and Wierstra
     (2014); Higgins et al., "beta-VAE" (2017), equation 4; Burda, Grosse and Salakhutdinov, "Importance Weighted
     Autoencoders" (2016), equation 8.
     """
 
-    @plain_numbers
+    # A mean and a log variance.
+    numbers_per_latent = 2
+    presets: ClassVar = {
+        "digits": {
+            **{"network": "convolutional", "channels": 32, "layers": 2, "latent_size": 16, "dropout": 0.1},
+            "likelihood": "discretized_logistic",
+            **EncoderDecoder.digits,
+            "epochs": 150,
+        }
+    }
+
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
-        num_classes: int | None = None,
-        latent_size: int = 32,
-        network: str = "dense",
-        channels: int = 512,
-        layers: int = 1,
-        dropout: float = 0.0,
+        *images: Any,
         likelihood: str = "bernoulli",
-        sigma: float | None = None,
         beta: float = 1.0,
         importance_samples: int = 1,
-        encoder: nn.Module | None = None,
-        decoder: nn.Module | None = None,
+        **options: Any,
     ) -> None:
-        config = constructor_config(locals(), "encoder", "decoder")
-        super().__init__(config, numbers_per_latent=2, encoder=encoder, decoder=decoder)
+        super().__init__(*images, likelihood=likelihood, **options)
         if not (is_number(beta) and 0 <= beta < math.inf):
             raise ValueError(f"beta: expected a number of at least 0, got {beta!r}")
         positive(importance_samples=importance_samples)
         if importance_samples > 1 and beta != 1:
             raise ValueError(f"beta: expected 1 with importance_samples, whose bound has no divergence, got {beta!r}")
         self.beta, self.importance_samples = beta, importance_samples
+
+    def validation_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
+        return {"bits_per_dim": self.bits_per_dim(x, labels, generator=generator)}
+
+    def test_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
+        # The tighter bound, of many weighted samples, has the first draws.
+        tighter = self.bits_per_dim(x, labels, samples=TEST_SAMPLES, generator=generator)
+        return {**self.validation_scores(x, labels, generator), f"iwae{TEST_SAMPLES}_bits_per_dim": tighter}
 
     def posterior(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of `q(z | images)`, each [batch, *latent_shape]; arguments as in `encode`."""
@@ -207,28 +215,8 @@ class ConditionalVAE(VAE):
     (2015), section 3; Kingma et al., "Semi-supervised Learning with Deep Generative Models" (2014), model M2.
     """
 
-    @plain_numbers
-    def __init__(
-        self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
-        num_classes: int,
-        latent_size: int = 32,
-        network: str = "dense",
-        channels: int = 512,
-        layers: int = 1,
-        dropout: float = 0.0,
-        likelihood: str = "bernoulli",
-        sigma: float | None = None,
-        beta: float = 1.0,
-        importance_samples: int = 1,
-        encoder: nn.Module | None = None,
-        decoder: nn.Module | None = None,
-    ) -> None:
-        config = constructor_config(locals(), "encoder", "decoder")
-        super().__init__(**config, encoder=encoder, decoder=decoder)
+    def __init__(self, *images: Any, num_classes: int, **options: Any) -> None:
+        super().__init__(*images, num_classes=num_classes, **options)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None = None, *, as_labels: Tensor | None = None) -> Tensor:

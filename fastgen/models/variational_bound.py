@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from fastgen.models.diffusion import drawn
+from fastgen.models.model import drawn
 
 
 class BoundedByVariation(nn.Module):
@@ -20,6 +21,8 @@ class BoundedByVariation(nn.Module):
 
     Source: Ho, Jain and Abbeel (2020), equations 5 and 13.
     """
+
+    bound_options: ClassVar = {"timesteps": 50}
 
     @torch.no_grad()
     def log_prob_bound(
@@ -44,7 +47,8 @@ class BoundedByVariation(nn.Module):
         """
         if self.levels is None:
             raise TypeError("images: this model's data have no levels, the bound is of the probability of levels")
-        x0, labels = self.normalize(images), self._checked_labels(labels, len(images))
+        x0 = self.normalize(images)
+        self.check_labels(labels, len(images))
         return -self._bound(x0, labels, timesteps, generator)
 
     def _bound(self, x0: Tensor, labels: Tensor | None, timesteps: int | None, generator: Generator | None) -> Tensor:
@@ -122,7 +126,7 @@ class BoundedByVariation(nn.Module):
         first = self._steps(time).view(-1, 1, 1, 1) == 0
         small = torch.where(first, self.posterior(x0, x, 1)[1], variance)
         large = torch.where(first, small, self._levels_at(time)[2])
-        return mean, (large if self.config["variance_type"] == "fixed_large" else small).log()
+        return mean, (large if self.variance_type == "fixed_large" else small).log()
 
     def _seen(
         self,
@@ -135,7 +139,7 @@ class BoundedByVariation(nn.Module):
         times = self._steps(time)
         said = self.output(x, times, labels) if output is None else output(x, times)
         x0 = self.predict_x0(x, times, said)
-        return x0.clamp(-1, 1) if self.config["clip_sample"] else x0, said
+        return x0.clamp(-1, 1) if self.clip_sample else x0, said
 
     def _decoder(self, x0: Tensor, labels: Tensor | None, generator: Generator | None) -> Tensor:
         mean, log_variance = self.reverse(self._at(x0, 0, generator), 0, labels)

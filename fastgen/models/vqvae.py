@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fastgen.models.constructor_config import constructor_config
 from fastgen.models.encoder_decoder import EncoderDecoder
-from fastgen.models.evaluating import evaluating
+from fastgen.models.model import evaluating
 from fastgen.models.pixelcnn import PixelCNN
 from fastgen.nn import MaskedConv2d, VectorQuantizer
-from fastgen.nn.arguments import is_int, plain_numbers, positive
+from fastgen.nn.arguments import is_int, positive
 from fastgen.nn.constants import Constants
 from fastgen.nn.vector_quantizer import Quantized
 
 
-class VQVAE(EncoderDecoder):
+class VQVAE(EncoderDecoder, without=("network", "num_classes")):
     """Images as maps of codes: every place of the encoder's output becomes the nearest of `num_codes` vectors.
 
     With `z = e_k`, `k = argmin_j |encoder(x) - e_j|`, for each place, and a prior `P(k)` over maps of codes,
@@ -36,41 +34,42 @@ class VQVAE(EncoderDecoder):
             again: it takes vectors from others, which the prior has to learn anew; `initialize` spreads them first.
         prior_channels, prior_layers, prior_dropout: of the prior, a `PixelCNN` that sees codes one-hot.
 
-    The other arguments are as in `Autoencoder`; the network is spatial.
+    The other arguments are as in `EncoderDecoder`; the network is spatial.
 
     Raises:
-        ValueError: sizes out of range, what `Autoencoder` and `PixelCNN` refuse.
+        ValueError: sizes out of range, what `EncoderDecoder` and `PixelCNN` refuse.
 
     Source: van den Oord, Vinyals and Kavukcuoglu, "Neural Discrete Representation Learning" (2017), equations 1 to 3,
     sections 3.1 to 3.3.
     """
 
-    @plain_numbers
+    starts_from_data = True
+    presets: ClassVar = {
+        "digits": {
+            **{"num_codes": 32, "latent_size": 16, "channels": 32, "layers": 1},
+            **{"likelihood": "discretized_logistic", "prior_channels": 64, "prior_layers": 4, "prior_dropout": 0.4},
+            **EncoderDecoder.digits,
+            "epochs": 60,
+        }
+    }
+
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        image_channels: int = 1,
-        levels: int | None = 256,
-        *,
+        *images: Any,
         num_codes: int = 128,
         latent_size: int = 64,
         channels: int = 64,
         layers: int = 2,
-        dropout: float = 0.0,
-        likelihood: str = "gaussian",
-        sigma: float | None = None,
         commitment: float = 0.25,
         decay: float = 0.99,
         restart_below: float = 0.0,
         prior_channels: int = 64,
         prior_layers: int = 4,
         prior_dropout: float = 0.0,
-        encoder: nn.Module | None = None,
-        decoder: nn.Module | None = None,
+        **options: Any,
     ) -> None:
-        config = constructor_config(locals(), "encoder", "decoder")
-        super().__init__({**config, "network": "spatial"}, encoder=encoder, decoder=decoder)
-        del self.config["network"]
+        sizes = {"latent_size": latent_size, "channels": channels, "layers": layers}
+        super().__init__(*images, network="spatial", **sizes, **options)
         if not is_int(num_codes) or not 2 <= num_codes <= 256:
             raise ValueError(f"num_codes: expected an int from 2 to 256, got {num_codes!r}")
         self.quantizer = VectorQuantizer(
@@ -84,6 +83,9 @@ class VQVAE(EncoderDecoder):
             first_kernel_size=5,
             dropout=prior_dropout,
         )
+
+    def validation_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
+        return {"bits_per_dim": self.bits_per_dim(x, labels)}
 
     @torch.no_grad()
     def initialize(self, images: Tensor, labels: Tensor | None = None) -> None:
@@ -118,7 +120,7 @@ class VQVAE(EncoderDecoder):
 
     def loss(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The mean of `-log p(x|z) - log P(codes) + commitment`, in nats: a scalar."""
-        self._checked_labels(labels, images.shape[0])
+        self.check_labels(labels, images.shape[0])
         found = self.quantizer(self.encode(images))
         reconstruction = self.log_likelihood(images, found.quantized)
         # Summed over the numbers of a latent, as the other terms are over pixels and places.
@@ -132,7 +134,7 @@ class VQVAE(EncoderDecoder):
 
         Arguments and errors as in `encode`.
         """
-        self._checked_labels(labels, images.shape[0])
+        self.check_labels(labels, images.shape[0])
         found = self._quantized(self.encode(images))
         return self.log_likelihood(images, found.quantized) + self._log_prior(found.indices)
 

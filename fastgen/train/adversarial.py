@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from fastgen.data import Examples
-from fastgen.models.adversarial import PLAYERS, AdversarialModel
-from fastgen.train.figures import MOST_POINTS, save_figure
+from fastgen.models.adversarial import AdversarialModel
 from fastgen.train.modes import ModeWatch, lead
 from fastgen.train.recipe import Batch, Network, Recipe, num_classes
 
@@ -73,19 +71,14 @@ class AdversarialRecipe(Recipe):
     max_grad_norm: float | None = None
     discriminator_lr: float | None = None
 
-    score = "energy"
-
     def __post_init__(self) -> None:
         super().__post_init__()
         other = self.discriminator_lr
         if other is not None and not (math.isfinite(other) and other > 0):
             raise ValueError(f"discriminator_lr is {other}, expected a positive number or None")
 
-    def initialize(self, model: nn.Module, batch: Batch) -> None:
-        pass
-
     def networks(self, model: nn.Module) -> dict[str, nn.Module]:
-        return {name: Player(model, name) for name in PLAYERS}
+        return {name: Player(model, name) for name in model.players}
 
     def optimizers(self, model: nn.Module) -> dict[str, Optimizer]:
         rates = {"generator": self.lr, "discriminator": self.discriminator_lr or self.lr}
@@ -127,9 +120,6 @@ class AdversarialRecipe(Recipe):
         norm = self.update(loss, networks[name], optimizers[name], accelerator)
         return {**told, f"{name}_grad_norm": norm}
 
-    def evaluate(self, model: nn.Module, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        return {}
-
     @torch.no_grad()
     def evaluate_together(self, model: nn.Module, examples: Examples, generator: Generator) -> dict[str, float]:
         real = examples[:_MOST]
@@ -143,7 +133,7 @@ class AdversarialRecipe(Recipe):
         modes = ModeWatch(real.values, real.labels)(samples)
         outputs = [model.discriminate(model.normalize(x), y) for x, y in ((batch.x, batch.labels), (samples, labels))]
         return {
-            self.score: energy_distance(batch.x, samples),
+            "energy": energy_distance(batch.x, samples),
             "modes": float(modes.covered),
             "modes_total": float(modes.total),
             "mode_kl": modes.kl,
@@ -165,28 +155,6 @@ class AdversarialRecipe(Recipe):
                 f"always wins (a lower --discriminator-lr, --set r1=1 or --set augment=translation hold it back)"
             )
         return found
-
-    def draw(self, path: Path, model: nn.Module, generator: Generator, examples: Examples) -> None:
-        if len(model.shape) > 1:
-            super().draw(path, model, generator, examples)
-            return
-        save_figure(path, self.sample(model, min(len(examples), MOST_POINTS), generator), None, examples)
-
-
-@dataclass
-class WassersteinRecipe(AdversarialRecipe):
-    """Gulrajani et al. (2017), algorithm 1: Adam without momentum."""
-
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.0, 0.9)
-
-
-@dataclass
-class StyleRecipe(AdversarialRecipe):
-    """Karras et al., "A Style-Based Generator Architecture" (2019), appendix C: Adam without momentum."""
-
-    lr: float = 2e-3
-    betas: tuple[float, float] = (0.0, 0.99)
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:

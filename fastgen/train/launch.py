@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,7 @@ from fastgen.train.checkpoint import LAST, find, read_config
 from fastgen.train.files import held_run, settled
 from fastgen.train.interruption import TrainingInterrupted
 from fastgen.train.load import model_entry
-from fastgen.train.presets import preset
-from fastgen.train.recipes import recipe_class
-from fastgen.train.settings import Settings
+from fastgen.train.settings import Settings, chosen, preset, recipe_class, recipe_of
 from fastgen.train.trainer import Trainer
 
 DATA_OPTIONS = {
@@ -61,13 +58,12 @@ def build_trainer(given: Mapping[str, Any], held: ExitStack) -> Trainer:
     if settled(out / LAST).exists() and not ("resume" in given or "overwrite" in given):
         raise ValueError(f"{out} already holds a run: --resume goes on, --overwrite starts over, --out goes elsewhere")
 
-    start = recorded or preset(name, data["name_or_path"])
-    settings = Settings(**{**start.get("settings", {}), **_fields(Settings, given)})
+    start = recorded or preset(MODELS[name], data["name_or_path"])
+    settings = Settings(**{**start.get("settings", {}), **chosen(Settings, given)})
     dataset = load(**{"seed": settings.seed, **data})
     set_seed(settings.seed)
     model = build_model(name, dataset, given, start.get("model", {}).get("config", {}))
-    learning = recipe_class(model)
-    recipe = learning(**{**start.get("recipe", {}), **_fields(learning, given)})
+    recipe = recipe_of(model, **{**start.get("recipe", {}), **chosen(recipe_class(model), given)})
     # None leaves the choice to `accelerate launch`.
     precision = given.get("precision", start.get("precision"))
     accelerator = Accelerator(cpu=given["device"] == "cpu", mixed_precision=precision)
@@ -146,7 +142,9 @@ def build_model(name: str, dataset: Dataset, given: Mapping[str, Any], defaults:
     config |= dict(_assignment(text) for text in given.get("set", ()))
     if unknown := [key for key in config if key not in accepted]:
         raise ValueError(f"{name} has no argument {unknown[0]}, expected one of: {', '.join(accepted)}")
-    return MODELS[name].from_config(config)
+    kind = MODELS[name]
+    # A run that goes on may have been started before an option without effect was refused.
+    return kind.from_config(config) if config == defaults else kind(**config)
 
 
 def _shape_arguments(dataset: Dataset) -> dict[str, Any]:
@@ -181,11 +179,6 @@ def _model_name(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
 def data_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The given options as arguments of `fastgen.data.load`."""
     return {key: given[option] for option, key in DATA_OPTIONS.items() if option in given}
-
-
-def _fields(what: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the given options that are fields of the dataclass `what`."""
-    return {field.name: given[field.name] for field in fields(what) if field.name in given}
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model family brings to the trainer: its optimisers, its training step, its score, its samples."""
+"""How a model learns: its optimisers, its training step, its scores, its samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from accelerate import Accelerator
 from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from fastgen.data import Examples
+from fastgen.data import Examples, Images
+from fastgen.models.model import declared
+from fastgen.train.figures import MOST_POINTS, save_figure
 from fastgen.train.pictures import save_grid
 
 # In a picture.
@@ -70,10 +72,11 @@ class Network(nn.Module):
 
 @dataclass
 class Recipe:
-    """How a model with a `loss` and a `log_prob` learns: one AdamW on the mean negative log-likelihood.
+    """How a model with a `loss` learns: one AdamW. What it is scored by and what it starts from, the model declares.
 
-    A family that learns otherwise subclasses this: see `fastgen.train.adversarial` for one with two networks, two
-    optimisers and turns.
+    For what that is, and what holds for a module that declares nothing, see `fastgen.models.model.Model`. Models that
+    learn otherwise have a recipe of their own: see `fastgen.train.adversarial` for two networks, two optimisers and
+    turns.
 
     Source: I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", 2019.
 
@@ -89,9 +92,6 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float | None = 1.0
 
-    # What is reported, and chooses the best checkpoint: the lower the better.
-    score = "bits_per_dim"
-
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr is {self.lr}, expected a positive number")
@@ -102,14 +102,8 @@ class Recipe:
 
     def initialize(self, model: nn.Module, batch: Batch) -> None:
         """Set weights that depend on the data, once, before training."""
-        if getattr(model, "config", {}).get("weight_norm"):
+        if declared(model, "starts_from_data"):
             model.initialize(batch.x, batch.labels)
-
-    def end_epoch(self, model: nn.Module, examples: Examples) -> None:
-        """Set what is fitted to trained weights at once, from all `examples` that `model`, the average, learns from.
-
-        Called before the weights are scored and saved; what it sets has to follow from them and from the examples.
-        """
 
     def networks(self, model: nn.Module) -> dict[str, nn.Module]:
         """The parts of `model` whose gradients are synchronised separately."""
@@ -140,9 +134,10 @@ class Recipe:
             Scalars to be averaged over those steps of the epoch that have them, the same steps in all processes; any
             that is not finite stops the run.
         """
-        nats = networks["model"]("loss", batch.x, batch.labels)
-        grad_norm = self.update(nats, networks["model"], optimizers["model"], accelerator)
-        return {self.score: nats.detach() / self.nats_per_score(batch.x), "grad_norm": grad_norm}
+        loss = networks["model"]("loss", batch.x, batch.labels)
+        grad_norm = self.update(loss, networks["model"], optimizers["model"], accelerator)
+        model = accelerator.unwrap_model(networks["model"]).module
+        return {**declared(model, "training_scores")(loss.detach(), batch.x), "grad_norm": grad_norm}
 
     def update(self, loss: Tensor, network: Network, optimizer: Optimizer, accelerator: Accelerator) -> Tensor:
         """Descend on `loss` by one step of `optimizer`. Returns the gradient's L2 norm before clipping."""
@@ -154,13 +149,13 @@ class Recipe:
         # A loss scaler skips the steps that overflowed: they say nothing about the run's health.
         return torch.zeros_like(grad_norm) if accelerator.optimizer_step_was_skipped else grad_norm.detach()
 
-    def nats_per_score(self, x: Tensor) -> float:
-        """What nats per example are divided by to give the score; for bits per dimension, `C H W ln 2`."""
-        return x[0].numel() * math.log(2)
-
     def evaluate(self, model: nn.Module, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Scores `[B]` of each example, to be averaged over a data set; what is random in them is `generator`'s."""
-        return {self.score: -model.log_prob(batch.x, batch.labels) / self.nats_per_score(batch.x)}
+        return declared(model, "validation_scores")(batch.x, batch.labels, generator)
+
+    def evaluate_all(self, model: nn.Module, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        """As `evaluate`, with the scores that take more time than training has after every epoch."""
+        return declared(model, "test_scores")(batch.x, batch.labels, generator)
 
     def evaluate_together(self, model: nn.Module, examples: Examples, generator: Generator) -> dict[str, float]:
         """Scores of all examples together, such as a distance to samples; every process computes all of it."""
@@ -178,4 +173,8 @@ class Recipe:
 
     def draw(self, path: Path, model: nn.Module, generator: Generator, examples: Examples) -> None:
         """Write a picture of samples; `examples` are those that the model learned from."""
-        save_grid(path, self.sample(model, NUM_SAMPLES, generator), examples.levels)
+        if isinstance(examples, Images):
+            save_grid(path, self.sample(model, NUM_SAMPLES, generator), examples.levels)
+            return
+        samples = self.sample(model, min(len(examples), MOST_POINTS), generator)
+        save_figure(path, samples, getattr(model, "log_prob", None), examples)

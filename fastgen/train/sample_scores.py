@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastgen.data import Examples, Images
 from fastgen.metrics.features import feature_extractor
 from fastgen.metrics.scores import SCORES, FeatureSet, extract, score
-from fastgen.train.recipes import recipe_class
+from fastgen.train.settings import recipe_of
 
 # Samples that are drawn unasked, at most.
 MOST_SAMPLES = 1000
@@ -45,7 +45,7 @@ def draw(model: nn.Module, n: int, seed: int = 0) -> Drawn:
     """
     if n < 1:
         raise ValueError(f"n is {n}, expected at least 1")
-    recipe = recipe_class(model)()
+    recipe = recipe_of(model)
     generator = torch.Generator().manual_seed(seed)
     sizes = [min(BATCH, n - start) for start in range(0, n, BATCH)]
     # What is traced, compiled or packed once is not what a sample takes.

@@ -1,9 +1,17 @@
-"""What a run is told, and where it stands."""
+"""The settings of a run, its defaults for a model and its data, and where it stands."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from torch import nn
+
+from fastgen.data import POINTS
+from fastgen.models.model import Model, declared
+from fastgen.train.adversarial import AdversarialRecipe
+from fastgen.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -59,3 +67,30 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None
+
+
+def recipe_class(model: nn.Module | type[Model]) -> type[Recipe]:
+    """The class of the recipe that a model learns by."""
+    return AdversarialRecipe if declared(model, "players") else Recipe
+
+
+def recipe_of(model: nn.Module, **given: Any) -> Recipe:
+    """The recipe that a model learns by, with what is given over what the model declares."""
+    return recipe_class(model)(**{**declared(model, "recipe"), **given})
+
+
+def preset(kind: type[Model], data: str) -> dict[str, Any]:
+    """What a model's class declares for data of this name, in the shape of a run's configuration.
+
+    Without a preset of the name, it is that for any points, where the name is one of points, or for other data.
+    """
+    names = [data, *(["points"] if data in POINTS else []), "other"]
+    given = next((kind.presets[name] for name in names if name in kind.presets), {})
+    settings, recipe = chosen(Settings, given), chosen(recipe_class(kind), given)
+    config = {name: value for name, value in given.items() if name not in settings | recipe}
+    return {"model": {"config": config}, "recipe": recipe, "settings": settings}
+
+
+def chosen(what: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given options that are fields of the dataclass `what`."""
+    return {field.name: given[field.name] for field in fields(what) if field.name in given}

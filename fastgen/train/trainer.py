@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from fastgen.data import Dataset
 from fastgen.files import write_json
+from fastgen.models.model import declared
 from fastgen.train.checkpoint import BEST, LAST, Checkpoint, load_weights, set_weights
 from fastgen.train.ema import ExponentialMovingAverage
 from fastgen.train.evaluate import evaluate
@@ -25,9 +26,8 @@ from fastgen.train.interruption import Interruption, TrainingInterrupted
 from fastgen.train.order import epoch_order, seed_step
 from fastgen.train.progress import Progress
 from fastgen.train.recipe import Batch, Network, Recipe
-from fastgen.train.recipes import recipe_class
 from fastgen.train.schedule import warmup_cosine
-from fastgen.train.settings import Settings, State
+from fastgen.train.settings import Settings, State, recipe_of
 
 # Reading a scalar back from an accelerator stops its queue, so there it is done for this many steps at a time.
 STEPS_PER_READING = 50
@@ -76,7 +76,7 @@ class Trainer:
         quiet: bool = False,
     ) -> None:
         self.model, self.dataset, self.out = model, dataset, Path(out)
-        self.recipe, self.settings = recipe or recipe_class(model)(), settings or Settings()
+        self.recipe, self.settings = recipe or recipe_of(model), settings or Settings()
         self.accelerator = accelerator or Accelerator()
         self.quiet = quiet
         if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
@@ -229,7 +229,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Score the averaged weights, and save."""
         state, epoch = self.state, self.state.step // self.steps_per_epoch
-        self.recipe.end_epoch(self.ema.model, self.dataset.train)
+        declared(self.ema.model, "end_epoch")(self.dataset.train.values)
         scores = evaluate(self.ema.model, self.dataset.validation, self.recipe, accelerator=self.accelerator)
         for name, value in scores.items():
             self._check_finite(f"validation {name}", value, state.step)
@@ -241,8 +241,9 @@ class Trainer:
         }
         state.history.append(record)
         state.sums, state.counts = {}, {}
-        score = scores.get(self.recipe.score)
-        if score is not None and (state.best is None or score < state.best[f"validation_{self.recipe.score}"]):
+        chooses = declared(self.model, "validation_score")
+        score = scores.get(chooses)
+        if score is not None and (state.best is None or score < state.best[f"validation_{chooses}"]):
             state.best = record
             # Before `last`: a kill in between repeats this epoch and saves the same again.
             self._save(BEST)

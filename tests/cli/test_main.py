@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -92,19 +93,20 @@ class TestTrain:
         from fastgen.models import MODELS
         from fastgen.train import Settings
         from fastgen.train.launch import build_model
-        from fastgen.train.presets import PRESETS
-        from fastgen.train.recipes import recipe_class
+        from fastgen.train.settings import preset, recipe_of
 
-        for (name, data), preset in PRESETS.items():
-            wanted = preset.get("model", {}).get("config", {})
-            if data is None:
-                assert name in MODELS
+        for name, data in product(MODELS, DATASETS):
+            defaults = preset(MODELS[name], data)
+            wanted = defaults["model"]["config"]
+            if not wanted:
                 continue
-            assert data in DATASETS
             options = {name: value for name, value in {"channels": 16, "transforms": 3}.items() if name in wanted}
             model = build_model(name, load(data), options, wanted)
             assert (wanted | options).items() <= model.config.items()
-            assert Settings(**preset["settings"]) and recipe_class(model)(**preset.get("recipe", {}))
+            assert Settings(**defaults["settings"]) and recipe_of(model, **defaults["recipe"])
+        known = {*DATASETS, "points", "other"}
+        assert all(kind.presets.keys() <= known for kind in MODELS.values())
+        assert all("digits" in kind.presets or "points" in kind.presets for kind in MODELS.values())
 
 
 class TestTrainErrors:

@@ -12,8 +12,8 @@ from fastgen.cli import main
 from fastgen.data import load
 from fastgen.metrics import DensityCoverage, FrechetInceptionDistance
 from fastgen.train import load_model
-from fastgen.train.recipes import recipe_class
 from fastgen.train.sample_scores import Yardstick, draw
+from fastgen.train.settings import recipe_of
 from tests.command_errors import but_bias, fails
 
 TINY = ["--transforms", "2", "--hidden-features", "8", "--epochs", "1", "--device", "cpu", "--quiet"]
@@ -58,7 +58,7 @@ class TestTrilemma:
         found = json.loads(Path("x.json").read_text())["models"][0]
         model, config = load_model(runs / "nsf")
         held_out = load(**config["data"], seed=config["settings"]["seed"]).validation.values
-        samples = recipe_class(model)().sample(model, 60, torch.Generator().manual_seed(5)).double()
+        samples = recipe_of(model).sample(model, 60, torch.Generator().manual_seed(5)).double()
         mean, std = held_out.mean(0), held_out.std(0, correction=0)
         for metric, names in (
             (DensityCoverage("given"), ("density", "coverage")),

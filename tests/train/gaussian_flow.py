@@ -43,7 +43,6 @@ class GaussianFlow(Flow):
             Triangular(features),
             (features,),
             preprocess=Standardize(features, mean, std),
-            config={"features": features, "mean": list(mean), "std": list(std)},
         )
 
 
@@ -55,7 +54,6 @@ class NoisyImages(Flow):
             Flattened(image_size**2),
             (1, image_size, image_size),
             levels=levels,
-            config={"image_size": image_size, "levels": levels},
         )
 
 

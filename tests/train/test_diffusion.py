@@ -13,9 +13,8 @@ from PIL import Image
 from fastgen.cli import main
 from fastgen.data import load
 from fastgen.models import MODELS as MODEL_CLASSES
-from fastgen.train import Settings, Trainer, TrainingInterrupted, load_model
+from fastgen.train import Recipe, Settings, Trainer, TrainingInterrupted, load_model
 from fastgen.train.evaluate import evaluate
-from fastgen.train.recipes import DiffusionRecipe
 from tests.command_errors import fails
 from tests.train.training import assert_same_numbers
 
@@ -55,7 +54,7 @@ def test_train_writes_what_others_write(runs, name):
     assert config["model"]["name"] == name and not model.training
 
 
-class StoppingDiffusion(DiffusionRecipe):
+class StoppingDiffusion(Recipe):
     """Interrupts itself in the middle of step 4."""
 
     def step(self, step, batch, networks, optimizers, accelerator):
@@ -75,10 +74,10 @@ def test_interrupted_and_resumed_equals_unbroken(data, tmp_path, name):
         accelerator = Accelerator(cpu=True)
         return Trainer(model, load(data), out, recipe=recipe, settings=settings, accelerator=accelerator, quiet=True)
 
-    trainer(tmp_path / "unbroken", DiffusionRecipe()).fit()
+    trainer(tmp_path / "unbroken", Recipe()).fit()
     with pytest.raises(TrainingInterrupted):
         trainer(tmp_path / "broken", StoppingDiffusion()).fit()
-    trainer(tmp_path / "broken", DiffusionRecipe()).fit(resume=True)
+    trainer(tmp_path / "broken", Recipe()).fit(resume=True)
     assert_same_numbers(tmp_path / "unbroken", tmp_path / "broken")
 
 

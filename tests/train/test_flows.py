@@ -12,8 +12,9 @@ from PIL import Image
 
 from fastgen.data import Dataset, Vectors, load
 from fastgen.models import Glow
+from fastgen.models.model import declared
 from fastgen.train import Recipe, Settings, Trainer, TrainingInterrupted, evaluate
-from fastgen.train.recipes import DequantizedRecipe, VectorRecipe, recipe_class
+from fastgen.train.settings import recipe_of
 from tests.train.gaussian_flow import GaussianFlow, NoisyImages
 from tests.train.tiny_model import TinyModel
 from tests.train.training import assert_same_numbers, toy_dataset
@@ -37,7 +38,7 @@ def gaussian_trainer(out, *, recipe=None, dataset=None, **settings):
         GaussianFlow(2, mean.tolist(), std.tolist()),
         dataset,
         out,
-        recipe=recipe or VectorRecipe(lr=2e-2),
+        recipe=recipe or Recipe(lr=2e-2),
         settings=Settings(**{**{"epochs": 6, "batch_size": 64, "warmup": 5, "ema_decay": 0.98}, **settings}),
         accelerator=Accelerator(cpu=True),
         quiet=True,
@@ -79,7 +80,7 @@ def test_history_tells_nats_and_the_checkpoint_what_columns_there_were(trained):
     assert metrics["config"]["dataset"]["columns"] == ["pressure", "tilt"]
 
 
-class Stopping:
+class Stopping(Recipe):
     """Interrupts itself in the middle of step `stop`."""
 
     stop = 30
@@ -90,17 +91,9 @@ class Stopping:
         return super().step(step, batch, networks, optimizers, accelerator)
 
 
-class StoppingVectors(Stopping, VectorRecipe):
-    pass
-
-
-class StoppingImages(Stopping, DequantizedRecipe):
-    pass
-
-
 def test_interrupted_and_resumed_equals_unbroken(trained, tmp_path):
     with pytest.raises(TrainingInterrupted):
-        gaussian_trainer(tmp_path, recipe=StoppingVectors(lr=2e-2)).fit()
+        gaussian_trainer(tmp_path, recipe=Stopping(lr=2e-2)).fit()
     gaussian_trainer(tmp_path).fit(resume=True)
     assert_same_numbers(trained.out, tmp_path)
 
@@ -117,7 +110,7 @@ def test_glow_interrupted_and_resumed_equals_unbroken(tmp_path):
 
     history = trainer(tmp_path / "unbroken").fit()["history"]
     assert history[-1]["validation_bits_per_dim"] < history[0]["validation_bits_per_dim"]
-    stopping = StoppingImages()
+    stopping = Stopping()
     stopping.stop = 13
     with pytest.raises(TrainingInterrupted):
         trainer(tmp_path / "resumed", stopping).fit()
@@ -134,11 +127,11 @@ def test_layers_that_start_from_data_see_the_first_batch_before_training(tmp_pat
 
 
 def test_every_model_has_its_recipe():
-    assert recipe_class(TinyModel()) is Recipe
-    assert recipe_class(GaussianFlow(2, [0, 0], [1, 1])) is VectorRecipe
-    assert recipe_class(NoisyImages()) is DequantizedRecipe
-    trainer = Trainer(NoisyImages(), toy_dataset(), "unused")
-    assert isinstance(trainer.recipe, DequantizedRecipe) and trainer.recipe.score == "bits_per_dim"
+    models = {"bits_per_dim": (TinyModel(), NoisyImages()), "nats": (GaussianFlow(2, [0, 0], [1, 1]),)}
+    for score, scored_by_it in models.items():
+        for model in scored_by_it:
+            assert type(recipe_of(model)) is Recipe
+            assert declared(model, "validation_score") == score
 
 
 class TestDequantizedScores:

@@ -16,8 +16,8 @@ from fastgen.cli import main
 from fastgen.data import Dataset, Images, load
 from fastgen.models import GAN
 from fastgen.train import AdversarialRecipe, Checkpoint, Settings, Trainer, TrainingDiverged, TrainingInterrupted
-from fastgen.train.adversarial import StyleRecipe, WassersteinRecipe, energy_distance
-from fastgen.train.recipes import recipe_class
+from fastgen.train.adversarial import energy_distance
+from fastgen.train.settings import recipe_of
 from tests.command_errors import fails
 from tests.models.adversarial_cases import make
 
@@ -59,12 +59,12 @@ def test_train_writes_what_others_write(runs, name):
 
 
 def test_each_family_has_its_recipe():
-    kinds = {name: recipe_class(make(name)) for name in ("gan", "dcgan", "wgan-gp", "stylegan2")}
-    assert kinds == {
-        "gan": AdversarialRecipe,
-        "dcgan": AdversarialRecipe,
-        "wgan-gp": WassersteinRecipe,
-        "stylegan2": StyleRecipe,
+    recipes = {name: recipe_of(make(name)) for name in ("gan", "dcgan", "wgan-gp", "stylegan2")}
+    assert recipes == {
+        "gan": AdversarialRecipe(lr=2e-4, betas=(0.5, 0.999)),
+        "dcgan": AdversarialRecipe(lr=2e-4, betas=(0.5, 0.999)),
+        "wgan-gp": AdversarialRecipe(lr=1e-4, betas=(0.0, 0.9)),
+        "stylegan2": AdversarialRecipe(lr=2e-3, betas=(0.0, 0.99)),
     }
 
 
