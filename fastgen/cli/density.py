@@ -14,7 +14,6 @@ from fastgen.files import write_json, write_whole
 if TYPE_CHECKING:
     from fastgen.cli.reports.densities import Result
     from fastgen.data import Vectors
-    from fastgen.density import Rate
 
 HELP = "compare classical density estimators on a table"
 EXAMPLES = """methods:
@@ -72,8 +71,11 @@ def _check(args: Namespace) -> None:
 
 
 def run(args: Namespace) -> int:
+    import torch
+
     from fastgen.cli.reports import densities
     from fastgen.data import read_rows
+    from fastgen.density import outliers
 
     _check(args)
     device = use_device(args.device)
@@ -86,9 +88,9 @@ def run(args: Namespace) -> int:
     compared = densities.subset(len(data), args.max_rows, args.seed)
     part = data if len(compared) == len(data) else data[compared]
     standardized = densities.standardize(part, device)
-    settings = densities.Settings(densities.parse_bandwidth(args.bandwidth, standardized.deviation), args.seed)
+    bandwidth = densities.parse_bandwidth(args.bandwidth, standardized.deviation)
     strict = args.method is not None
-    results, failed = densities.compare(standardized, names, settings, args.folds, strict=strict)
+    results, failed = densities.compare(standardized, names, bandwidth, args.seed, args.folds, strict=strict)
     print(_report(args, data, len(part), results, failed))
     if args.json:
         content = {
@@ -109,13 +111,14 @@ def run(args: Namespace) -> int:
 
         # All of them over one column, the best over two.
         shown = results if columns == 1 else results[: int(columns == 2)]
-        drawn = {result.name: standardized.fitted(result.name, settings) for result in shown}
+        drawn = {result.name: standardized.fitted(result.name, bandwidth, args.seed) for result in shown}
         save_picture(Path(args.picture), part, results, drawn)
     if args.outliers is not None:
-        # The bandwidth is in deviations of the rows that are learned from.
-        settings = densities.Settings(densities.parse_bandwidth(args.bandwidth, everything.deviation), args.seed)
-        rows = densities.unlikeliest(everything, compared, results[0].name, settings, args.outliers)
-        write_whole(Path(args.output), "".join(f"{row + 1}\n" for row in rows).encode())
+        bandwidth = densities.parse_bandwidth(args.bandwidth, everything.deviation)
+        model = results[0].method.fit(everything.rows[compared], bandwidth, args.seed)
+        with torch.no_grad():
+            unlikely = outliers(model, everything.rows, args.outliers).nonzero()[:, 0].tolist()
+        write_whole(Path(args.output), "".join(f"{row + 1}\n" for row in unlikely).encode())
     print_written(picture=args.picture, JSON=args.json, outliers=args.output)
     return 0
 
@@ -143,16 +146,9 @@ def _ranking(results: Sequence[Result]) -> str:
     """The methods, best first, by what each is worth on rows it has not seen."""
     rows = [("method", "held-out log-likelihood", "behind the best", "")]
     for result in results:
-        behind, error = result.held_out.behind(results[0].held_out)
-        last = result is results[0]
-        rows.append(
-            (
-                result.name,
-                _measured(result.held_out.mean[-1].item(), result.held_out.standard_error[-1].item()),
-                "" if last else _measured(behind, error),
-                result.method.what,
-            )
-        )
+        worth = f"{result.held_out.mean[-1]:.3f} +- {result.held_out.standard_error[-1]:.3f}"
+        behind = "{:.3f} +- {:.3f}".format(*result.held_out.behind(results[0].held_out))
+        rows.append((result.name, worth, "" if result is results[0] else behind, result.method.what))
     return aligned(rows, left={0, 3})
 
 
@@ -161,22 +157,8 @@ def _convergence(results: Sequence[Result], columns: int) -> str:
     sizes = results[0].held_out.sizes
     rows = [("method", *(f"n = {n}" for n in sizes), "error falls as", "textbook")]
     for result in results:
-        means = result.held_out.mean.tolist()
-        textbook = result.method.rate
-        rows.append(
-            (
-                result.name,
-                *("" if mean != mean else f"{mean:.3f}" for mean in means),
-                _rate(result.rate),
-                f"n^-{textbook(columns)}" if textbook else "",
-            )
-        )
+        means = ("" if mean != mean else f"{mean:.3f}" for mean in result.held_out.mean.tolist())
+        rate, textbook = result.rate, result.method.rate
+        falls = rate if isinstance(rate, str) else f"n^-{rate.rate:.2f} +- {rate.standard_error:.2f}"
+        rows.append((result.name, *means, falls, f"n^-{textbook(columns)}" if textbook else ""))
     return aligned(rows, left={0, len(sizes) + 1, len(sizes) + 2})
-
-
-def _rate(rate: Rate | str) -> str:
-    return rate if isinstance(rate, str) else f"n^-{rate.rate:.2f} +- {rate.standard_error:.2f}"
-
-
-def _measured(value: float, error: float) -> str:
-    return f"{value:.3f} +- {error:.3f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -27,7 +27,6 @@ from fastgen.density import (
     OrthogonalSeries,
     Rate,
     fit_rates,
-    outliers,
 )
 from fastgen.density.bandwidth import RULES
 
@@ -39,17 +38,8 @@ _COMPONENTS = range(1, 9)
 _LEAST_SIZE = 10
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the methods need to know besides the rows.
-
-    Args:
-        bandwidth: of the kernels: a rule, or one number for each column, in units of the rows.
-        seed: of what is random in a fit.
-    """
-
-    bandwidth: str | Sequence[float] = "cv"
-    seed: int = 0
+# Of the kernels: a rule, or one number for each column, in units of the rows.
+Bandwidth = str | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ class Method:
 
     Args:
         what: for the help.
-        fit: of rows [n, d].
+        fit: an estimator of rows [n, d], by a bandwidth and a seed.
         most_columns: beyond which it is not tried unasked.
         rate: the textbook's r for d columns, where the error of a smooth density falls like `n^-r`; None where there is
             no such rule.
@@ -68,7 +58,7 @@ class Method:
     """
 
     what: str
-    fit: Callable[[Tensor, Settings], DensityEstimator]
+    fit: Callable[[Tensor, Bandwidth, int], DensityEstimator]
     most_columns: float = math.inf
     rate: Callable[[int], Fraction] | None = None
     filled: bool = False
@@ -76,7 +66,7 @@ class Method:
     draws: int = 4
 
 
-def _mixture(x: Tensor, settings: Settings) -> DensityEstimator:
+def _mixture(x: Tensor, _: Bandwidth, seed: int) -> DensityEstimator:
     """The mixture of least BIC; after two numbers of components that are no better, more are not tried."""
     best: GaussianMixture | None = None
     best_bic, worse = math.inf, 0
@@ -87,9 +77,7 @@ def _mixture(x: Tensor, settings: Settings) -> DensityEstimator:
         with warnings.catch_warnings():
             # A mixture that goes on gaining a little is still a density, and judged as one.
             warnings.simplefilter("ignore", UserWarning)
-            mixture = GaussianMixture(
-                components, n_init=3, max_iter=200, reg_covar=1e-5, random_state=settings.seed
-            ).fit(x)
+            mixture = GaussianMixture(components, n_init=3, max_iter=200, reg_covar=1e-5, random_state=seed).fit(x)
         bic = mixture.bic(x)
         best, best_bic, worse = (mixture, bic, 0) if bic < best_bic else (best, best_bic, worse + 1)
         if worse == 2:
@@ -97,18 +85,20 @@ def _mixture(x: Tensor, settings: Settings) -> DensityEstimator:
     return best
 
 
-def _kernel(x: Tensor, settings: Settings, *, adaptive: bool = False, debias: str | None = None) -> DensityEstimator:
-    rule = "likelihood" if settings.bandwidth == "cv" else settings.bandwidth
+def _kernel(
+    x: Tensor, bandwidth: Bandwidth, _: int, *, adaptive: bool = False, debias: str | None = None
+) -> DensityEstimator:
+    rule = "likelihood" if bandwidth == "cv" else bandwidth
     neighbours = round(math.sqrt(len(x))) if adaptive else None
     return KernelDensity(rule, adaptive=neighbours, debias=debias).fit(x)
 
 
 METHODS = {
-    "gaussian": Method("one normal density", lambda x, _: Gaussian().fit(x), rate=lambda d: Fraction(1, 2)),
+    "gaussian": Method("one normal density", lambda x, *_: Gaussian().fit(x), rate=lambda d: Fraction(1, 2)),
     "mixture": Method("1 to 8 normal densities, by BIC", _mixture, rate=lambda d: Fraction(1, 2)),
     "histogram": Method(
         "bins of cross-validated width",
-        lambda x, _: Histogram("cv").fit(x),
+        lambda x, *_: Histogram("cv").fit(x),
         most_columns=3,
         rate=lambda d: Fraction(1, 2 + d),
         filled=True,
@@ -117,25 +107,25 @@ METHODS = {
     "kde": Method("a kernel on every row", _kernel, rate=lambda d: Fraction(2, 4 + d), consistent=True),
     "kde-adaptive": Method(
         "kernels as wide as the sqrt(n)-th neighbour is far",
-        lambda x, settings: _kernel(x, settings, adaptive=True),
+        partial(_kernel, adaptive=True),
         consistent=True,
     ),
     "kde-debiased": Method(
         "kernels on rows moved along the score (SD-KDE)",
-        lambda x, settings: _kernel(x, settings, debias="score"),
+        partial(_kernel, debias="score"),
         rate=lambda d: Fraction(4, 8 + d),
         consistent=True,
     ),
     "series": Method(
         "cosines, as many as cross-validation wants",
-        lambda x, _: OrthogonalSeries().fit(x),
+        lambda x, *_: OrthogonalSeries().fit(x),
         most_columns=3,
         filled=True,
         consistent=True,
     ),
     "neural": Method(
         "networks that learn the cumulative",
-        lambda x, settings: NeuralCDF(steps=500, random_state=settings.seed).fit(x),
+        lambda x, _, seed: NeuralCDF(steps=500, random_state=seed).fit(x),
         most_columns=3,
         draws=1,
     ),
@@ -214,9 +204,9 @@ class Standardized:
         standardized = ((x - self.mean) / self.deviation).to(self.rows.device)
         return model.score_samples(standardized).cpu() - self.log_volume
 
-    def fitted(self, name: str, settings: Settings) -> Callable[[Tensor], Tensor]:
+    def fitted(self, name: str, bandwidth: Bandwidth, seed: int) -> Callable[[Tensor], Tensor]:
         """The `log_density` of a method that has learned all rows."""
-        return partial(self.log_density, METHODS[name].fit(self.rows, settings))
+        return partial(self.log_density, METHODS[name].fit(self.rows, bandwidth, seed))
 
 
 def standardize(data: Vectors, device: torch.device) -> Standardized:
@@ -226,7 +216,7 @@ def standardize(data: Vectors, device: torch.device) -> Standardized:
 
 
 def compare(
-    data: Standardized, names: Sequence[str], settings: Settings, folds: int, *, strict: bool
+    data: Standardized, names: Sequence[str], bandwidth: Bandwidth, seed: int, folds: int, *, strict: bool
 ) -> tuple[list[Result], dict[str, str]]:
     """The results of each method, best first, and the reasons of those that could not learn these rows.
 
@@ -234,7 +224,7 @@ def compare(
         ValueError: `folds` out of range, too few rows; no method could learn them, or where `strict` one could not.
     """
     least = max(_LEAST_SIZE, 2 * (data.rows.shape[1] + 1))
-    validation = CrossValidation(data.rows, folds=folds, least=least, generator=Generator().manual_seed(settings.seed))
+    validation = CrossValidation(data.rows, folds=folds, least=least, generator=Generator().manual_seed(seed))
     found: dict[str, HeldOut] = {}
     failed: dict[str, str] = {}
     # None: only on a terminal.
@@ -245,7 +235,7 @@ def compare(
             method, before = METHODS[name], bar.n
             try:
                 held_out = validation.run(
-                    lambda x, fit=method.fit: fit(x, settings),
+                    lambda x, fit=method.fit: fit(x, bandwidth, seed),
                     draws=method.draws,
                     filled=method.filled,
                     advance=bar.update,
@@ -272,34 +262,23 @@ def as_json(results: Sequence[Result], columns: int) -> list[dict[str, Any]]:
             "method": result.name,
             "log_likelihood": result.held_out.mean[-1].item(),
             "standard_error": result.held_out.standard_error[-1].item(),
-            "behind_best": dict(
-                zip(("mean", "standard_error"), result.held_out.behind(results[0].held_out), strict=True)
-            ),
+            "behind_best": {"mean": behind, "standard_error": error},
             "convergence": [
-                {"rows": n, "log_likelihood": mean, "standard_error": error}
-                for n, mean, error in zip(
-                    result.held_out.sizes,
-                    _plain(result.held_out.mean),
-                    _plain(result.held_out.standard_error),
-                    strict=True,
-                )
+                {"rows": n, "log_likelihood": mean, "standard_error": error} for n, mean, error in _curve(result)
             ],
             "rate": None if isinstance(result.rate, str) else vars(result.rate),
             "rate_unknown_because": result.rate if isinstance(result.rate, str) else None,
             "textbook_rate": float(rate(columns)) if (rate := result.method.rate) else None,
         }
         for result in results
+        for behind, error in [result.held_out.behind(results[0].held_out)]
     ]
 
 
-def _plain(values: Tensor) -> list[float | None]:
-    return [value if finite else None for value, finite in zip(values.tolist(), values.isfinite(), strict=True)]
-
-
-def unlikeliest(data: Standardized, learned: Tensor, name: str, settings: Settings, share: float) -> list[int]:
-    """The numbers, in order, of the `share` of the rows that a method of the rows `learned` finds unlikeliest."""
-    with torch.no_grad():
-        return outliers(METHODS[name].fit(data.rows[learned], settings), data.rows, share).nonzero()[:, 0].tolist()
+def _curve(result: Result) -> Iterator[tuple[int, float | None, float | None]]:
+    """The sizes, the log-likelihoods and their standard errors, None where they are not finite."""
+    for n, *numbers in zip(result.held_out.sizes, result.held_out.mean, result.held_out.standard_error, strict=True):
+        yield n, *(number.item() if number.isfinite() else None for number in numbers)
 
 
 def subset(rows: int, most: int, seed: int) -> Tensor:
