@@ -1,4 +1,4 @@
-"""What `fastgen bench` does with its arguments: what it checks, measures, prints and writes."""
+"""A run of `fastgen bench`: its arguments are checked, what they name is measured, printed and written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all, or that one process holds at a time."""
+"""Files that are written in whole or not at all, and files that one process holds at a time."""
 
 from __future__ import annotations
 

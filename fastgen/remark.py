@@ -1,4 +1,4 @@
-"""What a person should know beside a result, in one line: how a file was read, say."""
+"""Warnings for a person about the input, such as how a file was read: the command line prints them, a line each."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 
 class Remark(UserWarning):
-    """A file that could be read in more than one way, something passed over, a number that means little."""
+    """A warning about the input: it could be read in more than one way, parts were passed over, it is too small."""
 
 
-# Remarks of the running command that were not told yet.
+# Remarks of the running command that were not printed yet.
 _PENDING: list[str] = []
 
 
 def say(subject: str | Path, what: str) -> None:
-    """Warn of what is to be said of `subject`, a file as a rule."""
+    """Warn that `what` holds of `subject`, usually a file."""
     warnings.warn(f"{subject}: {what}", Remark, stacklevel=3)
 
 
 @contextmanager
 def remarks_kept() -> Iterator[None]:
-    """While entered, remarks wait for `tell`, each once: a command that is refused says all in one line."""
+    """Hold remarks back until `tell` prints them, each once, so that an error can name them in its own line."""
     _PENDING.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("default", Remark)
@@ -42,13 +42,13 @@ def remarks_kept() -> Iterator[None]:
 
 
 def tell() -> None:
-    """Print the remarks that wait on stderr: before what takes long, and at the end."""
+    """Print the remarks held back, on stderr: before a long computation, and at the end."""
     for remark in kept():
         print(f"fastgen: {remark}", file=sys.stderr)
 
 
 def kept() -> list[str]:
-    """The remarks that wait, which wait no more."""
+    """The remarks held back, which are forgotten thereby."""
     remarks = _PENDING.copy()
     _PENDING.clear()
     return remarks

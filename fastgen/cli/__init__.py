@@ -27,7 +27,7 @@ COMMANDS = (
     *("fid", "score", "trilemma", "compare", "dynamics", "info", "bench"),
 )
 
-# Packages by the extra that brings them, where it is not `train`.
+# The extra that brings a package, where it is not `train`.
 EXTRAS = {"torchmetrics": "metrics", "lightning_utilities": "metrics", "timm": "features", "torchvision": "features"}
 
 EXAMPLES = """examples:
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As it was, but a command refuses what it does not know itself, so that its own help is pointed to."""
+        """Parse, and refuse what a command does not know within that command, so that the error points to its help."""
         found, unknown = super().parse_known_args(*args, **kwargs)
         if unknown:
             close = difflib.get_close_matches(unknown[0], self._option_string_actions, n=1)
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """As it was, but where nothing can be written, that is an error."""
+        """Print, and raise where that fails, which argparse would pass over."""
         print(message, end="", file=file or sys.stderr)
 
     def error(self, message: str) -> NoReturn:
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _flush() -> None:
     """Write what stdout still holds while a full disk or a closed pipe can be told of."""
-    # None where a program is started without.
+    # It is None where the program was started without one.
     if sys.stdout is not None:
         sys.stdout.flush()
 

@@ -33,7 +33,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             content = np.load(file, allow_pickle=False)
             return {"arr_0": content} if isinstance(content, np.ndarray) else dict(content)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, KeyError) as error:
-        # NumPy's advice how to load a pickle all the same is not for files of strangers.
+        # NumPy's message tells how to load a pickle all the same, which nobody should do with a stranger's file.
         pickled = "pickle" in str(error)
         reason = "it holds Python objects, which are not read, or text" if pickled else error
         raise ValueError(f"{path} is not a whole NumPy file of numbers: {reason}") from error

@@ -1,4 +1,4 @@
-"""What every set of examples can do: be counted, indexed, told apart and divided."""
+"""The base of sets of examples: counting, indexing and splitting them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 class Examples(ABC):
     """Examples of one shape, held in memory."""
 
-    # What they are called in messages.
+    # The word for them in messages: images or vectors.
     kind: str
     # Number of intensities a value can take; None where values are real numbers.
     levels: int | None = None

@@ -1,4 +1,4 @@
-"""Folders of picture files, read alike by whoever reads them."""
+"""Folders of pictures: finding and reading the files, as 8 bits a channel, upright, of one size and opaque."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,11 @@ from fastgen.data.images import Images
 from fastgen.remark import say
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-# Pillow's modes. Palettes and everything else can hold colour.
+# Pillow's modes without colour. All others, palettes too, may hold colour.
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
-# Of these formats, what Pillow calls a 32-bit integer has 16.
+# Pillow opens pictures of 16 bits in these formats as 32-bit integers.
 _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 # A camera's orientations that exchange width and height.
 _ORIENTATION, _LYING = 0x0112, frozenset({5, 6, 7, 8})
@@ -139,7 +140,7 @@ def open_folder(
                 modes.add(picture.mode)
                 transparent |= _is_transparent(picture)
         except _FAILURES:
-            # Reading it will tell what is wrong, or pass over it.
+            # Reading the file will say what is wrong with it, or pass over it.
             continue
         if image_size is None and len(sizes) > 1:
             (one, first), (other, second) = sizes.items()
@@ -149,20 +150,16 @@ def open_folder(
     return Pictures(folder, files, image_size, in_color, behind, skip_bad, bool(modes & _SIXTEEN_BITS))
 
 
-def read_folder(
-    folder: Path,
-    image_size: int | None = None,
-    color: str | None = None,
-    background: str | None = None,
-    skip_bad: bool = False,
-) -> Images:
-    """Every picture of `open_folder`; the immediate subfolders, where there are any, are the classes, in order of name.
+def read_folder(folder: Path, **options: Any) -> Images:
+    """Every picture of `open_folder`, with its options.
+
+    The immediate subfolders, where there are any, are the classes, in order of name.
 
     Raises:
         ValueError: as there; a file that is not a picture, or pictures both in the folder and in its subfolders.
     """
-    pictures = open_folder(folder, image_size, color, background, skip_bad)
-    # Before what takes long.
+    pictures = open_folder(folder, **options)
+    # Refuse a mixed folder before reading it, which takes long.
     _classes(folder, pictures.files)
     files, batches = zip(*pictures.read(256), strict=True)
     images, classes = torch.cat(batches), _classes(folder, [file for part in files for file in part])
@@ -240,7 +237,7 @@ def _of_eight_bits(picture: Image.Image) -> Image.Image:
     grey = Image.fromarray(((values * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8))
     if "transparency" not in picture.info:
         return grey
-    # One grey of the 65,536 is transparent, and others become the same of the 256.
+    # Only one of 65,536 greys is transparent, although others become the same one of 256.
     opaque = np.where(values == picture.info["transparency"], 0, 255).astype(np.uint8)
     return Image.merge("LA", (grey, Image.fromarray(opaque)))
 

@@ -1,4 +1,4 @@
-"""One door to every kind of data set."""
+"""Loading a data set, by its name or from a folder or a file, into a training and a validation part."""
 
 from __future__ import annotations
 

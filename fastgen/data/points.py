@@ -1,4 +1,4 @@
-"""Points of the plane from densities that are hard to learn: what flows are tried on first."""
+"""Named sets of points of the plane, from densities that are hard to learn: flows are usually tried on them first."""
 
 from __future__ import annotations
 

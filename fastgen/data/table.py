@@ -19,16 +19,16 @@ import numpy as np
 from fastgen.remark import say
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data")
-# Of a file, to tell its format by.
+# Lines of a file that its format is guessed from.
 _SAMPLE = 200
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _PLAIN = frozenset("0123456789+-.eE")
 _WHOLE = re.compile(r"\d+", re.ASCII)
-# Cells that say that there is no value, which a column is not named by.
+# Cells that stand for a missing value: no column is named so.
 _MISSING = frozenset(
     {"", "na", "n/a", "#n/a", "nan", "null", "none", "inf", "-inf", "+inf", "infinity", "-infinity", "?"}
 )
-# What pandas calls a column of row numbers that it did not know to be one, and one that it made a column of.
+# How pandas names a column of row numbers: not at all when it writes one, `Unnamed: 0` when it has read that back.
 _UNNAMED = ("", "Unnamed: 0")
 
 
@@ -152,7 +152,7 @@ def read_table(path: Path) -> Table:
         notes.append(f"decimal commas: {shown} is read as {shown.replace(',', '.')}")
     table = Table(np.array(values), names).without_index(path)
     _check_names(path, table.columns)
-    # Only now: of a table that is refused, that is all there is to say.
+    # Said only now: where a table is refused, the error is enough.
     for note in notes:
         say(path, note)
     return table
@@ -160,7 +160,7 @@ def read_table(path: Path) -> Table:
 
 def _values(form: Format, rows: Sequence[Sequence[str]]) -> list[list[float | None]]:
     """The numbers of all cells, None where a cell is none."""
-    # Of these characters Python makes the same numbers, several times as fast; of others also what is none here.
+    # `float` is several times as fast, and agrees on these characters. Of others it takes more, such as `1_000`.
     if not form.comma and set("".join(map("".join, rows))) <= _PLAIN:
         try:
             return [list(map(float, row)) for row in rows]
@@ -186,7 +186,7 @@ def _lines(path: Path, notes: list[str]) -> list[str]:
     if "\0" in text:
         raise ValueError(f"{path} is not a text file of comma-separated values: it holds zero bytes")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    # Excel's way to name the delimiter, which the lines below show anyway.
+    # Excel names the delimiter in a line before the others, which show it anyway.
     return ["" if i == 0 and re.fullmatch("sep=.", line) else line for i, line in enumerate(lines)]
 
 
@@ -206,7 +206,7 @@ def _format(lines: Sequence[str]) -> Format:
             and width == 1
             and (form.delimiter is not None or len(widths) < len(rows) - 1 or fits(rows[0][0]))
         ):
-            # Commas alone separate cells, unless one name is above what would be two everywhere.
+            # One column with decimal commas looks like two columns: it is taken for one only below a single name.
             return 0, False
         return widths.count(width), bool(rows) and len(rows[0]) == width
 

@@ -84,7 +84,7 @@ class Vectors(Examples):
         mean, std = self.vectors.mean(0), self.vectors.std(0, correction=0)
         for index, (center, spread) in enumerate(zip(mean.tolist(), std.tolist(), strict=True)):
             what = f"column {self.column(index)}"
-            # Of a constant column rounding may leave more than 0.
+            # Rounding may give a constant column a spread above 0.
             if spread <= 1e-12 * abs(center):
                 raise ValueError(f"{what} is always {center:g}, so it has no density: leave it out")
             if spread < 1e-5 * abs(center):

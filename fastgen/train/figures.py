@@ -68,7 +68,8 @@ def density(points: np.ndarray, log_prob: Callable[[Tensor], Tensor], like: Tens
 def axis_limits(points: np.ndarray) -> tuple[tuple[float, float], ...]:
     """Limits of each axis that take in all `points` but strays, with a margin of a tenth."""
     low, high = np.quantile(points, (BEYOND, 1 - BEYOND), axis=0)
-    margin = 0.1 * np.maximum(high - low, 1e-6)
+    spread = np.where(high > low, high - low, points.std(0))
+    margin = 0.1 * np.where(spread > 0, spread, 1e-6)
     return tuple(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
 
 

@@ -1,1 +1,1 @@
-"""What commands compute, compare and draw: imported when a command runs, and not for its help."""
+"""The tables, comparisons and pictures of the commands, imported when a command runs and not for its help."""

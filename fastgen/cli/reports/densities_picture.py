@@ -13,12 +13,11 @@ from torch import Tensor
 from fastgen.cli.reports.densities import METHODS, Result
 from fastgen.data import Vectors
 from fastgen.files import write_figure
+from fastgen.train.figures import axis_limits
 
 # Points of a curve, and along each side of a plane.
 _CURVE, _PLANE = 1500, 220
 _MOST_POINTS = 4000
-# Share of the rows beyond the edges on each side: a stray one would shrink all the others.
-_BEYOND = 1e-3
 
 _COLORS = dict(
     zip(
@@ -56,7 +55,7 @@ def save_picture(
 
 def _line(figure: Any, axes: Any, data: Vectors, log_densities: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
     values = data.vectors[:, 0].numpy()
-    ((low, high),) = _limits(data.vectors.numpy())
+    ((low, high),) = axis_limits(data.vectors.numpy())
     bins = min(80, max(10, round(2 * len(values) ** 0.4)))
     # Of all rows, those beyond the edges too: the bars are on the scale of the curves.
     counts, edges = np.histogram(values, np.linspace(low, high, bins + 1))
@@ -80,7 +79,7 @@ def _line(figure: Any, axes: Any, data: Vectors, log_densities: Mapping[str, Cal
 
 def _plane(figure: Any, axes: Any, data: Vectors, log_densities: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
     name, log_density = next(iter(log_densities.items()))
-    limits = _limits(data.vectors.numpy())
+    limits = axis_limits(data.vectors.numpy())
     sides = [np.linspace(*limit, _PLANE) for limit in limits]
     grid = torch.from_numpy(np.stack(np.meshgrid(*sides), -1).reshape(-1, 2))
     density = torch.cat([log_density(part) for part in grid.split(2**14)]).exp().numpy().reshape(_PLANE, _PLANE)
@@ -134,10 +133,3 @@ def _keep_in_view(axes: Any, results: Sequence[Result]) -> None:
     span = max(2 * (top - np.nanmin(ends)), top - np.nanmin(means[0]), 6 * errors)
     lowest = max(np.nanmin(means) - 2 * errors, top - 1.3 * span)
     axes.set_ylim(lowest, top + max(2 * errors, 0.08 * span))
-
-
-def _limits(points: np.ndarray) -> list[tuple[float, float]]:
-    """Of each axis, to take in all `points` but strays, with a margin of a tenth."""
-    low, high = np.quantile(points, (_BEYOND, 1 - _BEYOND), axis=0)
-    margin = 0.1 * np.where(high > low, high - low, points.std(0))
-    return list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))

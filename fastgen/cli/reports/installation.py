@@ -1,4 +1,4 @@
-"""What is installed here: versions, what was built, and the state of every backend of every op."""
+"""A report of the installation: versions, what was built, and the state of every backend of every op."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fastgen fid` and `score` compare: folders of pictures, arrays, statistics, named data, and their features."""
+"""The two sides of `fastgen fid` and `score`: pictures, arrays, statistics or named data, and their features."""
 
 from __future__ import annotations
 
