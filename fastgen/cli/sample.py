@@ -89,9 +89,8 @@ def _write(out: Path, samples: Tensor, model: nn.Module, config: Mapping[str, An
     """Write `samples` in the way that the name of the file asks for."""
     import numpy as np
 
-    from fastgen.train.figures import save_figure
     from fastgen.train.load import learned_data
-    from fastgen.train.pictures import save_grid
+    from fastgen.train.pictures import save_figure, save_grid
 
     if out.suffix.lower() == ".npy":
         array = io.BytesIO()

@@ -2,8 +2,13 @@
 
 from fastgen.gan.augment import Augment
 from fastgen.gan.losses import DIVERGENCES, LOSSES, AdversarialLoss, Divergence, adversarial_loss
-from fastgen.gan.regularizers import gradient_penalty, path_lengths, squared_gradient, zero_centred_penalty
-from fastgen.gan.spectral_norm import normalize_spectrally
+from fastgen.gan.regularizers import (
+    gradient_penalty,
+    normalize_spectrally,
+    path_lengths,
+    squared_gradient,
+    zero_centred_penalty,
+)
 
 __all__ = [
     "DIVERGENCES",

@@ -1,6 +1,7 @@
-"""Penalties on the gradients of a discriminator or a generator: all are differentiated a second time in training.
+"""What keeps a discriminator from growing steep, or a generator uneven: penalties on gradients, weights of norm one.
 
-Each takes the network as a function, and gives a mean over the batch without its weight.
+A penalty takes the network as a function, and gives a mean over the batch without its weight. It is differentiated a
+second time in training.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from fastgen.nn.equalized import EqualizedConv2d, EqualizedLinear
+from fastgen.nn.parametrized import picklable
 
 Discriminate = Callable[[Tensor], Tensor]
 
@@ -62,3 +67,42 @@ def path_lengths(w: Tensor, images: Tensor) -> Tensor:
     (gradient,) = torch.autograd.grad((images * noise).sum(), w, create_graph=True)
     # One w for each layer: the mean over layers of their squared lengths.
     return gradient.square().sum(-1).view(len(w), -1).mean(1).sqrt()
+
+
+def normalize_spectrally(network: nn.Module) -> None:
+    """Divides every weight matrix of a network by its largest singular value.
+
+    Of linear layers, convolutions of any number of dimensions, transposed ones too, embeddings, attention, and layers
+    with an equalised learning rate, whose weight has norm one where it is used, behind its scale.
+
+    Raises:
+        ValueError: a network without weights, or with recurrent layers, which read theirs past any parametrisation.
+
+    Source: Miyato et al., "Spectral Normalization for Generative Adversarial Networks" (2018), section 2.1.
+    """
+    found = [
+        (module, name)
+        for module in network.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.dim() > 1 and "weight" in name
+    ]
+    if not found:
+        raise ValueError(f"spectral_norm: expected a network with weights, got {type(network).__name__} without any")
+    for module, name in found:
+        if isinstance(module, nn.RNNBase):
+            raise ValueError(f"spectral_norm: expected no recurrent layers, got {type(module).__name__}")
+        parametrizations.spectral_norm(module, name)
+        if isinstance(module, EqualizedLinear | EqualizedConv2d):
+            parametrize.register_parametrization(module, name, Unscaled(module.scale))
+        picklable(module)
+
+
+class Unscaled(nn.Module):
+    """Divides a weight by what its layer will multiply it by."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / self.scale

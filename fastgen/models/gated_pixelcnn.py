@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fastgen.models.autoregressive import AutoregressiveModel
-from fastgen.models.likelihood import CategoricalLikelihood
+from fastgen.models.autoregressive import AutoregressiveModel, CategoricalLikelihood
 from fastgen.nn import GatedPixelCNNLayer, MaskedConv2d
 from fastgen.nn.arguments import positive
 

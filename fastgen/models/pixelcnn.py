@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.models.autoregressive import AutoregressiveModel
-from fastgen.models.likelihood import CategoricalLikelihood
+from fastgen.models.autoregressive import AutoregressiveModel, CategoricalLikelihood
 from fastgen.nn import MaskedConv2d
 from fastgen.nn.arguments import positive
 

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.models.autoregressive import AutoregressiveModel
-from fastgen.models.likelihood import LogisticMixtureLikelihood
+from fastgen.models.autoregressive import AutoregressiveModel, LogisticMixtureLikelihood
 from fastgen.nn import (
     DownRightShiftedConv2d,
     DownRightShiftedConvTranspose2d,

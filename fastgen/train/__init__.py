@@ -3,10 +3,10 @@
 from fastgen.train.adversarial import AdversarialRecipe
 from fastgen.train.checkpoint import Checkpoint
 from fastgen.train.evaluate import evaluate
-from fastgen.train.interruption import TrainingInterrupted
 from fastgen.train.load import load_model
 from fastgen.train.recipe import Batch, Network, Recipe
 from fastgen.train.settings import Settings
+from fastgen.train.terminal import TrainingInterrupted
 from fastgen.train.trainer import Trainer, TrainingDiverged
 
 __all__ = [

@@ -18,11 +18,10 @@ from torch import nn
 from fastgen.data import Dataset, Vectors, load
 from fastgen.models import MODELS
 from fastgen.remark import tell
-from fastgen.train.checkpoint import LAST, find, read_config
-from fastgen.train.files import held_run, settled
-from fastgen.train.interruption import TrainingInterrupted
+from fastgen.train.checkpoint import LAST, find, held_run, read_config, settled
 from fastgen.train.load import model_entry
 from fastgen.train.settings import Settings, chosen, preset, recipe_class, recipe_of
+from fastgen.train.terminal import TrainingInterrupted
 from fastgen.train.trainer import Trainer
 
 DATA_OPTIONS = {

@@ -15,8 +15,7 @@ from torch.optim import AdamW, Optimizer
 
 from fastgen.data import Examples, Images
 from fastgen.models.model import declared
-from fastgen.train.figures import MOST_POINTS, save_figure
-from fastgen.train.pictures import save_grid
+from fastgen.train.pictures import MOST_POINTS, save_figure, save_grid
 
 # In a picture.
 NUM_SAMPLES = 64

@@ -18,16 +18,13 @@ from torch.optim import Optimizer
 from fastgen.data import Dataset
 from fastgen.files import write_json
 from fastgen.models.model import declared
-from fastgen.train.checkpoint import BEST, LAST, Checkpoint, load_weights, set_weights
+from fastgen.train.checkpoint import BEST, LAST, Checkpoint, held_run, load_weights, remove_folder, set_weights, settled
 from fastgen.train.ema import ExponentialMovingAverage
 from fastgen.train.evaluate import evaluate
-from fastgen.train.files import held_run, remove_folder, settled
-from fastgen.train.interruption import Interruption, TrainingInterrupted
-from fastgen.train.order import epoch_order, seed_step
-from fastgen.train.progress import Progress
 from fastgen.train.recipe import Batch, Network, Recipe
-from fastgen.train.schedule import warmup_cosine
+from fastgen.train.schedule import epoch_order, seed_step, warmup_cosine
 from fastgen.train.settings import Settings, State, recipe_of
+from fastgen.train.terminal import Interruption, Progress, TrainingInterrupted
 
 # Reading a scalar back from an accelerator stops its queue, so there it is done for this many steps at a time.
 STEPS_PER_READING = 50

@@ -8,7 +8,7 @@ import torch
 from fastgen.models import DDPM, EDM, MODELS, DiffusionProbabilisticModel, FlowMatching, SamplingDiverged, ScoreSDE
 from fastgen.models.adaptive_ode import StepsExhausted, _weights, integrate
 from fastgen.models.probability_flow import _draw_probes, _with_trace
-from fastgen.models.sde import SDES
+from fastgen.models.score_sde import SDES
 from fastgen.ops.philox import philox_normal
 from tests.models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, knowing, make
 

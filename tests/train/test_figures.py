@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fastgen.data import Vectors
-from fastgen.train.figures import axis_limits, density, grid_points, save_figure
+from fastgen.train.pictures import axis_limits, density, grid_points, save_figure
 
 
 def normal_log_prob(x):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastgen.files import check_writable, write_json, write_whole
-from fastgen.train.files import held_run, settled, swap_folder
+from fastgen.train.checkpoint import held_run, settled, swap_folder
 
 ROOT = Path(__file__).parents[2]
 

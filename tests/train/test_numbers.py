@@ -13,8 +13,7 @@ from torch import nn
 from fastgen.data import Images
 from fastgen.train.baseline import independent_pixels_bits_per_dim
 from fastgen.train.ema import ExponentialMovingAverage
-from fastgen.train.order import epoch_order, seed_step
-from fastgen.train.schedule import warmup_cosine
+from fastgen.train.schedule import epoch_order, seed_step, warmup_cosine
 
 
 def test_warmup_cosine_rises_then_falls():

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgen.cli.reports.densities import METHODS, Result
 from fastgen.data import Vectors
 from fastgen.files import write_figure
-from fastgen.train.figures import axis_limits
+from fastgen.train.pictures import axis_limits
 
 # Points of a curve, and along each side of a plane.
 _CURVE, _PLANE = 1500, 220
