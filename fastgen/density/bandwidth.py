@@ -23,8 +23,8 @@ _CELLS, _STAGES = 2**12, 7
 def choose_bandwidth(rule: str, z: Tensor, weights: Tensor, kernel: str) -> float:
     """The bandwidth for points of unit variance, by one of `RULES`.
 
-    Those of Scott, Silverman and Botev are for the Gaussian kernel; another kernel gets the one that gives its noise
-    the same variance.
+    The rules of Scott, Silverman and Botev are for the Gaussian kernel. Another kernel gets the bandwidth with which
+    its noise has the same variance.
 
     Args:
         z: [N, d].

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Cells per bandwidth, how many bandwidths the grid reaches beyond the points, and how many cells it may have.
+# Cells per bandwidth, reach of the grid beyond the points in bandwidths, and the most cells that it may have.
 _RESOLUTION, _MARGIN, _MOST_CELLS = 32, 6.0, 2**24
 
 
@@ -17,13 +17,14 @@ def grid_log_density(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The log-density at the nodes [G_1 ... G_d] of a grid, and its origin [d]; of points [N, d] in bandwidths.
 
     Each point is shared by the corners of its cell, which adds `D^2 / 6` to the variance, D the side of a cell; the
-    kernel is made narrower by that much. Nodes below 1e-6 of the highest are NaN: the transform has rounded those off.
+    kernel is made narrower by that much. Nodes below 1e-6 of the highest are NaN, since the transform rounds by about as
+    much.
 
     Args:
         weights: [N], summing to one.
 
     Raises:
-        ValueError: the points reach so far that the grid would not fit.
+        ValueError: the points reach so far that the grid would have too many cells.
 
     Source: Silverman, "Algorithm AS 176: kernel density estimation using the fast Fourier transform" (1982); Wand,
     "Fast computation of multivariate kernel estimators" (1994), for the binning.
@@ -41,7 +42,7 @@ def grid_log_density(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     counts = _bin(points, weights, low, shape)
     side = 1 / _RESOLUTION
     variance = 1 - side**2 / 6
-    # Twice the reach of the kernel more, so that what leaves at one end does not come back at the other.
+    # The transform is periodic: padding by twice the kernel's reach keeps the ends from overlapping.
     padded = [size + math.ceil(2 * _MARGIN * _RESOLUTION) for size in shape]
     spectrum = torch.fft.rfftn(counts, s=padded)
     for axis in range(d):
@@ -77,7 +78,7 @@ def _bin(points: Tensor, weights: Tensor, low: Tensor, shape: list[int]) -> Tens
 
 
 def _corners(place: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The corners [n, d] of the cell that each place [n, d] is in, with its shares [n] in them."""
+    """For each corner of the cells that places [n, d] are in: the node [n, d], and the share [n] of the place in it."""
     below = place.detach().floor()
     beyond = place - below
     for corner in itertools.product((0, 1), repeat=place.shape[1]):

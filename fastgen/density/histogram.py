@@ -91,7 +91,7 @@ class Histogram(DensityEstimator):
         return _CV_FACTORS[min(range(len(risks)), key=risks.__getitem__)] * width
 
     def _log_density(self, x: Tensor) -> Tensor:
-        bins = locate(cell_numbers(x, self.origin_, self.bin_width_), _tree(self.cells_)[1])
+        bins = locate(cell_numbers(x, self.origin_, self.bin_width_), self.cells_)
         total = self.counts_.sum().to(x.dtype).log() + self.bin_width_.log().sum()
         # Index -1, of points outside of all bins, is the last of these.
         logs = torch.cat((self.counts_.to(x.dtype).log() - total, x.new_full((1,), -math.inf)))
@@ -109,8 +109,7 @@ def cross_validated_risk(x: Tensor, origin: Tensor, width: Tensor) -> float:
     Source: Rudemo (1982), with the volume of a bin for its width.
     """
     n = len(x)
-    counts = count_cells(cell_numbers(x, origin, width))[1]
-    share = counts.double() / n
+    share = count_cells(cell_numbers(x, origin, width))[1].double() / n
     return ((2 - (n + 1) * share.square().sum()) / ((n - 1) * width.double().prod())).item()
 
 
@@ -132,6 +131,7 @@ def _freedman_diaconis(x: Tensor) -> Tensor:
 
 
 def _quantile(ordered: Tensor, level: float) -> Tensor:
+    """A quantile [d] of sorted points [N, d], interpolated as by `torch.quantile`."""
     place = level * (len(ordered) - 1)
     below = int(place)
     return torch.lerp(ordered[below], ordered[min(below + 1, len(ordered) - 1)], place - below)
@@ -145,42 +145,30 @@ def cell_numbers(x: Tensor, origin: Tensor, width: Tensor) -> Tensor:
 
 def count_cells(cells: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct rows of cells [N, d], [B, d] in order, and the number of each, [B]."""
-    node = _tree(cells)[0]
-    counts = node.bincount()
+    rank = _ranks(cells)
+    counts = rank.bincount()
     distinct = cells.new_empty(len(counts), cells.shape[1])
     # Cells with the same rank are equal, so it does not matter which of them is written last.
-    distinct[node] = cells
+    distinct[rank] = cells
     return distinct, counts
 
 
-def locate(queries: Tensor, tree: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The row of each cell [M, d] among the cells of a `_tree`, [M]; -1 where it is not among them."""
-    node = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    found = torch.ones(len(queries), dtype=torch.bool, device=queries.device)
-    for column, (values, keys) in zip(queries.T, tree, strict=True):
-        rank, known = _find(column.contiguous(), values)
-        node, present = _find(node * len(values) + rank, keys)
-        found &= known & present
-    return node.where(found, -1)
+def locate(queries: Tensor, cells: Tensor) -> Tensor:
+    """The row of each query [M, d] among distinct cells [B, d], [M]; -1 where it is not among them."""
+    rank = _ranks(torch.cat((cells, queries)))
+    row = rank.new_full((int(rank.max()) + 1,), -1)
+    row[rank[: len(cells)]] = torch.arange(len(cells), device=cells.device)
+    return row[rank[len(cells) :]]
 
 
-def _tree(cells: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """The rank of each cell [N, d] among the distinct ones, and a tree to find them: for every axis, the values there
-    and the keys of the nodes.
+def _ranks(cells: Tensor) -> Tensor:
+    """The rank of each cell [N, d] among the distinct ones, [N].
 
-    A node stands for the cells that share their numbers on the axes so far, and is numbered by its rank. The keys of
-    its children are `node * (number of values) + rank of the value`, below N^2: no key overflows, whatever d.
+    Cells are ranked by their numbers on one axis more at a time. `rank * (number of values) + rank of the value` is
+    below N^2: nothing overflows, whatever d. (`unique(dim=0)` does the same in many times as long.)
     """
-    tree = []
-    node = torch.zeros(len(cells), dtype=torch.int64, device=cells.device)
+    rank = torch.zeros(len(cells), dtype=torch.int64, device=cells.device)
     for column in cells.T:
-        values, rank = column.unique(return_inverse=True)
-        keys, node = (node * len(values) + rank).unique(return_inverse=True)
-        tree.append((values, keys))
-    return node, tree
-
-
-def _find(numbers: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
-    """The index of each number in a sorted tensor, and whether it is there."""
-    place = torch.searchsorted(among, numbers).clamp_(max=len(among) - 1)
-    return place, among[place] == numbers
+        values, place = column.unique(return_inverse=True)
+        rank = (rank * len(values) + place).unique(return_inverse=True)[1]
+    return rank

@@ -33,10 +33,10 @@ class InverseTransform:
         cdf: takes x, a tensor [n], to F(x), a tensor or a NumPy array [n] (SciPy's will do). For d dimensions, d such
             functions, the i-th of `(x [n], before [n, i])`.
         pdf: the derivatives of `cdf` in x, of the same arguments: for Newton's method and `score_samples`.
-        support: `(low, high)` outside of which there is nothing, may be infinite; for d dimensions, one pair for all
-            or one for each.
-        table_size: of a table of quantiles, made once, that is interpolated between `1 / (2 table_size)` and one less
-            that; farther out F is inverted as without. For an F that is slow, in one dimension.
+        support: `(low, high)`, outside of which the density is zero; may be infinite; for d dimensions, one pair for
+            all or one for each.
+        table_size: number of quantiles in a table that is made once. Levels between `1 / (2 table_size)` and one less
+            that are interpolated in it, at others F is inverted. For a slow F, in one dimension.
         dtype: to compute in.
         device: to compute on.
 
@@ -69,7 +69,9 @@ class InverseTransform:
                 raise ValueError("table_size: expected None in several dimensions, where no two samples share an F")
         self._dtype, self._device = dtype, torch.device(device)
         self._numpy = False
-        self._table = None if table_size is None else self.quantile(_levels(table_size, dtype, self._device))
+        self._table = None
+        if table_size is not None:
+            self._table = self.quantile((torch.arange(table_size, dtype=dtype) + 0.5) / table_size)
 
     @torch.no_grad()
     def quantile(self, levels: Any) -> Tensor:
@@ -167,7 +169,7 @@ def invert_cdf(cdf: Function, levels: Tensor, low: Tensor, high: Tensor, pdf: Fu
     Args:
         cdf: never falls, [n] to [n], one function for each level.
         levels: [n], in (0, 1).
-        low, high: ends of where the answers are, [n]; may be infinite.
+        low, high: [n], ends of the intervals with the answers; may be infinite.
         pdf: the derivative of `cdf`.
 
     Raises:
@@ -198,7 +200,7 @@ def invert_cdf(cdf: Function, levels: Tensor, low: Tensor, high: Tensor, pdf: Fu
 
 
 def _bracket(cdf: Function, levels: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Ends with `cdf(low) < level <= cdf(high)`: those given where they are finite, others by doubling the distance."""
+    """Ends with `cdf(low) < level <= cdf(high)`: finite ends as given, infinite ones found by doubling a distance."""
     open_low, open_high = low.isinf(), high.isinf()
     anchor = torch.where(open_low, torch.where(open_high, 0.0, high), low)
     reach = torch.ones_like(levels)
@@ -232,7 +234,3 @@ def _pairs(support: Any, d: int) -> list[tuple[float, float]]:
     if len(pairs) != d or not all(len(pair) == 2 and pair[0] < pair[1] for pair in pairs):
         raise ValueError(f"support: expected (low, high) with low < high, or {d} such pairs, got {support!r}")
     return [(float(low), float(high)) for low, high in pairs]
-
-
-def _levels(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return (torch.arange(size, dtype=dtype, device=device) + 0.5) / size

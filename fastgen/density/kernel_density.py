@@ -108,7 +108,7 @@ class KernelDensity(DensityEstimator):
         Args:
             X: tensor, NumPy array, DataFrame or lists: points [N, d]; [N] stands for [N, 1].
             y: ignored, for scikit-learn's pipelines.
-            sample_weight: [N], non-negative; None weighs all the same. Points of weight zero are dropped.
+            sample_weight: [N], non-negative; None gives all the same weight. Points of weight zero are dropped.
 
         Raises:
             TypeError: neither tensor nor array, or not of a floating or integer dtype.
@@ -184,7 +184,7 @@ class KernelDensity(DensityEstimator):
         return torch.linalg.solve_triangular(self.factor_, centred.T, upper=False).T
 
     def _stretched(self, y: Tensor) -> Tensor:
-        """Differences [n, d] in units of the bandwidth, in those of the data."""
+        """Differences [n, d] in units of the bandwidth, converted to those of the data."""
         return y * self.bandwidth_ if self.factor_ is None else y @ self.factor_.T
 
     def _log_density(self, x: Tensor) -> Tensor:
@@ -202,8 +202,7 @@ class KernelDensity(DensityEstimator):
         return log_density - log_volume
 
     def _direct(self, queries: Tensor) -> Tensor:
-        # Far from zero the last digits of points that were moved are in the rest. Files of older versions do not have
-        # it.
+        # Points that were moved have their last digits in the rest. Files of older versions do not have it.
         points = self._to_bandwidths(self.points_, getattr(self, "points_rest_", None))
         log_density = self._over_points(kde_log_density, queries, points)
         if self.debias == "laplace":
@@ -228,7 +227,7 @@ class KernelDensity(DensityEstimator):
         return torch.cat(drawn)
 
     def _thinned(self, x: Tensor, generator: Generator | None) -> Tensor:
-        """Those of points drawn from the plain estimate that the Laplace correction leaves, by rejection."""
+        """Those of points drawn from the plain estimate that remain under the Laplace correction, by rejection."""
         factor = laplace_factor(self._to_bandwidths(x), self._to_bandwidths(self.points_), self.weights_)
         uniform = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
         return x[uniform * (1 + 0.5 * x.shape[1]) < factor]
@@ -313,8 +312,7 @@ def noise(kernel: str, n: int, like: Tensor, generator: Generator | None) -> Ten
 def _thin_to_cosine(point: Tensor, radius: Tensor, like: Tensor, generator: Generator | None) -> Tensor:
     """Points of the linear kernel by rejection: `cos(pi r / 2)` is between 1 and pi/2 times `1 - r`."""
     uniform = torch.rand(len(point), generator=generator, dtype=like.dtype, device=like.device)
-    accepted = uniform * 0.5 * math.pi * (1 - radius) < (0.5 * math.pi * radius).cos()
-    rejected = ~accepted
+    rejected = uniform * 0.5 * math.pi * (1 - radius) >= (0.5 * math.pi * radius).cos()
     if rejected.any():
         point[rejected] = noise("cosine", int(rejected.sum()), like, generator)
     return point
@@ -323,7 +321,7 @@ def _thin_to_cosine(point: Tensor, radius: Tensor, like: Tensor, generator: Gene
 def step_along_score(points: Tensor, scores: Tensor, scales: Tensor | None) -> Tensor:
     """Points [N, d] moved by half their squared bandwidth times the score of an estimate there.
 
-    `x_i + (h_i^2 / 2) grad log f(x_i)`: the kernels around these widen the density to about where it was.
+    `x_i + (h_i^2 / 2) grad log f(x_i)`: the kernels around the moved points widen the density to about what it was.
 
     Args:
         points: [N, d].

@@ -36,9 +36,9 @@ class HeldOut:
 
     Args:
         sizes: numbers of rows learned from, rising, [S].
-        log_density: in nats, of every row while it was held out, [S, N], the mean over training sets where there were
-            several of a size; NaN for a size too small to learn from.
-        fold: that each row belongs to, [N].
+        log_density: of every row while it was held out, [S, N], in nats: the mean over the training sets of a size; NaN
+            for sizes too small to learn from.
+        fold: of each row, [N].
     """
 
     sizes: tuple[int, ...]
@@ -52,7 +52,7 @@ class HeldOut:
 
     @property
     def standard_error(self) -> Tensor:
-        """Of the mean over the held-out rows, in nats, [S]; it includes the choice of rows, which all sizes share."""
+        """Of `mean`, in nats, [S]. It includes the choice of the rows that are held out, which all sizes share."""
         return self.log_density.std(1) / math.sqrt(self.log_density.shape[1])
 
     @property

@@ -1,4 +1,4 @@
-"""The unlikeliest points."""
+"""Outliers: the points of least density."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fastgen.nn.arguments import is_number
 
 
 def outliers(model: DensityEstimator, X: Any, contamination: float = 0.1) -> Any:
-    """Which points are anomalous: the share `contamination` of them whose density is lowest.
+    """Flags the share `contamination` of points that has the lowest density.
 
     Among equal densities the first are taken, so that the number is `contamination * M`, rounded.
 
     Args:
-        model: a fitted estimator; what it leaves unnormalised is no matter, only the order of densities counts.
+        model: a fitted estimator. Only the order of densities counts, so they need not be normalised.
         X: tensor or NumPy array of points [M, d]; [M] stands for [M, 1].
         contamination: share of the points, in (0, 0.5].
 
@@ -25,8 +25,8 @@ def outliers(model: DensityEstimator, X: Any, contamination: float = 0.1) -> Any
         Booleans [M], True for an outlier; an array where `X` is one.
 
     Raises:
-        TypeError: `model` has no `score_samples`; what that raises.
-        ValueError: `contamination` out of range, rows of `X` with NaN; what `score_samples` raises.
+        TypeError: `model` has no `score_samples`, or that raises it.
+        ValueError: `contamination` out of range, rows of `X` with NaN, or `score_samples` raises it.
 
     Source: Bishop, "Novelty detection and neural network validation" (1994).
     """
