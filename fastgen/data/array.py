@@ -26,7 +26,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         OSError: no such file.
-        ValueError: the file is not what its name claims, or holds Python's objects, which may be programs.
+        ValueError: the file is not what its name claims, or holds Python's objects, which could run code.
     """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
@@ -61,7 +61,7 @@ def is_rows(array: np.ndarray) -> bool:
 
 
 def rows_of(path: Path, array: np.ndarray) -> Table:
-    """The rows that `is_rows` knows, in float32 where they are of that or less, else in float64."""
+    """An array that `is_rows` as a table: in float32 where it is of that or half precision, else in float64."""
     columns = array.dtype.names
     values = structured_to_unstructured(array) if columns else array if array.ndim == 2 else array[:, None]
     narrow = values.dtype.kind == "f" and values.dtype.itemsize <= 4

@@ -13,8 +13,8 @@ from fastgen.data.examples import Examples
 class Dataset:
     """A named data set in its parts. All parts agree in kind, shape, levels and number of classes.
 
-    `train` is learnt from, `validation` chooses the best checkpoint, `test` (where the data brings one) is
-    touched by neither.
+    Models learn from `train`, `validation` chooses the best checkpoint, and `test` (where the data has one) is used for
+    neither.
     """
 
     name: str
@@ -24,23 +24,26 @@ class Dataset:
 
     @property
     def kind(self) -> str:
-        """What its examples are called: `"images"` or `"vectors"`."""
+        """The kind of its examples: `"images"` or `"vectors"`."""
         return self.train.kind
 
     @property
     def levels(self) -> int | None:
+        """The number of intensities of a value; None for real numbers."""
         return self.train.levels
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
         return self.train.shape
 
     @property
     def num_classes(self) -> int | None:
+        """The number of classes; None without labels."""
         return self.train.num_classes
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able facts that tell this data set from another."""
+        """Facts that distinguish this data set from others, as JSON knows them, with a checksum of its values."""
         checksum = 0
         for part in (self.train, self.validation):
             checksum = zlib.crc32(part.values.contiguous().numpy(), checksum)

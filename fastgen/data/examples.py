@@ -15,7 +15,7 @@ class Examples(ABC):
 
     # The word for them in messages: images or vectors.
     kind: str
-    # Number of intensities a value can take; None where values are real numbers.
+    # The number of intensities that a value can take; None where values are real numbers.
     levels: int | None = None
     labels: Tensor | None = None
     num_classes: int | None = None
@@ -23,23 +23,23 @@ class Examples(ABC):
     @property
     @abstractmethod
     def values(self) -> Tensor:
-        """All of them, `[N, *shape]`."""
+        """All examples, `[N, *shape]`."""
 
     @property
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """JSON-able facts that all parts of one data set share."""
+        """Facts that all parts of one data set share, as JSON knows them."""
 
     @abstractmethod
     def __getitem__(self, index: Tensor | slice) -> Self:
-        """Those at `index` (a slice, or an int64 or bool tensor)."""
+        """The examples at `index` (a slice, or an int64 or bool tensor)."""
 
     def __len__(self) -> int:
         return len(self.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one example."""
+        """The shape of one example."""
         return tuple(self.values.shape[1:])
 
     def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:

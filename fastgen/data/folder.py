@@ -23,7 +23,7 @@ _SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 _ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 # Pillow opens pictures of 16 bits in these formats as 32-bit integers.
 _SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
-# A camera's orientations that exchange width and height.
+# The EXIF tag of a camera's orientation, and its values that exchange width and height.
 _ORIENTATION, _LYING = 0x0112, frozenset({5, 6, 7, 8})
 WHITE = "white"
 _FAILURES = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -35,13 +35,13 @@ class Pictures:
 
     Args:
         folder: the folder.
-        files: of the pictures.
-        size: to scale and cut them to; None where all have one size.
+        files: the pictures' files.
+        size: side of the square that pictures are scaled and cropped to; None where all have one size.
         color: whether they become RGB, or grey.
-        background: behind what is transparent, RGB.
-        skip_bad: pass over what cannot be read.
+        background: RGB behind transparent pixels.
+        skip_bad: pass over files that cannot be read.
         deep: whether some have 16 bits a channel, of which 8 are read.
-        bad: what was passed over, and why.
+        bad: messages about the files that were passed over.
     """
 
     folder: Path
@@ -61,16 +61,16 @@ class Pictures:
         return len(self.files)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """uint8 [B, C, H, W].
+        """The pictures in batches, uint8 [B, C, H, W].
 
         Raises:
-            ValueError: a picture that cannot be read, unless such are passed over; pictures of several sizes.
+            ValueError: a picture that cannot be read (unless `skip_bad`), or pictures of several sizes.
         """
         for _, batch in self.read(batch_size):
             yield batch
 
     def read(self, batch_size: int) -> Iterator[tuple[list[Path], Tensor]]:
-        """The batches of `batches` and the files in them; what was guessed or passed over is said at the end."""
+        """The batches of `batches` and the files in them; remarks about all of them come at the end."""
         first: tuple[Path, tuple[int, ...]] | None = None
         with ThreadPoolExecutor(4) as readers:
             for start in range(0, len(self.files), batch_size):
@@ -96,7 +96,7 @@ class Pictures:
             say(self.folder, f"passed over {len(self.bad)} of {len(self)} pictures; the first: {self.bad[0]}")
 
     def _array(self, file: Path) -> tuple[np.ndarray | None, str]:
-        """The picture [C, H, W], or what is wrong with it."""
+        """The picture [C, H, W], or None and the error."""
         try:
             picture = read_picture(file, self.background)
         except ValueError as error:
@@ -121,7 +121,7 @@ def open_folder(
         folder: the folder. Hidden files and files without a picture's suffix are passed over.
         image_size: scale each picture so that its shorter side is this long, and cut out the middle square.
         color: `"grey"` or `"rgb"`; None means grey where every picture is grey, else RGB.
-        background: what shows behind what is transparent: a colour's name or `#rrggbb`; None means white.
+        background: colour behind transparent pixels, a name or `#rrggbb`; None means white.
         skip_bad: pass over pictures that cannot be read.
 
     Raises:
@@ -167,7 +167,7 @@ def read_folder(folder: Path, **options: Any) -> Images:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The files in `folder` and below it that are named as pictures are, in order of name; hidden ones are passed over.
+    """The files in `folder` and below it with the suffix of a picture, in order of name, without hidden ones.
 
     Raises:
         ValueError: there are none.
@@ -189,13 +189,13 @@ def read_picture(path: Path, background: tuple[int, int, int] = (255, 255, 255))
 
     Args:
         path: of the file.
-        background: what shows behind what is transparent, RGB.
+        background: RGB behind transparent pixels.
 
     Returns:
         A picture of Pillow's mode `L` where the file's is grey, else `RGB`.
 
     Raises:
-        ValueError: it is none, it is truncated, or it has more than 16 bits a channel.
+        ValueError: the file is not a picture, is truncated, or has more than 16 bits a channel.
     """
     try:
         with Image.open(path) as picture:

@@ -1,4 +1,4 @@
-"""The formats of data files: one table of what reads them, for every command and for `load`."""
+"""The formats of data files: one table of their readers, for every command and for `load`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from fastgen.data import array, idx, table
 from fastgen.data.table import Table
 
-# What a file holds: rows of numbers, or arrays by name.
+# The content of a file: rows of numbers, or arrays by name.
 Content = Table | Mapping[str, np.ndarray]
 
-# By the ending of a file's name, without `.gz`: a new format is its file and a line here.
+# The readers by the ending of a file's name, without `.gz`. A new format is a file with its reader and a line here.
 READERS: dict[str, Callable[[Path], Content]] = {
     **dict.fromkeys(table.SUFFIXES, table.read_table),
     **dict.fromkeys(array.SUFFIXES, array.read_arrays),
@@ -21,12 +21,12 @@ READERS: dict[str, Callable[[Path], Content]] = {
 
 
 def is_known(path: Path) -> bool:
-    """Whether the name of a file says that it is of a format that is read."""
+    """Whether a file has the name of a format that is read."""
     return idx.is_idx(path) or _ending(path) in READERS
 
 
 def read_file(path: Path, labels: Path | None = None) -> Content:
-    """What a file of a known format holds.
+    """The content of a file of a known format.
 
     Args:
         path: of the file.
@@ -40,7 +40,7 @@ def read_file(path: Path, labels: Path | None = None) -> Content:
 
 
 def examples_of(path: Path, content: Content) -> Table | np.ndarray:
-    """The rows of numbers among what a file holds, or else its array of something else: of images, one hopes.
+    """The rows of numbers in the content of a file, or else the array of its examples, which are images then.
 
     Raises:
         ValueError: none of its arrays has the name of examples.

@@ -22,7 +22,7 @@ class Images(Examples):
         levels: number of intensities a value can take, 2 to 256.
         labels: int64 `[N]` with values in `0 .. num_classes - 1`, or None.
         num_classes: number of classes; None means the largest label plus one.
-        classes: the names of the classes, by their labels; None where these are called as they are numbered.
+        classes: the names of the classes, by their labels; None where these are their numbers.
 
     Raises:
         TypeError: a tensor has another dtype.
@@ -73,7 +73,7 @@ class Images(Examples):
             levels: as above.
 
         Raises:
-            ValueError: labels of another kind or another number, negative ones, or what images may not be.
+            ValueError: labels of another kind or another number, negative ones, or images that the constructor refuses.
         """
         labels = np.asarray(labels)
         if labels.dtype.kind not in "biuU":
@@ -90,7 +90,7 @@ class Images(Examples):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the classes are called, by their labels; None where there are none."""
+        """The names of the classes, by their labels; None where there are none."""
         return None if self.num_classes is None else self.classes or tuple(map(str, range(self.num_classes)))
 
     def with_classes(self, names: Sequence[str]) -> Images:

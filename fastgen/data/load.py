@@ -23,7 +23,7 @@ from fastgen.data.vectors import Vectors
 
 DATASETS = ("digits", *POINTS)
 COLORS = ("grey", "rgb")
-# Fewer rows than this say nothing about a density.
+# No density is learned from fewer rows.
 LEAST_ROWS = 10
 
 
@@ -48,7 +48,7 @@ def load(
             of numbers (`.csv`, `.tsv`, `.txt`, `.dat`); a folder with MNIST's IDX files, or one IDX file of images.
         image_size: side of the square that pictures from a folder are scaled and cropped to, in pixels.
         color: `"grey"` or `"rgb"` for pictures from a folder; None lets the pictures decide.
-        background: what shows behind transparent pictures of a folder, a colour; None means white.
+        background: colour behind transparent pictures of a folder; None means white.
         skip_bad: pass over pictures of a folder that cannot be read, and warn of them.
         levels: quantise images to this many intensities; None keeps them all.
         labels: IDX file of labels for one IDX file of images; None takes the one beside it, where there is one.
@@ -92,7 +92,7 @@ def _is_picture_folder(name: str) -> bool:
 def _read(
     name: str, pictures: Mapping[str, Any], labels: Path | None, size: int | None, seed: int
 ) -> tuple[Examples, Images | None]:
-    """The examples called `name`, and the test images where the data brings some."""
+    """The examples called `name`, and the test images where the data has some."""
     path = Path(name)
     if name == "digits":
         return digits(), None

@@ -34,7 +34,7 @@ _UNNAMED = ("", "Unnamed: 0")
 
 @dataclass(frozen=True)
 class Format:
-    """How numbers stand in a line.
+    """The format of the numbers in a line.
 
     Args:
         delimiter: between cells; a space stands for any run of spaces and tabs, None for a single cell.
@@ -45,7 +45,7 @@ class Format:
     comma: bool = False
 
     def number(self, cell: str) -> float | None:
-        """The number in a cell, None where it is none."""
+        """The number in a cell, None where it does not hold one."""
         cell = cell.strip()
         if self.comma:
             cell = "" if "." in cell else cell.replace(",", ".", 1)
@@ -61,7 +61,7 @@ class Format:
         return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
 
 
-# In the order in which they are preferred where several fit.
+# Where several fit, the first of them is taken.
 _FORMATS = (
     *(Format(delimiter) for delimiter in (",", ";", "\t", "|", " ")),
     *(Format(delimiter, comma=True) for delimiter in (";", "\t", "|", " ", None)),
@@ -81,7 +81,7 @@ class Table:
     columns: tuple[str, ...] | None = None
 
     def check_enough(self, path: Path, least: int) -> None:
-        """Raises ValueError where there are fewer rows than there have to be."""
+        """Raises ValueError where there are fewer rows than `least`."""
         if len(self.values) < least:
             raise ValueError(f"{path} has {len(self.values)} rows of numbers, expected at least {least}")
 
@@ -111,7 +111,7 @@ def read_table(path: Path) -> Table:
     lines that begin with `#` are passed over, as is a delimiter at the end of every line. The columns are named by the
     first line if no cell in it is a number, or if its numbers are those of columns: whole, rising, and unlike what is
     below them; or by the last line with a `#` before it. A column of row numbers, as pandas and R write it, is left
-    out. What is guessed of this is said in a warning.
+    out. Guesses are reported in a warning.
 
     Args:
         path: of the file, which may be gzipped.
@@ -246,12 +246,12 @@ def _names(
 def _are_names(
     form: Format, first: Sequence[str], numbers: Sequence[str], with_texts: bool, below: Sequence[Sequence[str]]
 ) -> bool:
-    """Whether a first line that holds numbers names the columns: years, or a count, say."""
+    """Whether a first line with numbers, such as years or a count, names the columns."""
     if not below or not all(map(_WHOLE.fullmatch, numbers)) or any(cell.lower() in _MISSING for cell in first[1:]):
         return False
     rising = all(int(a) < int(b) for a, b in pairwise(numbers))
     if with_texts or first[0] == "":
-        # Such a line is no row of numbers in any case.
+        # A line with such cells cannot be a row of numbers.
         return rising and not any(row[0] == "" for row in below)
     columns = [[row[i] for row in below if i < len(row)] for i in range(len(first))]
     if not rising or not len(numbers) == len(first) > 1 or not all(columns):
@@ -292,7 +292,7 @@ def _refuse_first_bad_cell(
         if (number := form.number(cell)) is None or not math.isfinite(number)
     ]
     row, index = bad[0]
-    # A quote that is never closed makes a cell of all that follows.
+    # A quote that is not closed makes one long cell of the rest of the file.
     cell = textwrap.shorten(rows[row][index], 60)
     column = f"{index + 1} ({columns[index]})" if columns else f"{index + 1}"
     what = f"'{cell}' is no finite number" if cell else "it is empty"

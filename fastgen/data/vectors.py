@@ -17,7 +17,7 @@ class Vectors(Examples):
     """Vectors of finite real numbers, held in memory.
 
     Args:
-        vectors: float64 `[N, D]`. Double, because a column may be narrow and far from zero.
+        vectors: float64 `[N, D]`, since a column may be narrow and far from zero.
         columns: the names of the `D` columns, or None.
 
     Raises:
@@ -71,7 +71,7 @@ class Vectors(Examples):
         return replace(self, vectors=self.vectors[:, order], columns=tuple(names))
 
     def column(self, index: int) -> str:
-        """How a message names column `index`: counted from 1, and by its name where it has one."""
+        """The name of column `index` in messages: its number from 1, and its name where it has one."""
         return f"{index + 1} ({self.columns[index]})" if self.columns else f"{index + 1}"
 
     def statistics(self) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,8 @@ def grid_log_density(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The log-density at the nodes [G_1 ... G_d] of a grid, and its origin [d]; of points [N, d] in bandwidths.
 
     Each point is shared by the corners of its cell, which adds `D^2 / 6` to the variance, D the side of a cell; the
-    kernel is made narrower by that much. Nodes below 1e-6 of the highest are NaN, since the transform rounds by about as
-    much.
+    kernel is made narrower by that much. Nodes below 1e-6 of the highest are NaN, for
+    the transform rounds by about as much.
 
     Args:
         weights: [N], summing to one.
