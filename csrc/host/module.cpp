@@ -155,23 +155,23 @@ void check_step(const Session<T>& session, int64_t step) {
 }
 
 template <class T>
-int64_t draw(Session<T>& session, const Array<double>& noise, Array<int64_t>& levels,
-             const std::optional<Array<bool>>& mask) {
-  const Head& head = session.head();
-  if (head.draw == Draw::kNone) throw std::invalid_argument("draw: this session was made without one");
-  expect_size(noise, session.program().steps() * session.batch() * head.uniforms_per_step, "noise");
+int64_t run(Session<T>& session, const Array<double>& noise, Array<int64_t>& levels,
+            const std::optional<Array<bool>>& mask) {
+  const Draw& draw = session.draw();
+  if (draw.distribution == Distribution::kNone) throw std::invalid_argument("draw: this session was made without one");
+  expect_size(noise, session.program().steps() * session.batch() * draw.uniforms_per_step, "noise");
   expect_size(levels, image_size(session), "levels");
   if (mask) expect_size(*mask, image_size(session), "mask");
   int64_t* drawn = levels.mutable_data();
   const uint8_t* known = mask ? reinterpret_cast<const uint8_t*>(mask->data()) : nullptr;
   for (int64_t i = 0; known && i < levels.size(); ++i) {
-    if (known[i] && (drawn[i] < 0 || drawn[i] >= head.levels)) {
-      throw std::invalid_argument("given: expected levels 0.." + std::to_string(head.levels - 1) +
+    if (known[i] && (drawn[i] < 0 || drawn[i] >= draw.levels)) {
+      throw std::invalid_argument("given: expected levels 0.." + std::to_string(draw.levels - 1) +
                                   " where mask is true");
     }
   }
   py::gil_scoped_release release;
-  return session.draw(noise.data(), drawn, known);
+  return session.run(noise.data(), drawn, known);
 }
 
 template <class T>
@@ -218,34 +218,36 @@ void set_constant(Session<T>& session, int index, const Doubles& data) {
   session.set_constant(index, data.data(), images);
 }
 
-Draw draw_named(const std::string& kind) {
-  if (kind == "none") return Draw::kNone;
-  if (kind == "categorical") return Draw::kCategorical;
-  if (kind == "logistic_mixture") return Draw::kLogisticMixture;
+Distribution distribution_named(const std::string& kind) {
+  if (kind == "none") return Distribution::kNone;
+  if (kind == "categorical") return Distribution::kCategorical;
+  if (kind == "logistic_mixture") return Distribution::kLogisticMixture;
   throw std::invalid_argument("draw: '" + kind + "' is not one that the sampler knows");
 }
 
-// How a step is drawn; it owns the table that `Head` points to.
-struct DrawSpec {
+// How a step is drawn; it owns the table that `Draw` points to.
+struct OwnedDraw {
   std::string kind;
   int mixtures;
   int uniforms;
   std::vector<double> table;
 
-  Head head() const { return {draw_named(kind), static_cast<int32_t>(table.size()), mixtures, uniforms, table.data()}; }
+  Draw draw() const {
+    return {distribution_named(kind), static_cast<int32_t>(table.size()), mixtures, uniforms, table.data()};
+  }
 };
 
 template <class T>
 void bind_session(py::module_& m, const char* name) {
   using namespace py::literals;
   py::class_<Session<T>>(m, name)
-      .def(py::init([](std::shared_ptr<Program> program, const DrawSpec& draw, int batch, int threads, int team_size,
+      .def(py::init([](std::shared_ptr<Program> program, const OwnedDraw& draw, int batch, int threads, int team_size,
                        const std::string& isa) {
-             return std::make_unique<Session<T>>(std::move(program), draw.head(),
+             return std::make_unique<Session<T>>(std::move(program), draw.draw(),
                                                  SessionOptions{batch, threads, team_size, isa});
            }),
            "program"_a, "draw"_a, "batch"_a, "threads"_a, "team_size"_a, "isa"_a)
-      .def("draw", &draw<T>, py::arg("noise").noconvert(), py::arg("levels").noconvert(), py::arg("mask").noconvert())
+      .def("run", &run<T>, py::arg("noise").noconvert(), py::arg("levels").noconvert(), py::arg("mask").noconvert())
       .def("teacher_force", &teacher_force<T>, py::arg("x").noconvert())
       .def("evaluate", &evaluate<T>, "step"_a)
       .def("feed", &feed<T>, "step"_a, py::arg("values").noconvert())
@@ -260,8 +262,8 @@ void bind_session(py::module_& m, const char* name) {
 void bind(py::module_& m) {
   using namespace py::literals;
   bind_program(m);
-  py::class_<DrawSpec>(m, "Draw").def(py::init<std::string, int, int, std::vector<double>>(), "kind"_a, "mixtures"_a,
-                                      "uniforms"_a, "table"_a);
+  py::class_<OwnedDraw>(m, "Draw").def(py::init<std::string, int, int, std::vector<double>>(), "kind"_a, "mixtures"_a,
+                                       "uniforms"_a, "table"_a);
   bind_session<float>(m, "SessionFloat32");
   bind_session<double>(m, "SessionFloat64");
 }

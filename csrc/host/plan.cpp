@@ -61,7 +61,7 @@ int lanes_of(const SamplingKernels& kernels) {
 }  // namespace
 
 template <class T>
-CompiledPlan<T>::CompiledPlan(const Program& program, const Head& head, const Target& target)
+CompiledPlan<T>::CompiledPlan(const Program& program, const Draw& draw, const Target& target)
     : target_(target), lanes_(lanes_of<T>(*target.kernels)), events_(program.events()) {
   program.check_complete();
   place_rings(program);
@@ -80,7 +80,7 @@ CompiledPlan<T>::CompiledPlan(const Program& program, const Head& head, const Ta
     while (event < static_cast<int64_t>(events_.size()) && events_[event].step < step) ++event;
     first_event_.push_back(event);
   }
-  table_.assign(head.table, head.table + head.levels);
+  table_.assign(draw.table, draw.table + draw.levels);
   plan_ = {program.height(),
            program.width(),
            program.colors(),
@@ -93,8 +93,8 @@ CompiledPlan<T>::CompiledPlan(const Program& program, const Head& head, const Ta
            outputs_.data(),
            inputs_.data(),
            zeros_.data(),
-           head};
-  plan_.head.table = table_.data();
+           draw};
+  plan_.draw.table = table_.data();
 }
 
 template <class T>

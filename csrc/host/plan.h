@@ -21,7 +21,7 @@ struct Target {
 template <class T>
 class CompiledPlan {
  public:
-  CompiledPlan(const Program& program, const Head& head, const Target& target);
+  CompiledPlan(const Program& program, const Draw& draw, const Target& target);
   CompiledPlan(const CompiledPlan&) = delete;
   CompiledPlan& operator=(const CompiledPlan&) = delete;
 

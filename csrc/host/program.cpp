@@ -9,42 +9,12 @@ namespace sampling {
 namespace {
 
 const std::unordered_map<std::string, FunctionSpec>& functions() {
+#define FASTGEN_ONE(name, ...) {#name, {Function::name, 1}},
+#define FASTGEN_TWO(name, formula) {#name, {Function::name, 2}},
   static const std::unordered_map<std::string, FunctionSpec> table = {
-      {"neg", {Function::kNeg, 1}},
-      {"abs", {Function::kAbs, 1}},
-      {"exp", {Function::kExp, 1}},
-      {"expm1", {Function::kExpm1, 1}},
-      {"log", {Function::kLog, 1}},
-      {"log1p", {Function::kLog1p, 1}},
-      {"sqrt", {Function::kSqrt, 1}},
-      {"rsqrt", {Function::kRsqrt, 1}},
-      {"square", {Function::kSquare, 1}},
-      {"reciprocal", {Function::kReciprocal, 1}},
-      {"sin", {Function::kSin, 1}},
-      {"cos", {Function::kCos, 1}},
-      {"erf", {Function::kErf, 1}},
-      {"tanh", {Function::kTanh, 1}},
-      {"sigmoid", {Function::kSigmoid, 1}},
-      {"relu", {Function::kRelu, 1}},
-      {"elu", {Function::kElu, 1}},
-      {"leaky_relu", {Function::kLeakyRelu, 1}},
-      {"softplus", {Function::kSoftplus, 1}},
-      {"gelu", {Function::kGelu, 1}},
-      {"gelu_tanh", {Function::kGeluTanh, 1}},
-      {"silu", {Function::kSilu, 1}},
-      {"clamp", {Function::kClamp, 1}},
-      {"pow", {Function::kPow, 1}},
-      {"affine", {Function::kAffine, 1}},
-      {"concat_elu", {Function::kConcatElu, 1}},
-      {"add", {Function::kAdd, 2}},
-      {"sub", {Function::kSub, 2}},
-      {"mul", {Function::kMul, 2}},
-      {"div", {Function::kDiv, 2}},
-      {"maximum", {Function::kMaximum, 2}},
-      {"minimum", {Function::kMinimum, 2}},
-      {"gate", {Function::kGate, 2}},
-      {"sigmoid_gate", {Function::kSigmoidGate, 2}},
-  };
+      FASTGEN_POINTWISE(FASTGEN_ONE, FASTGEN_TWO, FASTGEN_ONE)};
+#undef FASTGEN_ONE
+#undef FASTGEN_TWO
   return table;
 }
 
@@ -59,7 +29,7 @@ int channels_read(const NodeSpec& node) {
 }
 
 void check_pointwise(const NodeSpec& node, const std::string& where) {
-  const int factor = node.function == Function::kConcatElu ? 2 : 1;
+  const int factor = node.function == Function::concat_elu ? 2 : 1;
   for (const View& view : node.operands) {
     expect(view.channels * factor == node.channels, where + ": operands do not have the channels of the node");
   }
@@ -87,7 +57,7 @@ int Program::add(NodeSpec node) {
   expect(node.ring_rows > 0 && node.ring_cols > 0, where + ": expected a ring of at least one position");
   for (const View& view : node.operands) check_view(view, where);
   const size_t channels = static_cast<size_t>(node.channels);
-  const bool per_channel = node.op == Op::kNorm || (node.op == Op::kPointwise && node.function == Function::kAffine);
+  const bool per_channel = node.op == Op::kNorm || (node.op == Op::kPointwise && node.function == Function::affine);
   if (node.op == Op::kConv) check_conv(node, where);
   if (node.op == Op::kPointwise) check_pointwise(node, where);
   if (node.op == Op::kConcat) {

@@ -25,7 +25,7 @@ struct Tap {
 
 struct NodeSpec {
   Op op = Op::kSource;
-  Function function = Function::kNeg;
+  Function function = Function::neg;
   int channels = 0, height = 0, width = 0;
   int ring_rows = 0, ring_cols = 0;
   bool is_constant = false;

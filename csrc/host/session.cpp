@@ -28,19 +28,20 @@ const SessionOptions& checked(const SessionOptions& options) {
   return options;
 }
 
-Head checked(const Program& program, const Head& head) {
+Draw checked(const Program& program, const Draw& draw) {
   program.check_complete();
-  if (head.draw == Draw::kNone) return head;
+  if (draw.distribution == Distribution::kNone) return draw;
   const int parameters = program.outputs()[0].channels, channels = program.channels_drawn();
-  const int expected = head.draw == Draw::kCategorical ? head.levels : head.mixtures * (channels == 3 ? 10 : 3);
-  if (head.levels < 1 || parameters != expected) {
+  const int expected =
+      draw.distribution == Distribution::kCategorical ? draw.levels : draw.mixtures * (channels == 3 ? 10 : 3);
+  if (draw.levels < 1 || parameters != expected) {
     throw std::invalid_argument("draw: expects " + std::to_string(expected) + " parameters a step, the network makes " +
                                 std::to_string(parameters));
   }
-  if (head.draw == Draw::kCategorical ? channels != 1 : channels != 1 && channels != 3) {
+  if (draw.distribution == Distribution::kCategorical ? channels != 1 : channels != 1 && channels != 3) {
     throw std::invalid_argument("draw: cannot draw " + std::to_string(channels) + " values a step");
   }
-  return head;
+  return draw;
 }
 
 }  // namespace
@@ -54,11 +55,11 @@ const SamplingKernels& kernels_named(const std::string& isa) {
 }
 
 template <class T>
-Session<T>::Session(std::shared_ptr<const Program> program, const Head& head, const SessionOptions& options)
+Session<T>::Session(std::shared_ptr<const Program> program, const Draw& draw, const SessionOptions& options)
     : program_(std::move(program)),
       options_(checked(options)),
       kernels_(kernels_named(options.isa)),
-      compiled_(*program_, checked(*program_, head),
+      compiled_(*program_, checked(*program_, draw),
                 {&kernels_, (options.batch + shares_of(options) - 1) / shares_of(options), options.team_size}) {
   const int num_shares = shares_of(options_);
   for (int s = 0; s < num_shares; ++s) {
@@ -160,7 +161,7 @@ int64_t Session<T>::run(const Job<T>& job, int team_size) {
 }
 
 template <class T>
-int64_t Session<T>::draw(const double* noise, int64_t* levels, const uint8_t* mask) {
+int64_t Session<T>::run(const double* noise, int64_t* levels, const uint8_t* mask) {
   Job<T> job{};
   job.mode = Mode::kDraw;
   job.step_end = program_->steps();

@@ -23,11 +23,11 @@ struct SessionOptions {
 template <class T>
 class Session {
  public:
-  Session(std::shared_ptr<const Program> program, const Head& head, const SessionOptions& options);
+  Session(std::shared_ptr<const Program> program, const Draw& draw, const SessionOptions& options);
 
   // Draws whole images into `levels` [batch, channels, height, width], which holds the given levels where `mask` (the
   // same shape, or null) is not zero. Returns kDone, or the first step without a distribution to draw from.
-  int64_t draw(const double* noise, int64_t* levels, const uint8_t* mask);
+  int64_t run(const double* noise, int64_t* levels, const uint8_t* mask);
   // The outputs [steps, batch, output channels] for a known image.
   void teacher_force(const T* values, T* outputs);
   // The outputs [batch, output channels] of one step; the values of all earlier steps must have been fed.
@@ -41,7 +41,7 @@ class Session {
 
   const Program& program() const { return *program_; }
   int batch() const { return options_.batch; }
-  const Head& head() const { return compiled_.plan().head; }
+  const Draw& draw() const { return compiled_.plan().draw; }
   int64_t ring_bytes() const;
   int64_t weight_bytes() const { return compiled_.weight_elements() * static_cast<int64_t>(sizeof(T)); }
 

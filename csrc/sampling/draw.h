@@ -42,9 +42,9 @@ bool all_finite(const T* x, int count) {
 
 // One to three channels; `parameters` are logits, then for each channel means, log scales and, of three, coefficients.
 template <class T>
-bool draw_logistic_mixture(const Head& head, int channels, const T* parameters, const double* u, T* probabilities,
+bool draw_logistic_mixture(const Draw& draw, int channels, const T* parameters, const double* u, T* probabilities,
                            int64_t* levels) {
-  const int mixtures = head.mixtures, per_channel = channels == 3 ? 3 : 2;
+  const int mixtures = draw.mixtures, per_channel = channels == 3 ? 3 : 2;
   if (!all_finite(parameters, mixtures * (1 + channels * per_channel))) return false;
   const int mixture = inverse_cdf(parameters, mixtures, u[0], probabilities);
   double drawn[3];
@@ -58,19 +58,20 @@ bool draw_logistic_mixture(const Head& head, int channels, const T* parameters, 
     const double log_scale = chosen[mixtures] < kMinLogScale ? kMinLogScale : chosen[mixtures];
     const double uniform = clamp(u[1 + channel], kUniformClip, 1 - kUniformClip);
     const double x = clamp(mean + ::exp(log_scale) * (::log(uniform) - ::log1p(-uniform)), -1.0, 1.0);
-    levels[channel] = static_cast<int64_t>((x + 1) * ((head.levels - 1) / 2.0) + 0.5);
-    drawn[channel] = head.table[levels[channel]];
+    levels[channel] = static_cast<int64_t>((x + 1) * ((draw.levels - 1) / 2.0) + 0.5);
+    drawn[channel] = draw.table[levels[channel]];
   }
   return true;
 }
 
 // Levels of the channels that one step draws; false if the parameters are no distribution.
 template <class T>
-bool draw(const Head& head, int channels, const T* parameters, const double* u, T* probabilities, int64_t* levels) {
-  if (head.draw == Draw::kLogisticMixture) {
-    return draw_logistic_mixture(head, channels, parameters, u, probabilities, levels);
+bool draw_levels(const Draw& draw, int channels, const T* parameters, const double* u, T* probabilities,
+                 int64_t* levels) {
+  if (draw.distribution == Distribution::kLogisticMixture) {
+    return draw_logistic_mixture(draw, channels, parameters, u, probabilities, levels);
   }
-  levels[0] = inverse_cdf(parameters, head.levels, u[0], probabilities);
+  levels[0] = inverse_cdf(parameters, draw.levels, u[0], probabilities);
   return levels[0] != kNoDistribution;
 }
 

@@ -94,106 +94,25 @@ struct PointwiseEvent {
   }
 };
 
-// Functions of one operand that vectorise.
-template <class T>
-bool apply_formula(const PointwiseEvent<T>& run, Function function, T p, T q) {
-  switch (function) {
-    case Function::kNeg:
-      return run.unary([](T x) { return -x; }), true;
-    case Function::kAbs:
-      return run.unary([](T x) { return absolute(x); }), true;
-    case Function::kExp:
-      return run.unary([](T x) { return exp_unbounded(x); }), true;
-    case Function::kLog:
-      return run.unary([](T x) { return log_unbounded(x); }), true;
-    case Function::kSqrt:
-      return run.unary([](T x) { return square_root(x); }), true;
-    case Function::kRsqrt:
-      return run.unary([](T x) { return T(1) / square_root(x); }), true;
-    case Function::kSquare:
-      return run.unary([](T x) { return x * x; }), true;
-    case Function::kReciprocal:
-      return run.unary([](T x) { return T(1) / x; }), true;
-    case Function::kTanh:
-      return run.unary([](T x) { return tanh(x); }), true;
-    case Function::kSigmoid:
-      return run.unary([](T x) { return sigmoid(x); }), true;
-    case Function::kRelu:
-      return run.unary([](T x) { return relu(x); }), true;
-    case Function::kElu:
-      return run.unary([p](T x) { return x > T(0) ? x : p * elu(x); }), true;
-    case Function::kLeakyRelu:
-      return run.unary([p](T x) { return leaky_relu(x, p); }), true;
-    case Function::kSoftplus:
-      return run.unary([p, q](T x) { return softplus(x, p, q); }), true;
-    case Function::kGeluTanh:
-      return run.unary([](T x) { return gelu_tanh(x); }), true;
-    case Function::kSilu:
-      return run.unary([](T x) { return silu(x); }), true;
-    case Function::kClamp:
-      return run.unary([p, q](T x) { return clamp(x, p, q); }), true;
-    case Function::kAffine:
-      return run.affine(), true;
-    case Function::kConcatElu:
-      return run.concat_elu(), true;
-    default:
-      return false;
-  }
-}
-
-// Functions of one operand that call the C library for each element.
-template <class T>
-bool apply_library(const PointwiseEvent<T>& run, Function function, T p) {
-  switch (function) {
-    case Function::kExpm1:
-      return run.unary([](T x) { return expm1_of(x); }), true;
-    case Function::kLog1p:
-      return run.unary([](T x) { return log1p_of(x); }), true;
-    case Function::kSin:
-      return run.unary([](T x) { return sine(x); }), true;
-    case Function::kCos:
-      return run.unary([](T x) { return cosine(x); }), true;
-    case Function::kErf:
-      return run.unary([](T x) { return error_function(x); }), true;
-    case Function::kGelu:
-      return run.unary([](T x) { return gelu(x); }), true;
-    case Function::kPow:
-      return run.unary([p](T x) { return power(x, p); }), true;
-    default:
-      return false;
-  }
-}
-
-template <class T>
-void apply_binary(const PointwiseEvent<T>& run, Function function) {
-  switch (function) {
-    case Function::kAdd:
-      return run.binary([](T a, T b) { return a + b; });
-    case Function::kSub:
-      return run.binary([](T a, T b) { return a - b; });
-    case Function::kMul:
-      return run.binary([](T a, T b) { return a * b; });
-    case Function::kDiv:
-      return run.binary([](T a, T b) { return a / b; });
-    case Function::kMaximum:
-      return run.binary([](T a, T b) { return maximum(a, b); });
-    case Function::kMinimum:
-      return run.binary([](T a, T b) { return minimum(a, b); });
-    case Function::kGate:
-      return run.binary([](T a, T b) { return tanh(a) * sigmoid(b); });
-    case Function::kSigmoidGate:
-      return run.binary([](T a, T b) { return a * sigmoid(b); });
-    default:
-      return;
-  }
-}
-
 template <class T>
 void pointwise(const Plan<T>& plan, const Node<T>& node, const Event& event, const Worker<T>& worker) {
   const PointwiseEvent<T> run{plan, node, event, worker};
-  if (apply_formula(run, node.function, node.scalars[0], node.scalars[1])) return;
-  if (apply_library(run, node.function, node.scalars[0])) return;
-  apply_binary(run, node.function);
+  const T p = node.scalars[0], q = node.scalars[1];
+  switch (node.function) {
+#define FASTGEN_ONE(name, formula) \
+  case Function::name:             \
+    return run.unary([=](T x) { return formula; });
+#define FASTGEN_TWO(name, formula) \
+  case Function::name:             \
+    return run.binary([=](T x, T y) { return formula; });
+#define FASTGEN_OWN(name) \
+  case Function::name:    \
+    return run.name();
+    FASTGEN_POINTWISE(FASTGEN_ONE, FASTGEN_TWO, FASTGEN_OWN)
+#undef FASTGEN_ONE
+#undef FASTGEN_TWO
+#undef FASTGEN_OWN
+  }
 }
 
 template <class T>

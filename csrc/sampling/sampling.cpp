@@ -69,21 +69,21 @@ void take_values(const Plan<T>& plan, const Worker<T>& worker, const Job<T>& job
 // False if the outputs of an image are no distribution to draw from.
 template <class T>
 bool draw_values(const Plan<T>& plan, const Worker<T>& worker, const Job<T>& job, const Site& site) {
-  const Head& head = plan.head;
+  const Draw& draw = plan.draw;
   const Position<T> input = written(worker, plan.inputs[site.color], site.row, site.col);
   const Position<const T> outputs = read(plan, worker, plan.outputs[site.color], site.row, site.col);
   const int64_t plane = static_cast<int64_t>(plan.height) * plan.width;
   for (int i = 0; i < worker.images; ++i) {
     const int64_t image = worker.first_image + i, index = image_index(plan, site, image);
-    const double* u = job.noise + (site.step * job.batch + image) * head.uniforms_per_step;
+    const double* u = job.noise + (site.step * job.batch + image) * draw.uniforms_per_step;
     int64_t drawn[kMaxChannelsDrawn];
-    if (!draw(head, plan.channels_drawn, outputs.image(i), u, worker.scratch.probabilities, drawn)) return false;
+    if (!draw_levels(draw, plan.channels_drawn, outputs.image(i), u, worker.scratch.probabilities, drawn)) return false;
     for (int c = 0; c < plan.channels_drawn; ++c) {
       int64_t& level = job.levels[index + c * plane];
       const bool given = job.mask && job.mask[index + c * plane];
       const int64_t value = given ? level : drawn[c];
       if (worker.rank == 0 && !given) level = value;
-      input.image(i)[c] = static_cast<T>(head.table[value]);
+      input.image(i)[c] = static_cast<T>(draw.table[value]);
     }
   }
   return true;

@@ -7,6 +7,7 @@
 
 #include "../cpu/kernel_table.h"
 #include "../cpu/team.h"
+#include "functions.h"
 
 namespace fastgen {
 namespace sampling {
@@ -24,43 +25,6 @@ constexpr int kMaxChannelsDrawn = 3;
 constexpr int64_t kOutside = INT64_MIN / 4;
 
 enum class Op : int32_t { kSource, kConv, kPointwise, kConcat, kNorm };
-
-enum class Function : int32_t {
-  kNeg,
-  kAbs,
-  kExp,
-  kExpm1,
-  kLog,
-  kLog1p,
-  kSqrt,
-  kRsqrt,
-  kSquare,
-  kReciprocal,
-  kSin,
-  kCos,
-  kErf,
-  kTanh,
-  kSigmoid,
-  kRelu,
-  kElu,
-  kLeakyRelu,
-  kSoftplus,
-  kGelu,
-  kGeluTanh,
-  kSilu,
-  kClamp,
-  kPow,
-  kAffine,
-  kConcatElu,
-  kAdd,
-  kSub,
-  kMul,
-  kDiv,
-  kMaximum,
-  kMinimum,
-  kGate,
-  kSigmoidGate,
-};
 
 // Where a value lies in an arena: image i of position (r, c) at rows[r] + cols[c] + i * image_stride, and nowhere (it
 // reads zero) if rows[r] + cols[c] is negative.
@@ -112,11 +76,11 @@ struct Event {
   int32_t step, node, row, col_begin, col_end;
 };
 
-enum class Draw : int32_t { kNone, kCategorical, kLogisticMixture };
+enum class Distribution : int32_t { kNone, kCategorical, kLogisticMixture };
 
 // How a step is drawn.
-struct Head {
-  Draw draw;
+struct Draw {
+  Distribution distribution;
   int32_t levels;
   int32_t mixtures;           // of the logistic mixture
   int32_t uniforms_per_step;  // noise read by one draw
@@ -136,7 +100,7 @@ struct Plan {
   const Places* outputs;       // by colour
   const Places* inputs;        // by colour
   const T* zeros;
-  Head head;
+  Draw draw;
 };
 
 // Threads that draw the same images. Each has every ring in its own arena and computes every small event for itself; of

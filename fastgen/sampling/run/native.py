@@ -95,7 +95,7 @@ class NativeSession(Session):
     def _run(self, noise: Tensor, levels: Tensor, known: Tensor | None) -> Tensor:
         if not isinstance(self.draw, (Categorical, LogisticMixture)):
             return super()._run(noise, levels, known)
-        failed = self._native.draw(_array(noise), levels.numpy(), None if known is None else known.numpy())
+        failed = self._native.run(_array(noise), levels.numpy(), None if known is None else known.numpy())
         if failed >= 0:
             row, col, color = self.program.position(failed)
             raise ValueError(f"parameters: not finite at row {row}, column {col}, colour {color}: nothing to draw from")
