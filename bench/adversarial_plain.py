@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastgen.models.dcgan import DCGANDiscriminator
 from fastgen.models.stylegan2 import StyleDiscriminator
-from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
+from fastgen.nn.stylegan import TAPS, EqualizedConv2d, EqualizedLinear
 
 
 class PlainDCGANDiscriminator(nn.Module):

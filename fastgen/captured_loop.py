@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from fastgen.nn.arguments import positive
 from fastgen.nn.frozen import Copies, Originals, Structure
-from fastgen.nn.replay import Autocast
+from fastgen.nn.reversible import Autocast
 
 __all__ = ["CapturedLoop", "capture"]
 

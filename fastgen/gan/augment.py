@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgen.nn.arguments import plain_numbers
-from fastgen.nn.running_average import RunningAverages
+from fastgen.nn.module_state import RunningAverages
 
 # How far images are moved, and how much of their side is cut out; Zhao et al. (2020), section 3.2.
 _MOVED, _CUT = 1 / 8, 1 / 2

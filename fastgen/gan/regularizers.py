@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from fastgen.nn.equalized import EqualizedConv2d, EqualizedLinear
-from fastgen.nn.parametrized import picklable
+from fastgen.nn.module_state import picklable
+from fastgen.nn.stylegan import EqualizedConv2d, EqualizedLinear
 
 Discriminate = Callable[[Tensor], Tensor]
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from fastgen.models.diffusion import Diffusion
 from fastgen.models.loop import Generators, Guard, Loop, Output
 from fastgen.models.variational_bound import BoundedByVariation
-from fastgen.nn.constants import Constants
+from fastgen.nn.module_state import Constants
 from fastgen.ops import diffusion_loss_weight, q_sample
 from fastgen.schedulers import (
     DDIMScheduler,

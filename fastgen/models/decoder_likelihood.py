@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from fastgen.models.model import drawn, normalize_levels
 from fastgen.nn.arguments import is_number
-from fastgen.nn.constants import Constants
+from fastgen.nn.module_state import Constants
 from fastgen.ops.reconstruction import bernoulli_log_prob, discretized_logistic_log_prob, gaussian_log_prob
 
 

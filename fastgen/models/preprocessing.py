@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fastgen.nn.constants import Constants
+from fastgen.nn.module_state import Constants
 
 
 class Standardize(Constants):

@@ -13,10 +13,8 @@ from torch import Generator, Tensor, nn
 from fastgen.gan import path_lengths
 from fastgen.models.adversarial import AdversarialModel, check_image_arguments, halvings
 from fastgen.nn.arguments import is_number, pair, positive
-from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
-from fastgen.nn.resample import Resample2d
-from fastgen.nn.running_average import RunningAverages
-from fastgen.nn.styled import StyledConv2d, ToImage
+from fastgen.nn.module_state import RunningAverages
+from fastgen.nn.stylegan import TAPS, EqualizedConv2d, EqualizedLinear, Resample2d, StyledConv2d, ToImage
 from fastgen.ops import minibatch_stddev, pixel_norm
 
 # How far the mean style moves in a step, and the mean path length.

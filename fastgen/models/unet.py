@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from fastgen.nn.arguments import is_int, plain_numbers, positive, probability
 from fastgen.nn.group_norm_silu import GroupNormSiLU
-from fastgen.nn.spatial_attention import SpatialAttention
-from fastgen.nn.time_embedding import TimeEmbedding
+from fastgen.nn.unet import SpatialAttention, TimeEmbedding
 
 
 class UNet(nn.Module):

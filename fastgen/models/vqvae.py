@@ -14,7 +14,7 @@ from fastgen.models.model import evaluating
 from fastgen.models.pixelcnn import PixelCNN
 from fastgen.nn import MaskedConv2d, VectorQuantizer
 from fastgen.nn.arguments import is_int, positive
-from fastgen.nn.constants import Constants
+from fastgen.nn.module_state import Constants
 from fastgen.nn.vector_quantizer import Quantized
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.nn.drift import Drift
 from fastgen.nn.frozen import Freezable
-from fastgen.nn.reversible import is_reversible_here, run_reversibly
+from fastgen.nn.reversible import Drift, is_reversible_here, run_reversibly
 
 
 class Compose(Freezable):

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import divisible_by_colors, odd, plain_numbers, positive
-from fastgen.nn.constants import Constants
 from fastgen.nn.frozen import Freezable
 from fastgen.nn.masked import MaskedConv2d
-from fastgen.nn.shifted import down_shift
+from fastgen.nn.module_state import Constants
+from fastgen.nn.pixelcnnpp import down_shift
 from fastgen.ops.gated_activation import gated_activation
 from fastgen.ops.masked_conv2d import masked_conv2d_mask
 

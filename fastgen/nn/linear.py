@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastgen.nn.arguments import features_of, plain_numbers, positive
 from fastgen.nn.frozen import Freezable
-from fastgen.nn.logabsdet import constant_logabsdet
+from fastgen.nn.transform import constant_logabsdet
 from fastgen.ops.invertible_conv1x1 import (
     invertible_conv1x1,
     invertible_conv1x1_factors,

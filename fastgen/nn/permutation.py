@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import floating, plain_numbers, positive
-from fastgen.nn.logabsdet import zero_logabsdet
+from fastgen.nn.transform import zero_logabsdet
 
 
 class Permutation(nn.Module):

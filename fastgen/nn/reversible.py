@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +31,8 @@ from torch._C._functorch import maybe_current_level as _functorch_level
 from torch.autograd import forward_ad as _forward_ad
 from torch.utils import _pytree as pytree
 
-from fastgen.nn.drift import Drift, RowSums
-from fastgen.nn.inverse import Inverse
-from fastgen.nn.replay import Autocast, Buffers, RandomNumbers, State, without_initialising
+from fastgen.nn.arguments import positive
+from fastgen.nn.transform import Inverse
 
 # Bounds what the backward of a segment holds, where a chain has no networks.
 _LONGEST_SEGMENT = 4
@@ -332,3 +333,213 @@ def _without_hooks(tensors: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for live, kept in hooks:
             live.update(kept)
+
+
+State = tuple[Tensor, ...]
+
+
+class RandomNumbers:
+    """The generators that modules draw from: the CPU's, and that of `device`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = None if device.type in ("cpu", "meta") else device
+
+    def state(self) -> State:
+        """5 KB of the CPU's generator, 16 bytes of CUDA's."""
+        if self._device is None:
+            return (torch.get_rng_state(),)
+        return torch.get_rng_state(), torch.get_device_module(self._device).get_rng_state(self._device)
+
+    @staticmethod
+    def drawn(states: Sequence[State]) -> list[State | None]:
+        """Of each two states in a row the first, where numbers were drawn between them."""
+        if _equal(states[0], states[-1]):
+            return [None] * (len(states) - 1)
+        return [None if _equal(before, after) else before for before, after in pairwise(states)]
+
+    @contextlib.contextmanager
+    def replayed(self, state: State) -> Iterator[None]:
+        """Draws from `state` on, and goes on afterwards as if nothing had been drawn."""
+        now = self.state()
+        self._write(state)
+        try:
+            yield
+        finally:
+            self._write(now)
+
+    def _write(self, state: State) -> None:
+        torch.set_rng_state(state[0])
+        if self._device is not None:
+            torch.get_device_module(self._device).set_rng_state(state[1], self._device)
+
+
+def _equal(a: State, b: State) -> bool:
+    return all(map(torch.equal, a, b))
+
+
+class Autocast:
+    """Autocast as it is now, on the CPU and on `device`.
+
+    Its cache of weights is off inside: releases of torch differ in whether a cast that was cached without gradients
+    serves a run that needs them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        types = [kind for kind in dict.fromkeys(("cpu", device.type)) if torch.amp.is_autocast_available(kind)]
+        self._was = [(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in types]
+
+    def restored(self) -> contextlib.AbstractContextManager:
+        differing = [was for was in self._was if was[2] or torch.is_autocast_enabled(was[0])]
+        if not differing:
+            return contextlib.nullcontext()
+        stack = contextlib.ExitStack()
+        for kind, dtype, enabled in differing:
+            stack.enter_context(torch.autocast(kind, dtype, enabled, cache_enabled=False))
+        return stack
+
+
+class Buffers:
+    """The buffers of some modules before a run."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._versions = [
+            (module, name, buffer, buffer._version)
+            for module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None and not buffer.is_inference()
+        ]
+
+    def check_unchanged(self) -> None:
+        """Raises where the run has changed one, as another run would again."""
+        for module, name, buffer, version in self._versions:
+            if buffer._version != version and not _initialises(module):
+                raise ValueError(
+                    f"reversible: {type(module).__name__} changes its {name} whenever it runs, and would again when "
+                    "backward replays it; use reversible=False"
+                )
+
+
+def _initialises(module: nn.Module) -> bool:
+    """Whether the module sets its parameters by the first batch that it sees in training, as ActNorm does."""
+    return hasattr(module, "initialized")
+
+
+@contextlib.contextmanager
+def without_initialising(transform: nn.Module) -> Iterator[None]:
+    """What has not seen its first batch has not seen it afterwards either."""
+    modules = [module for module in transform.modules() if _initialises(module) and module.training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
+# Rows that are measured, spread over the batch.
+_ROWS = 64
+
+
+class Drift:
+    """Measures the drift of a chain in backward, and says how many true activations to keep for it.
+
+    The drift of an activation is `|rebuilt - true| / |true|`, over up to 64 rows of the batch. A few numbers stand for
+    it in the meantime: the sums of the rows, since for errors of independent signs the square of `sum(e)` has the mean
+    `|e|^2`, and the norms of the rows.
+
+    Reading a measurement never waits for a device: its copy to the host starts in the forward pass after, and is read
+    in the first one that finds it there.
+
+    Attributes:
+        limit: the largest drift that is accepted.
+        checkpoint_every: keep the input of every k-th segment; None for none.
+
+    Raises:
+        ValueError: `limit` that is not positive, `checkpoint_every` that is not a positive int.
+    """
+
+    def __init__(self, limit: float, checkpoint_every: int | None = None) -> None:
+        if not limit > 0:
+            raise ValueError(f"max_drift: expected a positive number, got {limit!r}")
+        if checkpoint_every is not None:
+            positive(checkpoint_every=checkpoint_every)
+        self.limit = float(limit)
+        self.checkpoint_every = None if checkpoint_every is None else int(checkpoint_every)
+        self._measured: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._largest: Tensor | None = None
+        self._is_new = False
+        self._reading: _HostCopy | None = None
+
+    def __reduce__(self) -> tuple:
+        # Measurements stay with the process.
+        return Drift, (self.limit, self.checkpoint_every)
+
+    def interval(self, num_segments: int, dtype: torch.dtype) -> int | None:
+        """The k of the next forward pass, where it is one of `num_segments`."""
+        if self._is_new and self._reading is None:
+            self._reading, self._is_new = _HostCopy(self.largest), False
+        if self._reading is not None and self._reading.has_arrived():
+            if not self._reading.value <= self.limit:
+                self.checkpoint_every = math.ceil((self.checkpoint_every or num_segments) / 2)
+            self._reading = None
+        # One rounding is more than what is accepted.
+        return 1 if torch.finfo(dtype).eps > self.limit else self.checkpoint_every
+
+    def start(self, device: torch.device) -> None:
+        """A backward begins."""
+        self._measured, self._largest, self._is_new = [], torch.zeros((), device=device), True
+
+    def add(self, true: RowSums, rebuilt: Tensor) -> None:
+        self._measured.append((*true, _sums(_some_rows(rebuilt))))
+
+    @property
+    def largest(self) -> Tensor | None:
+        """Of the last backward, over its activations: a scalar; None before any backward."""
+        if self._measured:
+            true, norms, rebuilt = map(torch.stack, zip(*self._measured, strict=True))
+            # A row that was not finite cannot drift; one that has become so has drifted all the way.
+            finite = true.isfinite() & norms.isfinite()
+            error = (rebuilt - true).where(finite, 0).norm(dim=1)
+            ratio = error / norms.where(finite, 0).norm(dim=1).clamp_min(torch.finfo(error.dtype).tiny)
+            self._measured, self._largest = [], ratio.nan_to_num(nan=math.inf, posinf=math.inf).max()
+        return self._largest
+
+
+class RowSums(NamedTuple):
+    """Sums and norms of the measured rows of an activation."""
+
+    sums: Tensor
+    norms: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        rows = _some_rows(x)
+        return cls(_sums(rows), torch.linalg.vector_norm(rows, dim=1, dtype=_at_least_float32(rows)))
+
+
+def _some_rows(x: Tensor) -> Tensor:
+    return x.detach()[:: max(1, math.ceil(len(x) / _ROWS))].unsqueeze(-1).flatten(1)
+
+
+def _sums(rows: Tensor) -> Tensor:
+    return rows.sum(1, dtype=_at_least_float32(rows))
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class _HostCopy:
+    """A scalar on its way to the CPU; `value` is good to read once it `has_arrived`."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value, self._event = value, None
+        if value.device.type != "cpu":
+            self.value = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self.value.copy_(value, non_blocking=True)
+            self._event = torch.Event(value.device)
+            self._event.record()
+
+    def has_arrived(self) -> bool:
+        return self._event is None or self._event.query()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import at_least, floating, plain_numbers
-from fastgen.nn.logabsdet import zero_logabsdet
+from fastgen.nn.transform import zero_logabsdet
 
 
 class Squeeze(nn.Module):

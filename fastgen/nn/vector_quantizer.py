@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from fastgen.nn.arguments import floating, plain_numbers, positive, without_effect
-from fastgen.nn.running_average import RunningAverages
+from fastgen.nn.module_state import RunningAverages
 from fastgen.ops.vector_quantize import code_perplexity, vector_quantize
 
 

@@ -9,7 +9,7 @@ import torch
 from fastgen import inverse
 from fastgen.models import LatentDiffusion, ScoreSDE
 from fastgen.models.diffusion import classifier_gradient
-from fastgen.nn.time_embedding import TimeEmbedding
+from fastgen.nn.unet import TimeEmbedding
 from tests.models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, make
 
 every = pytest.mark.parametrize("family", FAMILIES)

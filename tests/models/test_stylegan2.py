@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from fastgen.models import StyleGAN2
-from fastgen.nn.equalized import TAPS, EqualizedConv2d, EqualizedLinear
-from fastgen.nn.resample import Resample2d
-from fastgen.nn.styled import StyledConv2d
+from fastgen.nn.stylegan import TAPS, EqualizedConv2d, EqualizedLinear, Resample2d, StyledConv2d
 from tests.models.adversarial_cases import make
 
 

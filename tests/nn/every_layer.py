@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen import nn as layers
-from fastgen.nn.spatial_attention import SpatialAttention
-from fastgen.nn.time_embedding import TimeEmbedding
+from fastgen.nn.unet import SpatialAttention, TimeEmbedding
 
 MASK = [1, 0, 1, 0]
 _NET = partial(layers.ResidualNet, hidden_features=6, num_blocks=1)

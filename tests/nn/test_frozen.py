@@ -42,8 +42,8 @@ from fastgen.nn import (
 )
 from fastgen.nn.coupling import Coupling, FeatureCoupling
 from fastgen.nn.frozen import Freezable
-from fastgen.nn.inverse import Inverse
 from fastgen.nn.linear import InvertibleMatrix
+from fastgen.nn.transform import Inverse
 from tests.models.flow_cases import context_for, data_for
 from tests.models.flow_cases import make as make_flow
 

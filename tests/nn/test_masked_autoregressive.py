@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastgen
-from fastgen.nn.inverse import Inverse
 from fastgen.nn.masked_autoregressive import MaskedAutoregressive, activation_name
+from fastgen.nn.transform import Inverse
 
 NETWORKS = [
     {"hidden_features": 9},

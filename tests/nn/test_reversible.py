@@ -15,14 +15,19 @@ from fastgen.bench.measure import peak_bytes
 from fastgen.nn.actnorm import ActNorm
 from fastgen.nn.compose import Compose
 from fastgen.nn.conditioner import ConvNet, ResidualNet
-from fastgen.nn.coupling import AdditiveCoupling, AffineCoupling, RationalQuadraticCoupling
-from fastgen.nn.inverse import Inverse
+from fastgen.nn.coupling import (
+    AdditiveCoupling,
+    AffineCoupling,
+    MaskedAffineCoupling,
+    RationalQuadraticCoupling,
+    checkerboard_mask,
+)
 from fastgen.nn.linear import InvertibleConv1x1, LULinear
 from fastgen.nn.masked_autoregressive import MaskedAutoregressive
-from fastgen.nn.masked_coupling import MaskedAffineCoupling, checkerboard_mask
 from fastgen.nn.permutation import ReversePermutation
 from fastgen.nn.planar import PlanarFlow
 from fastgen.nn.squeeze import Squeeze
+from fastgen.nn.transform import Inverse
 
 HALF = torch.tensor([1, 1, 0, 0])
 

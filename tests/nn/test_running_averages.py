@@ -7,7 +7,7 @@ from torch import nn
 from fastgen.gan import Augment
 from fastgen.models import StyleGAN2
 from fastgen.nn import BatchNormLeakyReLU, VectorQuantizer
-from fastgen.nn.running_average import RunningAverages
+from fastgen.nn.module_state import RunningAverages
 from fastgen.train.ema import ExponentialMovingAverage
 
 LOW = [torch.float16, torch.bfloat16]
