@@ -55,6 +55,16 @@ def write_figure(path: Path, figure: Any, dpi: int) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def cache_folder() -> Path:
+    """The folder of files that are fetched or made once: `$FASTGEN_CACHE`, or `fastgen` in the user's cache folder.
+
+    It need not exist.
+    """
+    if chosen := os.environ.get("FASTGEN_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastgen"
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold the file `path`, which is made where it is missing, against everyone else who locks it.

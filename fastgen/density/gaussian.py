@@ -40,6 +40,7 @@ class Gaussian(DensityEstimator):
 
     @property
     def covariance_(self) -> Tensor:
+        """The covariance [d, d], in squared units of the data; ValueError where not fitted."""
         self._check_fitted()
         return self.scale_tril_ @ self.scale_tril_.T
 

@@ -172,9 +172,12 @@ def _filled(log_density: Tensor, x: Tensor, train: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rate:
-    """The error of a density falls like `n^-rate`; `standard_error` is by leaving out one fold after the other.
+    """The law `n^-rate` by which the error of a density falls.
 
-    `limit` is the held-out log-likelihood that the curve tends to, in nats per row.
+    Args:
+        rate: the exponent.
+        standard_error: of the rate, by leaving out one fold after the other.
+        limit: the held-out log-likelihood that the curve tends to, in nats per row.
     """
 
     rate: float

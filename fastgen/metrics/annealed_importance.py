@@ -241,6 +241,9 @@ class GaussianDecoder:
     Args:
         decode: from latents [n, d] to means [n, ...], of the shape of the data.
         sigma: the deviation of the noise.
+
+    Raises:
+        ValueError: `sigma` is not a positive finite number.
     """
 
     decode: Callable[[Tensor], Tensor]

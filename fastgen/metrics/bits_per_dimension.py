@@ -39,6 +39,9 @@ class BitsPerDimension(MeanMetric):
         dimensions: the number of values of an example.
         kwargs: torchmetrics' own.
 
+    Raises:
+        ValueError: `dimensions` is not a positive int; on updating, other than floats [B] without NaN.
+
     Source: as `bits_per_dim`.
     """
 

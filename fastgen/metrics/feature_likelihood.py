@@ -38,6 +38,9 @@ class ParzenLogLikelihood(TwoSampleMetric):
         validation: share of the real examples that choose. Which ones depends on the examples and not on their order.
         kwargs: as for `TwoSampleMetric`.
 
+    Raises:
+        ValueError: numbers out of range; on computing, too few examples of a set.
+
     It is a poor measure of images in high dimension, where it prefers centres of clusters to samples (Theis et al.,
     2016, section 3.2). It is here because the literature quotes it.
 
@@ -102,6 +105,10 @@ class FeatureLikelihoodDivergence(FeatureMetric):
         max_samples: the most generated samples that are used, drawn where there are more.
         seed: of random choices, which depend on it and on the examples, not on their order.
         kwargs: as for `FeatureMetric`.
+
+    Raises:
+        ValueError: numbers out of range; on updating, another part; on computing, too few examples of a part, or
+            features that are constant on the test set.
 
     Source: Jiralerspong et al., "Feature Likelihood Divergence: Evaluating the Generalization of Generative Models
     Using Samples" (2023), section 3, and its optimiser: Adam, 50 steps of 0.5 on log s_j^2, beside a component at the

@@ -101,6 +101,7 @@ class TwoSampleMetric(FeatureMetric):
 
     @property
     def outlives_reset(self) -> Sequence[str]:
+        """The states of the real set, unless `reset_real_features`."""
         return () if self.reset_real_features else ("real_features", "real_keys")
 
     def update(self, imgs: Tensor, real: bool, keys: Tensor | None = None) -> None:

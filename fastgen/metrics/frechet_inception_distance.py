@@ -72,6 +72,7 @@ class FrechetInceptionDistance(FeatureMetric):
 
     @property
     def outlives_reset(self) -> Sequence[str]:
+        """The states of the real set, unless `reset_real_features`."""
         return () if self.reset_real_features else ("real_rows", "real_moments")
 
     def update(self, imgs: Tensor, real: bool) -> None:

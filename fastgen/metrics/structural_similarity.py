@@ -164,6 +164,11 @@ class StructuralSimilarity(MeanMetric):
         data_range: the range that values can have.
         sigma: of the window, in pixels.
         kwargs: torchmetrics' own.
+
+    Raises:
+        ValueError: on computing, no pair of images.
+
+    Source: as `structural_similarity`.
     """
 
     is_differentiable = True
@@ -194,6 +199,11 @@ class MultiscaleStructuralSimilarity(StructuralSimilarity):
     Args:
         weights: one for each scale.
         kwargs: as for `StructuralSimilarity`.
+
+    Raises:
+        ValueError: `weights` are no numbers; on computing, no pair of images.
+
+    Source: as `multiscale_structural_similarity`.
     """
 
     def __init__(self, *, weights: Sequence[float] = WEIGHTS, **kwargs: Any) -> None:

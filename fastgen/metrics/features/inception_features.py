@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import pickle
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastgen.metrics.features.cache import cache_folder
+from fastgen.files import cache_folder, write_whole
 from fastgen.metrics.features.images import in_color, resize_antialiased, resize_bilinear, unit_images
 from fastgen.metrics.features.inception import InceptionV3
 
@@ -105,7 +105,8 @@ def inception_weights(path: str | os.PathLike | None = None) -> Mapping[str, Ten
     file = Path(path) if path is not None else _find() or _download()
     if not file.is_file():
         raise ValueError(f"weights: no file {file}: expected {NAME}")
-    found = _sha256(file)
+    with open(file, "rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
     if not found.startswith(SHA256_PREFIX):
         raise ValueError(
             f"weights: {file} has the SHA-256 {found[:16]}..., expected {SHA256_PREFIX}... as {NAME} has: "
@@ -126,30 +127,21 @@ def _find() -> Path | None:
 
 def _download() -> Path:
     file = cache_folder() / NAME
-    beside = file.with_name(f".{NAME}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(URL, timeout=30) as answer, open(beside, "wb") as copy:
-            while part := answer.read(2**20):
-                copy.write(part)
-        # Checked before it is renamed: a download that broke off is not kept.
-        found = _sha256(beside)
+        with urllib.request.urlopen(URL, timeout=30) as answer:
+            content = answer.read()
+        # Checked before it is written: a download that broke off is not kept.
+        found = hashlib.sha256(content).hexdigest()
         if not found.startswith(SHA256_PREFIX):
             raise ValueError(
                 f"weights: {URL} gave a file with the SHA-256 {found[:16]}..., expected {SHA256_PREFIX}..."
             )
-        os.replace(beside, file)
-    except (OSError, urllib.error.URLError) as error:
+        write_whole(file, content)
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise ValueError(
             f"weights: {NAME} is not in {file.parent} and could not be downloaded ({reason}): "
             f"fetch it from {URL} and name the file (--weights)"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return file
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
