@@ -1,16 +1,13 @@
 """Scores that two processes share are those of one."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from fastgen.density import KernelDensity, score_samples_distributed
+from tests.ranks import run_on_ranks
 
 
-# Not from another file: a worker starts this one as a script.
 def rows(n, d, seed=0):
     return np.random.default_rng(seed).standard_normal((n, d))
 
@@ -21,10 +18,8 @@ def test_without_processes_it_is_score_samples():
     np.testing.assert_array_equal(score_samples_distributed(model, x), model.score_samples(x))
 
 
-def test_two_processes_share_the_rows(tmp_path):
-    meeting = (tmp_path / "meeting").as_uri()
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), meeting]) for rank in range(2)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+def test_two_processes_share_the_rows():
+    run_on_ranks(worker)
 
 
 class Counting(KernelDensity):
@@ -39,9 +34,7 @@ class Counting(KernelDensity):
         return super().score_samples(X)
 
 
-def worker(rank, meeting):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+def worker(rank):
     model = Counting().fit(rows(200, 3))
     for m in (0, 1, 2, 101):
         x = rows(m, 3, seed=1)
@@ -62,9 +55,3 @@ def worker(rank, meeting):
     model.fails = rank == 1
     with pytest.raises(ValueError, match=r"process 1 of 2 could not score its rows: RuntimeError: no memory"):
         score_samples_distributed(model, rows(6, 3))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    worker(int(sys.argv[1]), sys.argv[2])

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from fastgen.metrics import Moments
 from fastgen.ops import moments
+from tests.ranks import run_on_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -130,9 +129,7 @@ def rows_of_everyone() -> Tensor:
     return torch.randn(1500, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 7
 
 
-def one_process(rank: int, world: int, file: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+def one_process(rank: int) -> None:
     x = rows_of_everyone()
     # The last process has no rows, the first a chunk more than the second.
     mine = [x[:1100], x[1100:], x[:0]][rank]
@@ -148,11 +145,10 @@ def one_process(rank: int, world: int, file: str) -> None:
     else:
         raise AssertionError("different widths were added up")
     assert Moments(4).all_reduce().count == 0
-    dist.destroy_process_group()
 
 
-def test_processes_together_have_seen_all_rows(tmp_path):
-    mp.spawn(one_process, args=(3, str(tmp_path / "meeting")), nprocs=3)
+def test_processes_together_have_seen_all_rows():
+    run_on_ranks(one_process, world_size=3)
 
 
 def test_without_processes_it_is_a_copy():

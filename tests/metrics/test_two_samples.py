@@ -1,9 +1,5 @@
 """FID, KID, CMMD, precision, recall, density and coverage, against what people quote."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -24,7 +20,8 @@ from fastgen.metrics import (
     write_statistics,
 )
 from fastgen.metrics.feature_metric import order_of, row_keys
-from tests.metrics.two_processes import FAKE, REAL, metrics, numbers
+from tests.metrics.two_processes import FAKE, REAL, metrics, numbers, worker
+from tests.ranks import run_on_ranks
 
 N, M, D = 300, 250, 16
 
@@ -345,18 +342,8 @@ class TestBadInput:
             metric(nn.Flatten(0)).update(torch.randn(4, 3), real=True)
 
 
-def test_two_processes_equal_one(tmp_path):
-    whole = numbers(metrics(), REAL, FAKE)
-    meeting = (tmp_path / "meeting").as_uri()
-    command = [sys.executable, metrics.__code__.co_filename]
-    workers = [subprocess.Popen([*command, str(rank), meeting], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    outputs = [worker.communicate(timeout=240)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0]
-    for output in outputs:
-        found = json.loads(output.splitlines()[-1])
-        assert found.keys() == whole.keys() and len(found) > 15
-        for name, value in whole.items():
-            assert found[name] == pytest.approx(value, rel=1e-9, abs=1e-12), name
+def test_two_processes_equal_one():
+    run_on_ranks(worker, numbers(metrics(), REAL, FAKE))
 
 
 def test_inception_score_is_taken_of_generated_images_alone():

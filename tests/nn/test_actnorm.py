@@ -1,8 +1,6 @@
 """ActNorm is nflows', initialises itself once on the first batch, and on all ranks alike."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ from torch import nn
 
 from fastgen.nn import ActNorm
 from tests.nn.transform_properties import PROPERTIES, Case
+from tests.ranks import run_on_ranks
 
 
 def initialised(features):
@@ -158,35 +157,23 @@ def test_first_batch_compiles_to_one_graph():
     torch.testing.assert_close(layer.state_dict(), plain.state_dict())
 
 
-RANK = """
-import sys, torch
-import torch.distributed as dist
-from fastgen.nn import ActNorm
-rank, path, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-torch.manual_seed(0)
-x = 3 + 5 * torch.randn(10, 4, dtype=torch.float64)
-mine = x[:6] if rank == 0 else x[6:]
-layer = ActNorm(4).double()
-layer(mine)
-layer(2 * mine)
-torch.save(layer.state_dict(), out)
-dist.destroy_process_group()
-"""
+def different_numbers_of_rows(rank, folder):
+    torch.manual_seed(0)
+    x = 3 + 5 * torch.randn(10, 4, dtype=torch.float64)
+    mine = x[:6] if rank == 0 else x[6:]
+    layer = ActNorm(4).double()
+    layer(mine)
+    layer(2 * mine)
+    torch.save(layer.state_dict(), folder / f"{rank}.pt")
 
 
 def test_ranks_agree_on_the_statistics_of_all_of_them(tmp_path):
-    outs = [tmp_path / f"{rank}.pt" for rank in range(2)]
-    command = [sys.executable, "-c", RANK]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store"), str(out)]) for rank, out in enumerate(outs)
-    ]
-    assert [process.wait(120) for process in ranks] == [0, 0]
+    run_on_ranks(different_numbers_of_rows, tmp_path)
     torch.manual_seed(0)
     alone = ActNorm(4).double()
     alone(3 + 5 * torch.randn(10, 4, dtype=torch.float64))
-    for out in outs:
-        torch.testing.assert_close(torch.load(out), alone.state_dict())
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), alone.state_dict())
 
 
 def test_refuses():

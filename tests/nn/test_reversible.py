@@ -2,8 +2,6 @@
 
 import copy
 import gc
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -28,6 +26,7 @@ from fastgen.nn.permutation import ReversePermutation
 from fastgen.nn.planar import PlanarFlow
 from fastgen.nn.squeeze import Squeeze
 from fastgen.nn.transform import Inverse
+from tests.ranks import run_on_ranks
 
 HALF = torch.tensor([1, 1, 0, 0])
 
@@ -570,16 +569,12 @@ def test_a_transform_that_returns_its_input():
     assert Identity.zero.grad_fn is None
 
 
-def test_data_parallel_over_two_processes(tmp_path):
-    meeting = (tmp_path / "meeting").as_uri()
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), meeting]) for rank in range(2)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+def test_data_parallel_over_two_processes():
+    run_on_ranks(data_parallel_worker)
 
 
-def data_parallel_worker(rank, meeting):
+def data_parallel_worker(rank):
     """Gradients on half of the batch each, averaged by DDP, are those of the whole batch."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     torch.manual_seed(0)
     flow = Compose(
         [AffineCoupling(HALF, residual_net()), LULinear(4), AffineCoupling(1 - HALF, residual_net())]
@@ -595,9 +590,3 @@ def data_parallel_worker(rank, meeting):
     # A process group that goes before what was registered with it aborts the process.
     del parallel, rebuilt
     gc.collect()
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    data_parallel_worker(int(sys.argv[1]), sys.argv[2])

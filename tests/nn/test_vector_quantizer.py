@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastgen.nn import ResidualVectorQuantizer, VectorQuantizer
+from tests.ranks import run_on_ranks
 
 
 def clusters(k: int, d: int, n: int, spread: float = 0.05) -> torch.Tensor:
@@ -207,3 +208,35 @@ def test_bad_inputs():
         VectorQuantizer(4, 2)(torch.zeros(4, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="num_quantizers: expected a positive int, got 0"):
         ResidualVectorQuantizer(0, 4, 2)
+
+
+def test_two_processes_move_one_codebook():
+    alone = seeded_layer(restart_below=0.0)
+    for batch in three_batches():
+        alone(batch)
+    run_on_ranks(half_of_each_batch, alone.codebook.numpy())
+
+
+def seeded_layer(**options) -> VectorQuantizer:
+    torch.manual_seed(7)
+    return VectorQuantizer(6, 3, decay=0.5, **options)
+
+
+def three_batches() -> torch.Tensor:
+    return torch.randn(3, 40, 3, generator=torch.Generator().manual_seed(1))
+
+
+def half_of_each_batch(rank: int, codebook_of_one_process) -> None:
+    shared, restarted = seeded_layer(restart_below=0.0), seeded_layer()
+    torch.manual_seed(rank)
+    for batch in three_batches():
+        # Each process has half of the batch, of different size.
+        half = batch[:15] if rank == 0 else batch[15:]
+        shared(half)
+        restarted(half)
+    # Both have the codes of one process with the whole batch.
+    torch.testing.assert_close(shared.codebook, torch.from_numpy(codebook_of_one_process))
+    # And the same ones where codes start again from random rows.
+    codebooks = [torch.empty_like(restarted.codebook) for _ in range(2)]
+    torch.distributed.all_gather(codebooks, restarted.codebook)
+    assert torch.equal(*codebooks) and codebooks[0].isfinite().all()
