@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastgen.cli.options import add_checkpoint, add_data, add_device, check_at_least, given, use_device
@@ -79,7 +78,10 @@ def run(args: Namespace) -> int:
         else:
             numbers = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
             print(f"{dataset.name}, {len(examples)} {args.part} {dataset.kind}: {numbers}")
-            _print_sample_scores(about_samples)
+            if about_samples:
+                n, speed, features = (about_samples.pop(key) for key in ("samples", "samples_per_second", "features"))
+                print(f"{n} samples, {speed:.4g} a second, by {features} features:")
+                print("  " + ", ".join(f"{key} {value:.4g}" for key, value in about_samples.items()))
     return 0
 
 
@@ -118,11 +120,3 @@ def _score_samples(args: Namespace, model: nn.Module, examples: Examples) -> dic
     drawn = draw(model, n, args.seed)
     found = yardstick.score(drawn.samples, names, args.seed)
     return {"samples": n, "samples_per_second": drawn.per_second, "features": yardstick.features, **found}
-
-
-def _print_sample_scores(found: Mapping[str, Any]) -> None:
-    if not found:
-        return
-    numbers = {key: value for key, value in found.items() if key not in ("samples", "samples_per_second", "features")}
-    print(f"{found['samples']} samples, {found['samples_per_second']:.4g} a second, by {found['features']} features:")
-    print("  " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))

@@ -24,18 +24,8 @@ from fastgen.train.settings import Settings, chosen, preset, recipe_class, recip
 from fastgen.train.terminal import TrainingInterrupted
 from fastgen.train.trainer import Trainer
 
-DATA_OPTIONS = {
-    "data": "name_or_path",
-    "levels": "levels",
-    "image_size": "image_size",
-    "color": "color",
-    "background": "background",
-    "skip_bad": "skip_bad",
-    "label_file": "labels",
-    "size": "size",
-    "validation_fraction": "validation_fraction",
-    "split_seed": "seed",
-}
+# What the arguments of `fastgen.data.load` are called on the command line, where that is something else.
+DATA_OPTIONS = {"name_or_path": "data", "labels": "label_file", "seed": "split_seed"}
 MODEL_OPTIONS = ("channels", "layers", "dropout", "transforms", "hidden_features")
 
 
@@ -177,7 +167,8 @@ def _model_name(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
 
 def data_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The given options as arguments of `fastgen.data.load`."""
-    return {key: given[option] for option, key in DATA_OPTIONS.items() if option in given}
+    options = {name: DATA_OPTIONS.get(name, name) for name in inspect.signature(load).parameters}
+    return {name: given[option] for name, option in options.items() if option in given}
 
 
 def _assignment(text: str) -> tuple[str, Any]:

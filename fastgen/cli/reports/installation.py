@@ -30,7 +30,8 @@ def report() -> dict:
     """All that `fastgen info` knows, as plain values."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {
-        "versions": {"fastgen": fastgen.__version__, "python": platform.python_version(), **_versions()},
+        "versions": {"fastgen": fastgen.__version__, "python": platform.python_version()}
+        | {package: _version(package) for package in _PACKAGES},
         "devices": _devices(),
         "cpu_capability": cpu_capability(),
         "huge_pages": huge_pages(),
@@ -61,23 +62,18 @@ def backends(op: Op, device: str) -> dict[str, str]:
     return found
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _devices() -> list[str]:
     found = [f"cpu: {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"]
-    if torch.cuda.is_available():
-        for i in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(i)
-            capability = f"{properties.major}.{properties.minor}"
-            found.append(f"cuda:{i}: {properties.name}, {properties.total_memory >> 30} GiB, capability {capability}")
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        gpu = torch.cuda.get_device_properties(i)
+        found.append(f"cuda:{i}: {gpu.name}, {gpu.total_memory >> 30} GiB, capability {gpu.major}.{gpu.minor}")
     return found
 
 

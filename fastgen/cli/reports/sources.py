@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,22 +62,13 @@ class Array:
 Source = Pictures | Array | Statistics
 
 
-def open_source(
-    name: str,
-    *,
-    image_size: int | None = None,
-    background: str | None = None,
-    skip_bad: bool = False,
-    levels: int | None = None,
-) -> Source:
+def open_source(name: str, levels: int | None = None, **pictures: Any) -> Source:
     """What a person means by `name`: a folder of pictures, an `.npz` or `.npy` file, a table, or "digits".
 
     Args:
         name: the path.
-        image_size: scale and cut the pictures of a folder to this square.
-        background: of what is transparent in them; None means white.
-        skip_bad: pass over pictures that cannot be read.
         levels: how many intensities the integers of an array have; None takes what the file says, or 256.
+        pictures: how a folder is read, see `open_folder`.
 
     Raises:
         ValueError: it is none of these; what each refuses.
@@ -89,7 +81,7 @@ def open_source(
         images, _ = read_idx_folder(path)
         return Array(name, images.images, images.levels, True)
     if name and path.is_dir():
-        return open_folder(path, image_size, None, background, skip_bad)
+        return open_folder(path, **pictures)
     if not (name and path.exists()):
         raise ValueError(f"no folder or file {name}")
     if not is_known(path):
@@ -178,17 +170,8 @@ class Comparison:
         Raises:
             ValueError: what `open_source` refuses; images beside features, or columns of other names.
         """
-        sources = [
-            open_source(
-                name,
-                image_size=args.image_size,
-                background=args.background,
-                skip_bad=args.skip_bad,
-                levels=args.levels,
-            )
-            for name in (args.a, args.b)
-            if name is not None
-        ]
+        pictures = {"image_size": args.image_size, "background": args.background, "skip_bad": args.skip_bad}
+        sources = [open_source(name, args.levels, **pictures) for name in (args.a, args.b) if name is not None]
         if len(sources) == 2:
             align_levels(*sources)
             align_columns(*sources)

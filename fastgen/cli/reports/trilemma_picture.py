@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def _triangles(axes: Any, corners: Sequence[Corner], ideal: Corner, low: int, hi
     for power in (low, high):
         x, y = _point(2, (power - low) / (high - low))
         axes.annotate(_count(10.0**power), (x, y), (2, -10), textcoords="offset points", fontsize=7, color=GREY)
-    for corner, color in zip(corners, _cycle(COLORS), strict=False):
+    for corner, color in zip(corners, cycle(COLORS), strict=False):
         values = (corner.precision, corner.coverage, _height(corner, low, high))
         x, y = _closed(values)
         axes.fill(x, y, color=color, alpha=0.13, zorder=2)
@@ -113,7 +114,7 @@ def _plane(axes: Any, corners: Sequence[Corner], ideal: Corner, low: int, high: 
     heights = {}
     for side in sides if brief else sides[:1]:
         heights |= _apart({i: corners[i].coverage for i in side}, LINE * (1.2 if brief else 2.2))
-    for i, (corner, color, marker) in enumerate(zip(corners, _cycle(COLORS), _cycle(MARKERS), strict=False)):
+    for i, (corner, color, marker) in enumerate(zip(corners, cycle(COLORS), cycle(MARKERS), strict=False)):
         at = (corner.samples_per_second, corner.coverage)
         axes.scatter(*at, s=40 + 420 * corner.precision, color=color, marker=marker, alpha=0.75, edgecolors="white")
         left = at[0] > middle
@@ -161,7 +162,3 @@ def _closed(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
 
 def _count(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
-
-
-def _cycle(items: Sequence[str]) -> list[str]:
-    return list(items) * 8
