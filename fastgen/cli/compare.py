@@ -6,7 +6,6 @@ import json
 import statistics
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +112,7 @@ def _cell(values: Sequence[float]) -> str:
 
 def _train(model: str, seed: int, path: Path, args: Namespace) -> int:
     """Train, or go on, or find that it is done. Returns the exit status."""
-    from fastgen.train.launch import build_trainer, finish_training
+    from fastgen.train.launch import finish_training, trainer_of
 
     if _finished(path) is not None:
         return 0
@@ -124,8 +123,7 @@ def _train(model: str, seed: int, path: Path, args: Namespace) -> int:
         # All seeds set the same examples aside.
         given |= {"model": model, "data": args.data, "split_seed": 0, "seed": seed, "out": str(path)}
         given |= {} if args.epochs is None else {"epochs": args.epochs}
-    with ExitStack() as held:
-        trainer = build_trainer(given, held)
+    with trainer_of(given) as trainer:
         print(f"{model}, seed {seed}", flush=True)
         return finish_training(trainer, resume=resume)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from contextlib import ExitStack
 
 from fastgen.cli.options import add_device, add_quiet, given, use_device
 
@@ -36,12 +35,11 @@ def run(args: Namespace) -> int:
 def _demonstrate(args: Namespace) -> int:
     from fastgen.train.baseline import independent_pixels_bits_per_dim
     from fastgen.train.comparison import compare_sampling
-    from fastgen.train.launch import build_trainer, finish_training
+    from fastgen.train.launch import finish_training, trainer_of
     from fastgen.train.load import load_model
     from fastgen.train.recipe import NUM_SAMPLES
 
-    with ExitStack() as held:
-        trainer = build_trainer({"model": MODEL, "data": "digits", "overwrite": True, **given(args)}, held)
+    with trainer_of({"model": MODEL, "data": "digits", "overwrite": True, **given(args)}) as trainer:
         if status := finish_training(trainer):
             return status
     independent = independent_pixels_bits_per_dim(trainer.dataset.train, trainer.dataset.validation)

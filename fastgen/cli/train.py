@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from argparse import ArgumentParser, Namespace
-from contextlib import ExitStack
 
 from fastgen.cli.options import add_data, add_device, add_quiet, given, use_device
 from fastgen.models.index import INDEX
@@ -93,9 +92,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from fastgen.train.launch import build_trainer, finish_training
+    from fastgen.train.launch import finish_training, trainer_of
 
     use_device(args.device)
     options = given(args)
-    with ExitStack() as held:
-        return finish_training(build_trainer(options, held), resume="resume" in options)
+    with trainer_of(options) as trainer:
+        return finish_training(trainer, resume="resume" in options)

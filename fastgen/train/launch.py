@@ -6,8 +6,8 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ DATA_OPTIONS = {"name_or_path": "data", "labels": "label_file", "seed": "split_s
 MODEL_OPTIONS = ("channels", "layers", "dropout", "transforms", "hidden_features")
 
 
-def build_trainer(given: Mapping[str, Any], held: ExitStack) -> Trainer:
+@contextmanager
+def trainer_of(given: Mapping[str, Any]) -> Iterator[Trainer]:
     """A trainer from the command line's options, over those of the run to go on with, or over the defaults.
 
-    The folder of the run is held, as long as `held` is open.
+    The folder of the run is held as long as the trainer is in use.
 
     Raises:
         ValueError: no such model or data, an option that does not go with them, or a folder that cannot be used.
@@ -43,36 +44,35 @@ def build_trainer(given: Mapping[str, Any], held: ExitStack) -> Trainer:
     if "name_or_path" not in data:
         raise ValueError("no data: expected --data with a name, a folder or a file (fastgen train --help lists them)")
     out = run or Path(given.get("out", f"runs/{name}-{Path(data['name_or_path']).stem}"))
-    held.enter_context(held_run(out))
-    if settled(out / LAST).exists() and not ("resume" in given or "overwrite" in given):
-        raise ValueError(f"{out} already holds a run: --resume goes on, --overwrite starts over, --out goes elsewhere")
+    with held_run(out):
+        if settled(out / LAST).exists() and not ("resume" in given or "overwrite" in given):
+            raise ValueError(
+                f"{out} already holds a run: --resume goes on, --overwrite starts over, --out goes elsewhere"
+            )
 
-    start = recorded or preset(MODELS[name], data["name_or_path"])
-    settings = Settings(**{**start.get("settings", {}), **chosen(Settings, given)})
-    dataset = load(**{"seed": settings.seed, **data})
-    set_seed(settings.seed)
-    model = build_model(name, dataset, given, start.get("model", {}).get("config", {}))
-    recipe = recipe_of(model, **{**start.get("recipe", {}), **chosen(recipe_class(model), given)})
-    # None leaves the choice to `accelerate launch`.
-    precision = given.get("precision", start.get("precision"))
-    accelerator = Accelerator(cpu=given["device"] == "cpu", mixed_precision=precision)
-    config = {
-        "model": {"name": name, "config": model.config},
-        "data": data,
-        "precision": accelerator.mixed_precision,
-    }
-    # Nobody writes to the folder before all have seen that it holds no other run.
-    accelerator.wait_for_everyone()
-    return Trainer(
-        model,
-        dataset,
-        out,
-        recipe=recipe,
-        settings=settings,
-        config=config,
-        accelerator=accelerator,
-        quiet=given.get("quiet", False),
-    )
+        start = recorded or preset(MODELS[name], data["name_or_path"])
+        settings = Settings(**{**start.get("settings", {}), **chosen(Settings, given)})
+        dataset = load(**{"seed": settings.seed, **data})
+        set_seed(settings.seed)
+        model = build_model(name, dataset, given, start.get("model", {}).get("config", {}))
+        recipe = recipe_of(model, **{**start.get("recipe", {}), **chosen(recipe_class(model), given)})
+        # None leaves the choice to `accelerate launch`.
+        precision = given.get("precision", start.get("precision"))
+        accelerator = Accelerator(cpu=given["device"] == "cpu", mixed_precision=precision)
+        config = {"model": {"name": name, "config": model.config}, "data": data}
+        config["precision"] = accelerator.mixed_precision
+        # Nobody writes to the folder before all have seen that it holds no other run.
+        accelerator.wait_for_everyone()
+        yield Trainer(
+            model,
+            dataset,
+            out,
+            recipe=recipe,
+            settings=settings,
+            config=config,
+            accelerator=accelerator,
+            quiet=given.get("quiet", False),
+        )
 
 
 def finish_training(trainer: Trainer, resume: bool = False) -> int:
