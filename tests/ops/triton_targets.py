@@ -1,5 +1,5 @@
-"""Compiles every kernel in the `COMPILE` tables of `fastgen._triton` for the GPU that its argument names, without
-having one; prints JSON lines.
+"""Compiles the kernels in the `COMPILE` tables of `fastgen._triton` for the GPU that its first argument names, without
+having one; prints JSON lines. The second argument says which variants of a kernel: `all`, or the `first`.
 
 Run as a script, in a process of its own: a kernel that was imported under TRITON_INTERPRET=1 cannot be compiled.
 """
@@ -40,11 +40,11 @@ def spilled(compiled) -> int:
     return sum(int(n) for n in re.findall(r"LOCAL:(\d+)", usage))
 
 
-def main(target: str) -> None:
+def main(target: str, which: str) -> None:
     for module in pkgutil.iter_modules(fastgen._triton.__path__):
         family = importlib.import_module(f"fastgen._triton.{module.name}")
         for kernel, variants in getattr(family, "COMPILE", {}).items():
-            for signature, constants, *options in variants:
+            for signature, constants, *options in variants[: 1 if which == "first" else None]:
                 # The launch at run time specialises on divisibility of pointers and sizes; so must this.
                 attributes = {
                     (i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind[0] in "*i"
@@ -60,4 +60,4 @@ def main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
