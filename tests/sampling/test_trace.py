@@ -1,10 +1,14 @@
 """The tracer: every way of writing a masked network, every operator with a rule, and refusals by name."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fastgen import explain
 from fastgen.ops import gated_activation
 from fastgen.sampling import UnsupportedModelError, VerificationError
 from fastgen.sampling.trace import trace
@@ -440,6 +444,34 @@ def test_the_modes_of_the_caller_do_not_matter():
         cached = sampler(model, SHAPE)
     assert_same_outputs(cached.program, model)
     assert_same_outputs(sampler(torch.compile(model), SHAPE).program, model)
+
+
+def test_tracing_is_of_the_calling_thread():
+    class Slow(Sandwich):
+        """While it is traced, another thread calls a kernel and the model itself."""
+
+        def forward(self, x):
+            x = self.first(x)
+            if tracing == threading.get_ident():
+                told.append(pool.submit(explain, gated_activation, torch.randn(2, 8)).result()[0].backend)
+                outputs.append(pool.submit(self, image).result())
+            return self.last(self.middle(x).cumsum(3) if refused else self.middle(x))
+
+    told, outputs, tracing, refused = [], [], None, False
+    model, image = Slow(nn.Tanh()).eval(), torch.randn(2, *SHAPE, dtype=torch.float64)
+    expected = model(image)
+    tracing = threading.get_ident()
+    with ThreadPoolExecutor(1) as pool:
+        program = sampler(model, SHAPE).program
+        refused = True
+        # The module that another thread ran last is not blamed.
+        with pytest.raises(UnsupportedModelError, match=r"^\(model\): aten\.cumsum"):
+            trace(model, SHAPE)
+    assert set(told) == {"cpp"}
+    assert torch.equal(outputs[0], expected)
+    tracing = None
+    refused = False
+    assert_same_outputs(program, model)
 
 
 def test_the_librarys_own_operators_are_traced_as_plain_torch():

@@ -9,6 +9,7 @@ depends on the condition (labels) but not on the image is put on a tape, to be c
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,25 +58,32 @@ class Traced:
 
 @contextlib.contextmanager
 def _evaluating(model: Any, stack: list[str]) -> Iterator[None]:
-    """Puts a model into eval mode and keeps `stack` the names of the modules that run, innermost last."""
+    """Puts a model into eval mode and keeps `stack` the names of the modules that run in this thread, innermost last."""
     modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
-    training = {module: module.training for module in modules.values()}
+    training = [module for module in modules.values() if module.training]
+    thread = threading.get_ident()
     hooks = []
 
-    def leave(*_) -> None:
-        stack.pop()
+    def enter(name: str) -> None:
+        if threading.get_ident() == thread:
+            stack.append(name)
+
+    def leave() -> None:
+        if threading.get_ident() == thread:
+            stack.pop()
 
     try:
-        for name, module in modules.items():
+        for module in training:
             module.training = False
-            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: stack.append(name)))
-            hooks.append(module.register_forward_hook(leave))
+        for name, module in modules.items():
+            hooks.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+            hooks.append(module.register_forward_hook(lambda *_: leave()))
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
+        for module in training:
+            module.training = True
 
 
 def trace(
