@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen.schedulers.config import registers_config
 from fastgen.schedulers.ddpm import check_in_training, check_zero_snr, falling_timesteps, visited_timesteps
 from fastgen.schedulers.discrete import DiscreteScheduler, prediction_columns
-from fastgen.schedulers.scheduler import Generators, SchedulerOutput, check_prediction_type
+from fastgen.schedulers.scheduler import Generators, SchedulerOutput
 
 
 class DDIMScheduler(DiscreteScheduler):
@@ -50,9 +50,8 @@ class DDIMScheduler(DiscreteScheduler):
         rescale_betas_zero_snr: bool = False,
         exact_previous: bool = False,
     ) -> None:
-        check_prediction_type(prediction_type)
         check_zero_snr(prediction_type, rescale_betas_zero_snr)
-        self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
+        self._set_betas()
         self.final_alpha_cumprod = torch.ones(()) if set_alpha_to_one else self.alphas_cumprod[0]
         self._visit(torch.arange(num_train_timesteps - 1, -1, -1))
 

@@ -10,7 +10,6 @@ import torch
 
 from fastgen.schedulers.config import Config, registers_config
 from fastgen.schedulers.discrete import DiscreteScheduler, prediction_columns
-from fastgen.schedulers.scheduler import check_prediction_type
 from fastgen.schedulers.spacing import check_one_of, custom_values, spaced_timesteps
 
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large")
@@ -62,12 +61,11 @@ class DDPMScheduler(DiscreteScheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        check_prediction_type(prediction_type)
         # None is what the config of a scheduler says that has no noise to choose.
         if variance_type not in (*VARIANCES, None):
             raise ValueError(f"variance_type: expected one of {', '.join(VARIANCES)}, got {variance_type!r}")
         check_zero_snr(prediction_type, rescale_betas_zero_snr)
-        self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
+        self._set_betas()
         self._visit(torch.arange(num_train_timesteps - 1, -1, -1))
 
     def set_timesteps(

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from fastgen.schedulers.betas import betas, rescale_zero_terminal_snr
-from fastgen.schedulers.scheduler import Scheduler, as_tensor, mixed
+from fastgen.schedulers.scheduler import Scheduler, as_tensor, check_prediction_type, mixed
 
 
 class DiscreteScheduler(Scheduler):
     """What is known of a model that was trained on `num_train_timesteps` levels of noise."""
 
-    def _set_betas(
-        self,
-        beta_schedule: str,
-        num_train_timesteps: int,
-        beta_start: float,
-        beta_end: float,
-        trained_betas: Sequence[float] | None,
-        rescale_betas_zero_snr: bool = False,
-    ) -> None:
-        self.betas = betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas)
-        if rescale_betas_zero_snr:
+    def _set_betas(self) -> None:
+        """The levels of noise of `config`."""
+        config = self.config
+        check_prediction_type(config["prediction_type"])
+        self.betas = betas(
+            config["beta_schedule"],
+            config["num_train_timesteps"],
+            config["beta_start"],
+            config["beta_end"],
+            config["trained_betas"],
+        )
+        if self._option("rescale_betas_zero_snr"):
             self.betas = rescale_zero_terminal_snr(self.betas)
         self.alphas = 1.0 - self.betas
         # In float32, as everybody has it: 1 - a_t near t = 0 has few digits, and models were trained with those.

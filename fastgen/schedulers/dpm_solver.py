@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from fastgen.ops.diffusion import diffusion_update
-from fastgen.schedulers.betas import SMALLEST_ALPHA_CUMPROD
 from fastgen.schedulers.config import registers_config
 from fastgen.schedulers.ddpm import VARIANCES
 from fastgen.schedulers.discrete import prediction_columns
-from fastgen.schedulers.scheduler import Coefficients, Noise, check_prediction_type
+from fastgen.schedulers.scheduler import Coefficients, Noise
 from fastgen.schedulers.sigmas import Custom, SigmaScheduler, as_float32, check_final_sigmas_type
 from fastgen.schedulers.spacing import SPACINGS, check_one_of, check_steps, timesteps_of_sigmas, trailing_timesteps
 
@@ -69,11 +68,8 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        check_prediction_type(prediction_type)
         check_final_sigmas_type(final_sigmas_type)
-        self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
-        if rescale_betas_zero_snr:
-            self.alphas_cumprod[-1] = SMALLEST_ALPHA_CUMPROD
+        self._set_betas()
         self.set_timesteps(num_train_timesteps)
 
     @property
@@ -96,9 +92,9 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         self, num_inference_steps: int | None = None, device: Any = None, *, timesteps: Custom = None
     ) -> None:
         """As `HeunDiscreteScheduler.set_timesteps`, with as many calls of the network as steps."""
-        timesteps, sigmas = self._visit(num_inference_steps, timesteps)
-        self.num_inference_steps = len(timesteps)
-        self._set_sigmas(sigmas, device)
+        self._set_levels(device, *self._visit(num_inference_steps, timesteps))
+
+    def _columns_of(self, sigmas: Tensor) -> dict[str, Tensor]:
         alpha, sigma = _alpha_sigma(sigmas)
         x0_sample, x0_output, _, _ = prediction_columns(self.config["prediction_type"], alpha[:-1], sigma[:-1])
         lambdas = torch.log(alpha) - torch.log(sigma)
@@ -107,17 +103,16 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         current = -alpha[1:] * (torch.exp(-h) - 1.0)
         h_before = torch.cat([h.new_zeros(1), h[:-1]])
         first_order = (h_before == 0) | (h == 0) | torch.isinf(h)
-        if self.config["lower_order_final"] and len(timesteps) < FEW_STEPS:
+        if self.config["lower_order_final"] and len(h) < FEW_STEPS:
             first_order[-1] = True
         change = torch.where(first_order, torch.zeros_like(h), 0.5 * current * h / h_before)
-        columns = {
+        return {
             "x0_sample": x0_sample,
             "x0_output": x0_output,
             "sample": sigma[1:] / sigma[:-1],
             "x0": current + change,
             "previous": -change,
         }
-        self._set_schedule(timesteps, columns, device)
 
     def _visit(self, num_inference_steps: int | None, timesteps: Custom = None) -> tuple[Tensor, Tensor]:
         config, train_sigmas = self.config, self._train_sigmas()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.schedulers.betas import SMALLEST_ALPHA_CUMPROD
 from fastgen.schedulers.config import registers_config
 from fastgen.schedulers.scheduler import (
     Generators,
     SchedulerOutput,
     check_one_source,
-    check_prediction_type,
     randn_like,
 )
-from fastgen.schedulers.sigmas import Custom, SigmaScheduler, check_final_sigmas_type
+from fastgen.schedulers.sigmas import SigmaScheduler, check_final_sigmas_type
 
 
 class EulerDiscreteScheduler(SigmaScheduler):
@@ -65,34 +62,14 @@ class EulerDiscreteScheduler(SigmaScheduler):
         final_sigmas_type: str = "zero",
         clip_x0: float | None = None,
     ) -> None:
-        check_prediction_type(prediction_type)
         check_final_sigmas_type(final_sigmas_type)
-        self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas, rescale_betas_zero_snr)
-        if rescale_betas_zero_snr:
-            self.alphas_cumprod[-1] = SMALLEST_ALPHA_CUMPROD
+        self._set_betas()
         self.set_timesteps(num_train_timesteps)
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        *,
-        timesteps: Custom = None,
-        sigmas: Custom = None,
-    ) -> None:
-        """Visit so many levels of noise, or those of `timesteps`, or `sigmas` and the one to end at.
-
-        Raises:
-            ValueError: not a positive int, or more than `num_train_timesteps`; not one of the three arguments;
-                timesteps that training did not have, or with Karras' sigmas; sigmas that are not positive.
-        """
-        times, sigmas = self._visit(num_inference_steps, timesteps, sigmas)
-        self.num_inference_steps = len(times)
-        self._set_sigmas(sigmas, device)
+    def _columns_of(self, sigmas: Tensor) -> dict[str, Tensor]:
         now, after = sigmas[:-1].double(), sigmas[1:].double()
         x0_sample, x0_output = self._prediction(now)
-        columns = {"x0_sample": x0_sample, "x0_output": x0_output, "sample": after / now, "x0": 1 - after / now}
-        self._set_schedule(times, columns, device)
+        return {"x0_sample": x0_sample, "x0_output": x0_output, "sample": after / now, "x0": 1 - after / now}
 
     def step(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +16,10 @@ class FlowMatchEulerScheduler(SigmaScheduler):
     """`x_next = x + (sigma_next - sigma) v`, for `x = (1 - sigma) x0 + sigma noise` and `v = noise - x0`.
 
     diffusers calls it `FlowMatchEulerDiscreteScheduler`. `timesteps` are `sigma num_train_timesteps`.
+
+    `set_timesteps` takes a number of steps, or `sigmas`, which are shifted too, or those of `timesteps`. The network is
+    called with the shifted sigmas, in the unit of time, or with `timesteps` as they are. As in diffusers both may be
+    given, one for each step; it is a ValueError where their lengths differ or any is negative.
 
     Args:
         num_train_timesteps: the unit of time.
@@ -58,40 +60,16 @@ class FlowMatchEulerScheduler(SigmaScheduler):
         """The sample itself."""
         return sample
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        *,
-        timesteps: Custom = None,
-        sigmas: Custom = None,
-    ) -> None:
-        """Visit so many levels of noise, or `sigmas`, which are shifted too, or those of `timesteps`.
-
-        The network is called with the shifted sigmas, in the unit of time, or with `timesteps` as they are. As in
-        diffusers both may be given, one for each step.
-
-        Raises:
-            ValueError: not a positive int, or more than `num_train_timesteps`; no argument, or some of other lengths;
-                timesteps or sigmas that are negative.
-        """
-        times, levels = self._visit(num_inference_steps, timesteps, sigmas)
-        self.num_inference_steps = len(times)
-        sigmas = torch.cat([levels, levels.new_zeros(1)])
-        self._set_sigmas(sigmas, device)
-        now, change = sigmas[:-1], sigmas[1:] - sigmas[:-1]
-        one = torch.ones_like(now)
-        columns = {"x0_sample": one, "x0_output": -now}
+    def _columns_of(self, sigmas: Tensor) -> dict[str, Tensor]:
+        now, after = sigmas[:-1], sigmas[1:]
+        columns = {"x0_sample": torch.ones_like(now), "x0_output": -now}
         if self.config["stochastic_sampling"]:
-            columns |= {"x0": 1 - sigmas[1:], "noise": sigmas[1:]}
-        else:
-            columns |= {"sample": one, "output": change}
-        self._set_schedule(times, columns, device)
+            return columns | {"x0": 1 - after, "noise": after}
+        return columns | {"sample": torch.ones_like(now), "output": after - now}
 
     def _visit(
         self, num_inference_steps: int | None, timesteps: Custom = None, sigmas: Custom = None
     ) -> tuple[Tensor, Tensor]:
-        """Timesteps and sigmas, float32, [steps] each."""
         training, shift = self.config["num_train_timesteps"], self.config["shift"]
         given = {"timesteps": timesteps, "sigmas": sigmas}
         given = {name: custom_values(name, values, 0, LARGEST) for name, values in given.items() if values is not None}
@@ -110,7 +88,8 @@ class FlowMatchEulerScheduler(SigmaScheduler):
             levels = np.linspace(float(ends[0]), float(ends[1]), *lengths)
         levels = _shifted(levels, shift)
         levels = as_float32(self._karras(levels, len(levels)) if self.config["use_karras_sigmas"] else levels)
-        return as_float32(given["timesteps"]) if "timesteps" in given else levels * training, levels
+        times = as_float32(given["timesteps"]) if "timesteps" in given else levels * training
+        return times, torch.cat([levels, levels.new_zeros(1)])
 
     def _alpha_sigma(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return 1.0 - sigma, sigma

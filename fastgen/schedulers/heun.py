@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.schedulers.config import registers_config
-from fastgen.schedulers.scheduler import Noise, check_prediction_type
+from fastgen.schedulers.scheduler import Noise
 from fastgen.schedulers.sigmas import Custom, SigmaScheduler
 
 
@@ -43,8 +43,7 @@ class HeunDiscreteScheduler(SigmaScheduler):
         timestep_spacing: str = "linspace",
         steps_offset: int = 0,
     ) -> None:
-        check_prediction_type(prediction_type)
-        self._set_betas(beta_schedule, num_train_timesteps, beta_start, beta_end, trained_betas)
+        self._set_betas()
         self.set_timesteps(num_train_timesteps)
 
     def set_timesteps(
@@ -54,27 +53,29 @@ class HeunDiscreteScheduler(SigmaScheduler):
 
         Errors are as in `EulerDiscreteScheduler`.
         """
-        times, sigmas = self._visit(num_inference_steps, timesteps)
+        self._set_levels(device, *self._visit(num_inference_steps, timesteps))
+
+    def _set_levels(self, device: Any, times: Tensor, sigmas: Tensor) -> None:
         self.num_inference_steps = len(times)
         twice = torch.cat([times[:1], times[1:].repeat_interleave(2)])
         self._set_sigmas(torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]]), device)
+        self._set_schedule(twice, self._columns_of(sigmas), device)
+
+    def _columns_of(self, sigmas: Tensor) -> dict[str, Tensor]:
         # Prediction i goes from sigma i to i + 1; its correction, in the next row, is made at sigma i + 1.
         start, end = sigmas[:-1].repeat_interleave(2)[:-1], sigmas[1:].repeat_interleave(2)[:-1]
-        corrects = torch.arange(len(twice), device="cpu") % 2 == 1
+        corrects = torch.arange(len(start), device="cpu") % 2 == 1
         at = torch.where(corrects, end, start).double()
         x0_sample, x0_output = self._prediction(at)
         slope = (end - start) / at
-        # A correction adds half of its slope to what the prediction left: where it started, and half of its own.
-        sample = torch.where(corrects, slope / 2, 1 + slope)
-        x0 = torch.where(corrects, -slope / 2, -slope)
-        columns = {
+        return {
             "x0_sample": x0_sample,
             "x0_output": x0_output,
-            "sample": sample,
-            "x0": x0,
+            # A correction adds half of its slope to what the prediction left: where it started, and half of its own.
+            "sample": torch.where(corrects, slope / 2, 1 + slope),
+            "x0": torch.where(corrects, -slope / 2, -slope),
             "previous": corrects.double(),
         }
-        self._set_schedule(twice, columns, device)
 
     @property
     def state_in_first_order(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.schedulers.betas import SMALLEST_ALPHA_CUMPROD
 from fastgen.schedulers.discrete import DiscreteScheduler, checked_times
 from fastgen.schedulers.scheduler import mixed
 from fastgen.schedulers.spacing import (
@@ -26,7 +27,42 @@ Custom = Sequence[float] | np.ndarray | Tensor | None
 
 
 class SigmaScheduler(DiscreteScheduler):
-    """What `EulerDiscreteScheduler` and `HeunDiscreteScheduler` share: their sigmas, and their scale of the sample."""
+    """What these schedulers share: their sigmas, how these are chosen, and the scale of the sample.
+
+    A subclass says how a step follows from its sigmas (`_columns_of`).
+    """
+
+    def _set_betas(self) -> None:
+        super()._set_betas()
+        if self._option("rescale_betas_zero_snr"):
+            # The sigma of no signal at all would be infinite.
+            self.alphas_cumprod[-1] = SMALLEST_ALPHA_CUMPROD
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        *,
+        timesteps: Custom = None,
+        sigmas: Custom = None,
+    ) -> None:
+        """Visit so many levels of noise, or those of `timesteps`, or `sigmas` and the one to end at.
+
+        Raises:
+            ValueError: not a positive int, or more than `num_train_timesteps`; not one of the three arguments;
+                timesteps that training did not have, or with Karras' sigmas; sigmas that are not positive.
+        """
+        self._set_levels(device, *self._visit(num_inference_steps, timesteps, sigmas))
+
+    def _set_levels(self, device: Any, times: Tensor, sigmas: Tensor) -> None:
+        """Visit `times` [steps], with `sigmas` [steps + 1]."""
+        self.num_inference_steps = len(times)
+        self._set_sigmas(sigmas, device)
+        self._set_schedule(times, self._columns_of(sigmas), device)
+
+    def _columns_of(self, sigmas: Tensor) -> dict[str, Tensor]:
+        """The columns of `Coefficients` that are not 0, [steps] each, of steps through `sigmas` [steps + 1]."""
+        raise NotImplementedError
 
     @property
     def init_noise_sigma(self) -> float:
@@ -125,7 +161,7 @@ class SigmaScheduler(DiscreteScheduler):
 
 
 def as_float32(values: np.ndarray) -> Tensor:
-    """On the host."""
+    """A float32 tensor on the host."""
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
