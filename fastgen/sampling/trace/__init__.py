@@ -58,7 +58,7 @@ class Traced:
 
 @contextlib.contextmanager
 def _evaluating(model: Any, stack: list[str]) -> Iterator[None]:
-    """Puts a model into eval mode and keeps `stack` the names of the modules that run in this thread, innermost last."""
+    """Puts a model into eval mode, and keeps in `stack` the names of the modules that run in this thread."""
     modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
     training = [module for module in modules.values() if module.training]
     thread = threading.get_ident()
