@@ -57,6 +57,12 @@ class FeatureMetric(Metric):
         check_features(features)
         return features
 
+    def check_width(self, features: Tensor, what: str, *held: Tensor | list[Tensor]) -> None:
+        """Raises ValueError unless features [B, d] are as wide as the first rows [..., d] that are held."""
+        known = next((rows[0].shape[-1] for rows in held if len(rows)), features.shape[1])
+        if known != features.shape[1]:
+            raise ValueError(f"features: expected {known} columns as before, got {features.shape[1]} ({what})")
+
     def add_set(self, name: str) -> None:
         """Add the states of a set of features and of their `row_keys`."""
         for state in (f"{name}_features", f"{name}_keys"):
@@ -119,7 +125,7 @@ class TwoSampleMetric(FeatureMetric):
         if has_none(imgs):
             return
         features = self.extract(imgs)
-        self._check_width(features, "real" if real else "generated")
+        self.check_width(features, "real" if real else "generated", self.real_features, self.fake_features)
         self.keep_set("real" if real else "fake", features, imgs, keys)
 
     def sets(self) -> tuple[Tensor, Tensor]:
@@ -139,13 +145,6 @@ class TwoSampleMetric(FeatureMetric):
     def generator(self) -> torch.Generator:
         """A fresh generator of the seed."""
         return torch.Generator().manual_seed(self.seed)
-
-    def _check_width(self, features: Tensor, what: str) -> None:
-        for known in (*self.real_features[:1], *self.fake_features[:1]):
-            if known.shape[1] != features.shape[1]:
-                raise ValueError(
-                    f"features: expected {known.shape[1]} columns as before, got {features.shape[1]} ({what})"
-                )
 
 
 def has_none(imgs: Tensor) -> bool:

@@ -86,9 +86,10 @@ class FrechetInceptionDistance(FeatureMetric):
             raise ValueError(f"real: the real statistics are those of {self.reference.name}")
         if has_none(imgs):
             return
-        features = self.extract(imgs)
-        self._check_width(features)
-        side = "real" if real else "fake"
+        features, side = self.extract(imgs), "real" if real else "fake"
+        reference = [] if self.reference is None else [self.reference.mu]
+        held = (self.real_rows, self.fake_rows, self.real_moments, self.fake_moments, reference)
+        self.check_width(features, "real" if real else "generated", *held)
         self.keep(f"{side}_rows", features)
         if sum(map(len, getattr(self, f"{side}_rows"))) >= _CHUNK:
             self._compress(side)
@@ -131,41 +132,26 @@ class FrechetInceptionDistance(FeatureMetric):
         found = self.reference if real and self.reference is not None else self.statistics(real)
         write_statistics(path, found.mu, found.sigma)
 
-    def _check_width(self, features: Tensor) -> None:
-        known = [rows[0].shape[1] for rows in (self.real_rows, self.fake_rows) if len(rows)]
-        known += [_width(packed[0]) for packed in (self.real_moments, self.fake_moments) if len(packed)]
-        known += [len(self.reference.mu)] if self.reference is not None else []
-        if known and known[0] != features.shape[1]:
-            raise ValueError(f"features: expected {known[0]} columns as before, got {features.shape[1]}")
-
     def _compress(self, side: str) -> None:
-        """Replace the rows by their moments."""
-        total = self._moments(side)
-        state = total.state()
-        packed = torch.cat([state["count"].double().view(1), state["mean"], state["scatter"].flatten()])
+        """Replace the rows by their moments: the scatter, the mean and the count, as rows [d + 2, d]."""
+        state = self._moments(side).state()
+        packed = torch.vstack([state["scatter"], state["mean"], state["count"].double().expand_as(state["mean"])])
         setattr(self, f"{side}_moments", [packed[None]])
         setattr(self, f"{side}_rows", [])
 
     def _moments(self, side: str) -> Moments | None:
         """The moments of all rows of a side, those of other processes too once they are gathered; None without any."""
-        rows, packed = (getattr(self, f"{side}_{state}") for state in ("rows", "moments"))
+        rows, packed = getattr(self, f"{side}_rows"), self.rows(f"{side}_moments")
         # torchmetrics turns gathered rows into one tensor.
         rows = [rows] if isinstance(rows, Tensor) else rows
         rows = [part for part in rows if len(part)]
         if not rows and not len(packed):
             return None
         first = rows[0] if rows else packed[0]
-        width = rows[0].shape[1] if rows else _width(packed[0])
-        total = Moments(width, dtype=self.products, device=first.device)
-        for one in (moments.flatten() for moments in packed):
-            count, mean, scatter = one.split([1, width, width * width])
-            state = {"count": count[0].long(), "mean": mean, "scatter": scatter.view(width, width)}
-            total.merge(Moments(width, dtype=self.products, device=one.device).load(state))
+        total = Moments(first.shape[-1], dtype=self.products, device=first.device)
+        for one in packed:
+            state = {"count": one[-1, 0].long(), "mean": one[-2], "scatter": one[:-2]}
+            total.merge(Moments(len(one[-2]), dtype=self.products, device=one.device).load(state))
         for part in rows:
             total.update(part)
         return total
-
-
-def _width(packed: Tensor) -> int:
-    """The number d of features, from the size 1 + d + d^2 of their packed moments."""
-    return round(((4 * packed.numel() - 3) ** 0.5 - 1) / 2)
