@@ -1,4 +1,7 @@
-"""How an op is held to its reference: the same kernels, calls and measure for tests, benchmarks and the campaign.
+"""How an op is compared with its reference: kernels that can run here, calls of them, and the measure of their errors.
+
+Tests, benchmarks and the campaign of drawn calls share these; the bound on the error is their own, and that of a
+benchmark is wider than that of the tests.
 
 python -m fastgen.conformance.fuzz --help      millions of drawn calls, compared with float64
 """

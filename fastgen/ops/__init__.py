@@ -1,6 +1,7 @@
 """Ops: a public function each, its plain-PyTorch reference beside it, and kernels chosen per call.
 
-Every family is one file, `fastgen/ops/<family>.py`; each op `f` has `f_reference`, the specification.
+A family is a file `fastgen/ops/<family>.py`, or a folder whose `__init__` holds its public functions and its `Op`s.
+Each op `f` has `f_reference`, the specification.
 """
 
 from fastgen.ops.actnorm import actnorm, actnorm_reference, actnorm_statistics
@@ -16,7 +17,7 @@ from fastgen.ops.count_within import (
 )
 from fastgen.ops.coupling_flow import coupling_flow, coupling_flow_reference
 from fastgen.ops.diffusion import diffusion_update, diffusion_update_reference, q_sample, q_sample_reference
-from fastgen.ops.diffusion_loss import diffusion_loss, diffusion_loss_weight
+from fastgen.ops.diffusion.loss import diffusion_loss, diffusion_loss_weight
 from fastgen.ops.discretized_logistic_mixture import (
     discretized_logistic_mixture_log_prob,
     discretized_logistic_mixture_log_prob_reference,

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastgen.ops.registry import (
-    Cost,
-    Op,
-    Sample,
-    Tolerance,
-    differentiates_again,
-    needs_gradient,
-    reference_gradient,
-)
+from fastgen.ops.checks import check_floating, check_floating_on
+from fastgen.ops.drawing import normals
+from fastgen.ops.registry import USUAL_TOLERANCE, Cost, Op, Sample, Tolerance, always, differentiable
 
 
 def actnorm(x: Tensor, shift: Tensor, log_scale: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -46,9 +39,7 @@ def actnorm(x: Tensor, shift: Tensor, log_scale: Tensor, *, inverse: bool = Fals
     backend = ACTNORM.choose((x, shift, log_scale))
     if backend == "reference":
         return actnorm_reference(x, shift, log_scale, inverse=inverse)
-    if needs_gradient(x, shift, log_scale):
-        return _ActNorm.apply(x, shift, log_scale, inverse, backend)
-    return _forward(x, shift, log_scale, inverse, backend)
+    return _actnorm(x, shift, log_scale, inverse, backend)
 
 
 def actnorm_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,13 +79,11 @@ def actnorm_reference(x: Tensor, shift: Tensor, log_scale: Tensor, *, inverse: b
 
 
 def _check(x: Tensor, **parameters: Tensor) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     if x.dim() < 2:
         raise ValueError(f"x: expected [batch, channels, ...], got {tuple(x.shape)}")
     for name, tensor in parameters.items():
-        if not tensor.is_floating_point() or tensor.device != x.device:
-            raise TypeError(f"{name}: expected a floating dtype on {x.device}, got {tensor.dtype} on {tensor.device}")
+        check_floating_on(name, tensor, x)
         if tensor.shape != x.shape[1:2]:
             raise ValueError(f"{name}: expected [channels], {tuple(x.shape[1:2])}, got {tuple(tensor.shape)}")
 
@@ -103,42 +92,21 @@ def _forward(x: Tensor, shift: Tensor, log_scale: Tensor, inverse: bool, backend
     return ACTNORM.call[backend]["actnorm"](x.contiguous(), shift.contiguous(), log_scale.contiguous(), inverse)
 
 
-class _ActNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, shift: Tensor, log_scale: Tensor, inverse: bool, backend: str):
-        ctx.save_for_backward(x, shift, log_scale)
-        ctx.inverse, ctx.backend = inverse, backend
-        return _forward(x, shift, log_scale, inverse, backend)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor, grad_logabsdet: Tensor):
-        inputs = ctx.saved_tensors
-        if differentiates_again():
-            reference = partial(actnorm_reference, inverse=ctx.inverse)
-            grads = (grad, grad_logabsdet)
-            return *reference_gradient(reference, inputs, ctx.needs_input_grad[:3], grads), None, None
-        call = ACTNORM.call[ctx.backend]["actnorm_backward"]
-        grads = call(grad.contiguous(), grad_logabsdet.contiguous(), *(t.contiguous() for t in inputs), ctx.inverse)
-        return *grads, None, None
+def _gradient(ctx, grad: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    inverse, backend = ctx.settings
+    inputs = (t.contiguous() for t in ctx.saved_tensors)
+    return ACTNORM.call[backend]["actnorm_backward"](grad.contiguous(), grad_logabsdet.contiguous(), *inputs, inverse)
 
 
-def _fake(x: Tensor, shift: Tensor, log_scale: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+def _reference(x: Tensor, shift: Tensor, log_scale: Tensor, inverse: bool, backend: str) -> tuple[Tensor, Tensor]:
+    return actnorm_reference(x, shift, log_scale, inverse=inverse)
 
 
-def _fake_backward(
-    grad: Tensor, grad_logabsdet: Tensor, x: Tensor, shift: Tensor, log_scale: Tensor, inverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(shift.shape), x.new_empty(shift.shape)
-
-
-def _supports(x: Tensor, shift: Tensor, log_scale: Tensor) -> str:
-    return ""
+_actnorm = differentiable(_forward, _gradient, _reference, inputs=3)
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def three(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
         # Log-scales of one sign, so that their sum does not cancel.
@@ -175,9 +143,6 @@ def _cost(pass_: str, x: Tensor, shift: Tensor, log_scale: Tensor, *, inverse: b
     return Cost(elements * x.element_size() + 4 * x.shape[0], flops=(6 if backward else 2) * x.numel() + 1)
 
 
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 ACTNORM = Op(
     "actnorm",
     schema=(
@@ -185,18 +150,12 @@ ACTNORM = Op(
         "actnorm_backward(Tensor grad, Tensor grad_logabsdet, Tensor x, Tensor shift, Tensor log_scale, "
         "bool inverse) -> (Tensor, Tensor, Tensor)",
     ),
-    fake=(_fake, _fake_backward),
+    fake=(("x", "x[batch]"), ("x", "shift", "log_scale")),
     reference=actnorm_reference,
-    supports={"triton": _supports, "cpp": _supports},
-    dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
+    supports={"triton": always, "cpp": always},
     samples=_samples,
     cases=_cases,
-    tolerance={
-        torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 3e-7),
-        torch.bfloat16: Tolerance(1, 1e-4),
-        torch.float16: Tolerance(1, 1e-5),
-    },
+    tolerance={**USUAL_TOLERANCE, torch.float32: Tolerance(2, 3e-7)},
     cost=_cost,
     passes=("forward", "inverse", "forward_backward", "inverse_backward"),
 )

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from fastgen.ops.checks import check_choice, check_floating, check_floating_on, check_same_shape
+from fastgen.ops.drawing import normals
 from fastgen.ops.registry import Cost, Op, Sample, Tolerance, differentiates_again, fresh, needs_gradient
 
 SCALE_MAPS = ("exp", "tanh", "sigmoid")
-# exp of the bound is a normal number with room to spare.
+# exp(80) is far from the largest number of float32.
 MAX_BOUND_CPP = 80
 
 
@@ -116,7 +118,7 @@ def affine_coupling_reference(
 
 
 def _log_of_scale(log_scale: Tensor, scale_map: str, bound: float, min_scale: float) -> Tensor:
-    """What the name of the conditioner's output promises, once it has gone through its map."""
+    """The logarithm of the scale, from the conditioner's raw output."""
     if scale_map == "exp":
         return log_scale
     if scale_map == "tanh":
@@ -145,8 +147,7 @@ def _gradient_reference(
 
 def _check(x: Tensor, shift: Tensor, log_scale: Tensor, scale_map: str, bound: float, min_scale: float) -> None:
     _check_tensors(x, shift=shift, log_scale=log_scale)
-    if scale_map not in SCALE_MAPS:
-        raise ValueError(f"scale_map: expected one of {', '.join(SCALE_MAPS)}, got {scale_map!r}")
+    check_choice("scale_map", scale_map, SCALE_MAPS)
     if not bound > 0:
         raise ValueError(f"bound: expected a positive number, got {bound}")
     if not min_scale >= 0:
@@ -154,15 +155,12 @@ def _check(x: Tensor, shift: Tensor, log_scale: Tensor, scale_map: str, bound: f
 
 
 def _check_tensors(x: Tensor, **others: Tensor) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     if x.dim() < 2:
         raise ValueError(f"x: expected [batch, ...] of two dimensions or more, got {tuple(x.shape)}")
     for name, tensor in others.items():
-        if not tensor.is_floating_point() or tensor.device != x.device:
-            raise TypeError(f"{name}: expected a floating dtype on {x.device}, got {tensor.dtype} on {tensor.device}")
-        if tensor.shape != x.shape:
-            raise ValueError(f"{name}: expected the shape of x, {tuple(x.shape)}, got {tuple(tensor.shape)}")
+        check_floating_on(name, tensor, x)
+        check_same_shape(name, tensor, x, "x")
 
 
 def _forward(x: Tensor, shift: Tensor, log_scale: Tensor, options: tuple, backend: str) -> tuple[Tensor, Tensor]:
@@ -171,7 +169,7 @@ def _forward(x: Tensor, shift: Tensor, log_scale: Tensor, options: tuple, backen
 
 
 def _rows(t: Tensor) -> Tensor:
-    """The tensor with each of its rows t[b] in one run of memory; how far apart the rows lie is for the kernel."""
+    """The tensor with each row t[b] contiguous; kernels take any distance between rows."""
     if t.is_contiguous() or (t.dim() == 2 and t.stride(1) == 1):
         return t
     run = 1
@@ -187,7 +185,7 @@ class _AffineCoupling(torch.autograd.Function):
     def forward(ctx, x: Tensor, shift: Tensor, log_scale: Tensor, options: tuple, backend: str):
         inverse, dtype = options[0], x.dtype
         if inverse and dtype == torch.float16:
-            # The gradients need the result where float16 has no room for it.
+            # The gradients are computed from the result, which may be beyond the range of float16.
             x = x.float()
         y, logabsdet = _forward(x, shift, log_scale, options, backend)
         ctx.save_for_backward(y if inverse else x, log_scale)
@@ -214,33 +212,22 @@ class _AffineCoupling(torch.autograd.Function):
         return grad_input, grad_shift, grad_log_scale, None, None
 
 
-def _fake(
-    x: Tensor, shift: Tensor, log_scale: Tensor, inverse: bool, scale_map: int, bound: float, min_scale: float
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-def _fake_backward(grad: Tensor, grad_logabsdet: Tensor, x: Tensor, log_scale: Tensor, *options) -> tuple:
-    return grad.new_empty(x.shape), grad.new_empty(x.shape)
-
-
 def _supports_cpp(x: Tensor, shift: Tensor, log_scale: Tensor, scale_map: str, bound: float, min_scale: float) -> str:
     if scale_map == "tanh" and bound > MAX_BOUND_CPP:
         return f"a bound above {MAX_BOUND_CPP}"
-    # The logarithm is taken of products of four scales.
+    # The kernel takes the logarithm of products of four scales, which must not overflow or vanish.
     if scale_map == "sigmoid" and min_scale != 0 and not 1e-9 <= min_scale <= 1e8:
         return "a min_scale that is neither 0 nor 1e-9 to 1e8"
     return ""
 
 
 def _supports_triton(x: Tensor, shift: Tensor, log_scale: Tensor, *scale: object) -> str:
-    # CUDA allows so many blocks along the second axis of a grid; one has 4096 elements of a row.
+    # A block has 4096 elements of a row, and CUDA allows 65,535 blocks along the second axis of a grid.
     return "more than 2^27 elements in a row" if x.shape[1:].numel() > 2**27 else ""
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def three(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
         return randn(*shape), randn(*shape), randn(*shape)
@@ -256,7 +243,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
             yield Sample(f"{scale_map}, {way}", three(3, 19), options)
             extreme = (randn(2, 41), randn(2, 41), 3 * torch.arange(-41, 41).to(device, dtype).view(2, 41) / 4)
             yield Sample(f"{scale_map}, {way}, extreme", extreme, options)
-    # Beyond the range of float16, but not its gradients.
+    # The result is beyond the range of float16, its gradients are not.
     beyond = (torch.full((1, 4), 100.0), torch.zeros(1, 4), torch.tensor([[-6.4, -6.5, -6.52, -6.54]]))
     yield Sample("exp, inverse, result beyond float16", tuple(t.to(device, dtype) for t in beyond), {"inverse": True})
     yield Sample("sigmoid without a least scale", three(3, 6), {"scale_map": "sigmoid"})
@@ -273,7 +260,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("image", halves(2, 4, 5, 7), {"scale_map": "sigmoid", "inverse": True})
     yield Sample("transposed", tuple(t.transpose(0, 2) for t in three(6, 5, 4)))
     yield Sample("expanded", tuple(t.expand(3, 4, 5) for t in three(3, 1, 5)), {"scale_map": "tanh"})
-    # With the sigmoid, whose logarithms all have one sign: this row's sum must not be one that cancels.
+    # The sigmoid's logarithms all have one sign, so that their sum does not cancel.
     yield Sample("expanded batch", tuple(t.expand(3, 5) for t in three(1, 5)), {"scale_map": "sigmoid"})
     yield Sample("channels last", tuple(t.to(memory_format=torch.channels_last) for t in three(2, 4, 3, 5)))
 
@@ -284,7 +271,7 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         return torch.randn(batch, channels, *shape, device=device, dtype=dtype), *params.chunk(2, 1)
 
     yield Sample("4096x32, tanh", halves(4096, 32), {"scale_map": "tanh"})
-    # Beyond every cache.
+    # Larger than every cache.
     yield Sample("262144x32, tanh", halves(262144, 32), {"scale_map": "tanh"})
     yield Sample("4096x32, sigmoid", halves(4096, 32), {"scale_map": "sigmoid", "min_scale": 1e-3})
     yield Sample("4096x1, exp", halves(4096, 1), {"scale_map": "exp"})
@@ -293,14 +280,12 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 def _cost(pass_: str, x: Tensor, shift: Tensor, log_scale: Tensor, **options: object) -> Cost:
     n, rows, wide = x.numel(), x.shape[0], max(4, x.element_size())
-    # Forward reads three and writes one; backward reads three (the output's gradient, x, log_scale) and writes two,
-    # since the gradient in the shift is the output's, in the inverse its negative.
+    # Forward reads three tensors and writes one. Backward reads three (the output's gradient, x, log_scale) and writes
+    # two: the gradient in the shift is that of the output, or its negative.
     elements = 4 * n + (5 * n if pass_.endswith("_backward") else 0)
     return Cost(elements * x.element_size() + rows * wide, flops=40 * n * (2 if pass_.endswith("_backward") else 1))
 
 
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _OPTIONS = "bool inverse, int scale_map, float bound, float min_scale"
 
 AFFINE_COUPLING = Op(
@@ -310,10 +295,9 @@ AFFINE_COUPLING = Op(
         "affine_coupling_backward(Tensor grad, Tensor grad_logabsdet, Tensor x, Tensor log_scale, "
         f"{_OPTIONS}) -> (Tensor, Tensor)",
     ),
-    fake=(_fake, _fake_backward),
+    fake=(("x", "x[batch]"), ("x", "log_scale")),
     reference=affine_coupling_reference,
     supports={"triton": _supports_triton, "cpp": _supports_cpp},
-    dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=_samples,
     cases=_cases,
     tolerance={

@@ -8,18 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
-from fastgen.ops.registry import (
-    Cost,
-    Op,
-    Sample,
-    Tolerance,
-    differentiates_again,
-    is_forced,
-    needs_gradient,
-    no_view,
-    reference_gradient,
-)
+from fastgen.ops.checks import check_floating, check_same_type
+from fastgen.ops.drawing import Drawing, normals
+from fastgen.ops.registry import GPU_DTYPES, Cost, Op, Sample, Tolerance, differentiable, is_forced, no_view
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:
@@ -50,14 +41,12 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dila
     backend = CAUSAL_CONV1D.choose((x, weight, bias), dilation)
     if backend == "reference":
         return causal_conv1d_reference(x, weight, bias, dilation=dilation)
-    if needs_gradient(x, weight, bias):
-        return _CausalConv1d.apply(x, weight, bias, dilation, backend)
-    return _forward(x, weight, bias, dilation, backend)
+    return _causal_conv1d(x, weight, bias, dilation, backend)
 
 
 def causal_conv1d_reference(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:
     if x.shape[2] == 0:
-        # conv1d takes no padded sequence that is shorter than its kernel; a product of nothing also has its gradients.
+        # conv1d refuses a padded sequence shorter than its kernel; an empty product has the right gradients too.
         y = weight[:, :, -1] @ x
         return y if bias is None else y + bias[:, None]
     return F.conv1d(F.pad(x, ((weight.shape[2] - 1) * dilation, 0)), weight, bias, dilation=dilation)
@@ -91,15 +80,14 @@ def causal_conv1d_step(
     expected = (*x.shape, (weight.shape[2] - 1) * dilation)
     if state.shape != expected:
         raise ValueError(f"state: expected {expected}, got {tuple(state.shape)}")
-    if state.dtype != x.dtype or state.device != x.device:
-        raise TypeError(f"state: expected {x.dtype} on {x.device}, got {state.dtype} on {state.device}")
+    check_same_type("state", state, x)
     window = torch.cat((state, x[:, :, None]), dim=2)
     y = F.linear(window[:, :, ::dilation].flatten(1), weight.flatten(1), bias)
     return y, window[:, :, 1:]
 
 
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The arguments as `conv1d` takes them under autocast."""
+    """The arguments in the dtype that autocast gives those of `conv1d`."""
     device = tensors[0].device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
@@ -108,11 +96,9 @@ def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, dimensions: int) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
-            raise TypeError(f"{name}: expected {x.dtype} on {x.device}, got {tensor.dtype} on {tensor.device}")
+        check_same_type(name, tensor, x)
     if weight.dim() != 3 or min(weight.shape) < 1:
         raise ValueError(
             f"weight: expected [out_channels, in_channels, kernel_size], one or more of each, got {tuple(weight.shape)}"
@@ -128,35 +114,27 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, dimens
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, backend: str) -> Tensor:
     bias = None if bias is None else bias.contiguous()
-    return CAUSAL_CONV1D.call[backend]["causal_conv1d"](x.contiguous(), weight, bias, dilation)
+    return no_view(CAUSAL_CONV1D.call[backend]["causal_conv1d"](x.contiguous(), weight, bias, dilation))
 
 
-class _CausalConv1d(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, backend: str) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        ctx.dilation, ctx.backend = dilation, backend
-        return no_view(_forward(x, weight, bias, dilation, backend))
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    (x, weight, _), (dilation, backend), needed = ctx.saved_tensors, ctx.settings, ctx.needs_input_grad
+    call, grad = CAUSAL_CONV1D.call[backend], grad.contiguous()
+    grad_x = grad_weight = grad_bias = None
+    if needed[0]:
+        grad_x = call["causal_conv1d_input_gradient"](grad, weight, dilation)
+    if needed[1]:
+        grad_weight = call["causal_conv1d_weight_gradient"](grad, x.contiguous(), weight.shape[2], dilation)
+    if needed[2]:
+        grad_bias = grad.sum((0, 2))
+    return grad_x, grad_weight, grad_bias
 
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        x, weight, bias = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:3]
-        if differentiates_again():
 
-            def reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-                return causal_conv1d_reference(x, weight, bias, dilation=ctx.dilation)
+def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, backend: str) -> Tensor:
+    return causal_conv1d_reference(x, weight, bias, dilation=dilation)
 
-            return *reference_gradient(reference, (x, weight, bias), needed, grad), None, None
-        call, grad = CAUSAL_CONV1D.call[ctx.backend], grad.contiguous()
-        grad_x = grad_weight = grad_bias = None
-        if needed[0]:
-            grad_x = call["causal_conv1d_input_gradient"](grad, weight, ctx.dilation)
-        if needed[1]:
-            grad_weight = call["causal_conv1d_weight_gradient"](grad, x.contiguous(), weight.shape[2], ctx.dilation)
-        if needed[2]:
-            grad_bias = grad.sum((0, 2))
-        return grad_x, grad_weight, grad_bias, None, None
+
+_causal_conv1d = differentiable(_forward, _gradient, _reference, inputs=3)
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -184,9 +162,7 @@ def _supports_triton(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: i
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
-
+    randn = normals(device, dtype)
     yield Sample("kernel of 2", (randn(2, 3, 9), randn(4, 3, 2), randn(4)), {"dilation": 2})
     yield Sample("kernel of 3", (randn(1, 2, 7), randn(2, 2, 3), randn(2)))
     yield Sample("many channels, no bias", (randn(2, 18, 33), randn(37, 18, 3), None), {"dilation": 4})
@@ -243,7 +219,7 @@ CAUSAL_CONV1D = Op(
     reference=causal_conv1d_reference,
     supports={"triton": _supports_triton, "cpp": _supports_cpp},
     dtypes={
-        "triton": (torch.float32, torch.float16, torch.bfloat16),
+        "triton": GPU_DTYPES,
         "cpp": (torch.float32, torch.float64),
     },
     samples=_samples,

@@ -1,4 +1,4 @@
-"""How many balls hold each point, without the matrix of all distances.
+"""Counts of the balls that hold each point, without the matrix of all distances.
 
 There is no GPU kernel yet: there the reference runs, a chunk of distances at a time.
 """
@@ -11,17 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgen.ops.checks import is_visible
-from fastgen.ops.knn.cases import features
-from fastgen.ops.pairs import check_finite, check_pairs, check_tensor, computing_dtype, fewer_queries, rows_of
-from fastgen.ops.registry import Cost, Op, Sample, Tolerance
+from fastgen.ops.checks import check_tensor, is_visible
+from fastgen.ops.drawing import normals
+from fastgen.ops.pairs import check_finite, check_pairs, features, fewer_queries, rows_of
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance, always, computing_dtype
 
-# Distances that the reference holds at once.
+# How many distances the reference holds at once.
 CHUNK = 2**22
 
 
 class BallCounts(NamedTuple):
-    """For each query and each point: how many balls of the other side hold it, how many of the other side it holds."""
+    """Counts for each query and each point: of balls of the other set that hold it, and of members of its own ball."""
 
     query_covered: Tensor
     query_members: Tensor
@@ -59,7 +59,7 @@ def count_within(queries: Tensor, points: Tensor, radii: Tensor) -> Tensor:
     backend = COUNT_WITHIN.choose((queries, points, radii))
     if backend == "reference":
         return count_within_reference(queries, points, radii)
-    dtype = _dtype(queries, points)
+    dtype = computing_dtype(queries, points)
     args = rows_of(queries, batch, dtype), rows_of(points, batch, dtype), _flat(radii, batch, dtype)
     return COUNT_WITHIN.call[backend]["count_within"](*args).view(*batch, queries.shape[-2])
 
@@ -95,7 +95,7 @@ def ball_counts(queries: Tensor, points: Tensor, query_radii: Tensor, point_radi
     backend = BALL_COUNTS.choose((queries, points, query_radii, point_radii))
     if backend == "reference":
         return ball_counts_reference(queries, points, query_radii, point_radii)
-    dtype = _dtype(queries, points)
+    dtype = computing_dtype(queries, points)
     rows = rows_of(queries, batch, dtype), rows_of(points, batch, dtype)
     radii = _flat(query_radii, batch, dtype), _flat(point_radii, batch, dtype)
     counts = BALL_COUNTS.call[backend]["ball_counts"](*rows, *radii)
@@ -103,12 +103,12 @@ def ball_counts(queries: Tensor, points: Tensor, query_radii: Tensor, point_radi
 
 
 def count_within_reference(queries: Tensor, points: Tensor, radii: Tensor) -> Tensor:
-    radii = radii.to(_dtype(queries, points)).unsqueeze(-2)
+    radii = radii.to(computing_dtype(queries, points)).unsqueeze(-2)
     return torch.cat([(distances <= radii).sum(-1) for _, distances in _in_chunks(queries, points, radii)], -1)
 
 
 def ball_counts_reference(queries: Tensor, points: Tensor, query_radii: Tensor, point_radii: Tensor) -> BallCounts:
-    dtype = _dtype(queries, points)
+    dtype = computing_dtype(queries, points)
     query_radii, point_radii = query_radii.to(dtype).unsqueeze(-1), point_radii.to(dtype).unsqueeze(-2)
     covered, members, of_points = [], [], []
     for rows, distances in _in_chunks(queries, points, query_radii, point_radii):
@@ -121,8 +121,8 @@ def ball_counts_reference(queries: Tensor, points: Tensor, query_radii: Tensor, 
 
 
 def _in_chunks(queries: Tensor, points: Tensor, *radii: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of the queries and their distances to all points, with the batch dimensions of everything."""
-    dtype, m = _dtype(queries, points), queries.shape[-2]
+    """Slices of the queries and their distances to all points, broadcast over all batch dimensions."""
+    dtype, m = computing_dtype(queries, points), queries.shape[-2]
     batch = torch.broadcast_shapes(queries.shape[:-2], points.shape[:-2], *(r.shape[:-2] for r in radii))
     queries, points = (t.to(dtype).expand(*batch, *t.shape[-2:]) for t in (queries, points))
     at_once = max(1, CHUNK // max(1, points.shape[-2] * batch.numel()))
@@ -132,7 +132,7 @@ def _in_chunks(queries: Tensor, points: Tensor, *radii: Tensor) -> Iterator[tupl
 
 
 def _check(queries: Tensor, points: Tensor, all_radii: dict[str, tuple[Tensor, Tensor, str, str]]) -> torch.Size:
-    """The batch shape of the answer."""
+    """Check the arguments and return the batch shape of the answer."""
     shapes = [check_pairs(queries, points, ("queries", "points"), ("M", "N"))]
     for name, (radii, rows, letter, rows_name) in all_radii.items():
         check_tensor(name, radii, queries, "queries")
@@ -142,7 +142,7 @@ def _check(queries: Tensor, points: Tensor, all_radii: dict[str, tuple[Tensor, T
                 f"{tuple(radii.shape)}"
             )
         if is_visible(radii) and not (radii >= 0).all():
-            # NaN, or the most negative.
+            # The least radius, or NaN where there is one.
             raise ValueError(f"{name}: expected numbers that are not negative, got {radii.min().item()}")
         shapes.append(radii.shape[:-1])
     check_finite("points", points)
@@ -155,17 +155,12 @@ def _check(queries: Tensor, points: Tensor, all_radii: dict[str, tuple[Tensor, T
         ) from None
 
 
-def _dtype(queries: Tensor, points: Tensor) -> torch.dtype:
-    return computing_dtype(queries, points)
-
-
 def _flat(radii: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
     return radii.detach().to(dtype).expand(*batch, radii.shape[-1]).reshape(batch.numel(), radii.shape[-1]).contiguous()
 
 
 def _both_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def rand(*shape: int, most: float = 2.0) -> Tensor:
         return (most * torch.rand(*shape, dtype=torch.float64)).to(device, dtype)
@@ -194,7 +189,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _both_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    """Radii that hold about five points of the ball's own set, as precision and recall have them."""
+    """With radii that hold about five points of the ball's own set, as those of precision and recall."""
     generator = torch.Generator().manual_seed(0)
     for d in (64, 2048):
         queries, points = (features(10_000, d, generator) for _ in range(2))
@@ -212,13 +207,13 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _fewer_balls(case: Sample) -> Sample:
-    """As `fewer_queries`, with the radii of those alone."""
+    """As `fewer_queries`, with the radii of the queries that are left."""
     queries, points, query_radii, point_radii = fewer_queries(case).args
     return case._replace(args=(queries, points, query_radii[: len(queries)], point_radii))
 
 
 def _cost(pass_: str, queries: Tensor, points: Tensor, *radii: Tensor) -> Cost:
-    """One matrix product."""
+    """The cost of one matrix product."""
     d, n = points.shape[-1], points.shape[-2]
     rows = queries.numel() // d
     moved = queries.numel() + points.numel() + sum(r.numel() for r in radii)
@@ -233,14 +228,9 @@ def _fake_ball_counts(queries: Tensor, points: Tensor, query_radii: Tensor, poin
     return tuple(rows.new_empty(rows.shape[:2], dtype=torch.int64) for rows in (queries, queries, points, points))
 
 
-def _supports_cpp(queries: Tensor, points: Tensor, *radii: Tensor) -> str:
-    return ""
-
-
 _SETTINGS = {
-    "supports": {"cpp": _supports_cpp},
-    "dtypes": {"cpp": (torch.float32, torch.float64, torch.bfloat16)},
-    # A count is right or wrong; a pair whose distance is a radius to within rounding may go either way.
+    "supports": {"cpp": always},
+    # A count is right or wrong. A pair whose distance equals a radius to within rounding may be counted or not.
     "tolerance": {
         torch.float64: Tolerance(2, 1e-14),
         torch.float32: Tolerance(2, 1e-5),

@@ -13,7 +13,7 @@ MAX_LEVELS = 2**16
 
 
 def log_bin_probability(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
-    """Log of what a logistic distribution, whose log-scale is at least -7, gives to the bin around x, elementwise."""
+    """Log-probability of the bin around x under a logistic distribution of log-scale at least -7, elementwise."""
     scale, half = torch.exp(-log_scale), 1 / (levels - 1)
     upper, lower = (x - mean + half) * scale, (x - mean - half) * scale
     # sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper)): nothing cancels.
@@ -25,7 +25,7 @@ def log_bin_probability(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int)
 def _log_one_minus_exp(log_width: Tensor) -> Tensor:
     """`log(1 - exp(-width))`, which is `log_width` to the last digit where the width is tiny, or underflows."""
     tiny = log_width < -40
-    # Both branches have gradients: the width that is not used must not make an infinite one.
+    # `where` differentiates both branches, so the branch that is not taken must not have an infinite gradient.
     return torch.where(tiny, log_width, torch.log(-torch.expm1(-log_width.masked_fill(tiny, 0).exp())))
 
 

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastgen.ops.checks import check_floating, check_same_type
 from fastgen.ops.discretized_logistic import MIN_LOG_SCALE, check_levels, log_bin_probability
 from fastgen.ops.drawing import Drawing
 from fastgen.ops.philox import philox_uniform
-from fastgen.ops.registry import (
-    Cost,
-    Op,
-    Sample,
-    Tolerance,
-    differentiates_again,
-    needs_gradient,
-    reference_gradient,
-)
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance, always, differentiable
 
-# A draw stays clear of the infinite ends of the logistic distribution.
+# Uniform numbers are kept this far from 0 and 1, where the logistic distribution is infinite.
 UNIFORM_CLIP = 1e-5
-# What a CPU thread keeps of every mixture must fit in its cache; PixelCNN++ has 10.
+# A CPU thread keeps a block of every mixture in its cache; PixelCNN++ has 10 mixtures.
 MAX_MIXTURES_CPP = 64
 
 
@@ -64,9 +56,7 @@ def discretized_logistic_mixture_log_prob(x: Tensor, parameters: Tensor, *, leve
     backend = DISCRETIZED_LOGISTIC_MIXTURE_LOG_PROB.choose((x, parameters), levels)
     if backend == "reference":
         return discretized_logistic_mixture_log_prob_reference(x, parameters, levels=levels)
-    if needs_gradient(x, parameters):
-        return _LogProb.apply(x, parameters, levels, backend)
-    return _log_prob(x, parameters, levels, backend)
+    return _differentiable_log_prob(x, parameters, levels, backend)
 
 
 def discretized_logistic_mixture_sample(
@@ -179,7 +169,7 @@ def _mean(mixture: _Mixture, channel: int, x: Sequence[Tensor]) -> Tensor:
 
 
 def _gather(part: Tensor, index: Tensor) -> Tensor:
-    """Of [B, C, M, H, W] the mixture that index [B, 1, H, W] names, [B, C, 1, H, W]."""
+    """From [B, C, M, H, W] the mixture of index [B, 1, H, W], [B, C, 1, H, W]."""
     return part.gather(2, index.unsqueeze(1).expand(-1, part.shape[1], -1, -1, -1))
 
 
@@ -191,8 +181,7 @@ def _nearest_level(x: Tensor, levels: int) -> Tensor:
 def _check_parameters(parameters: Tensor, channels: int, levels: int) -> None:
     if channels not in (1, 3):
         raise ValueError(f"channels: expected 1 or 3, got {channels}")
-    if not parameters.is_floating_point():
-        raise TypeError(f"parameters: expected a floating dtype, got {parameters.dtype}")
+    check_floating("parameters", parameters)
     planes = 1 + channels * _kinds(channels)
     if parameters.dim() != 4 or parameters.shape[1] == 0 or parameters.shape[1] % planes:
         raise ValueError(
@@ -206,8 +195,7 @@ def _check(x: Tensor, parameters: Tensor, levels: int) -> None:
     if x.dim() != 4 or x.shape[1] not in (1, 3):
         raise ValueError(f"x: expected [batch, 1 or 3, height, width], got {tuple(x.shape)}")
     _check_parameters(parameters, x.shape[1], levels)
-    if x.dtype != parameters.dtype or x.device != parameters.device:
-        raise TypeError(f"x: expected {parameters.dtype} on {parameters.device}, got {x.dtype} on {x.device}")
+    check_same_type("x", x, parameters)
     if x.shape[0] != parameters.shape[0] or x.shape[2:] != parameters.shape[2:]:
         raise ValueError(
             f"x: expected the batch, height and width of parameters {tuple(parameters.shape)}, got {tuple(x.shape)}"
@@ -219,38 +207,25 @@ def _log_prob(x: Tensor, parameters: Tensor, levels: int, backend: str) -> Tenso
     return call(x.contiguous(), parameters.contiguous(), levels)
 
 
-class _LogProb(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, parameters: Tensor, levels: int, backend: str) -> Tensor:
-        ctx.save_for_backward(x, parameters)
-        ctx.levels, ctx.backend = levels, backend
-        return _log_prob(x, parameters, levels, backend)
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    (x, parameters), (levels, backend) = ctx.saved_tensors, ctx.settings
+    call = DISCRETIZED_LOGISTIC_MIXTURE_LOG_PROB.call[backend]["discretized_logistic_mixture_log_prob_backward"]
+    return call(grad.contiguous(), x.contiguous(), parameters.contiguous(), levels)
 
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        x, parameters = ctx.saved_tensors
-        if differentiates_again():
-            reference = partial(discretized_logistic_mixture_log_prob_reference, levels=ctx.levels)
-            return *reference_gradient(reference, (x, parameters), ctx.needs_input_grad[:2], grad), None, None
-        call = DISCRETIZED_LOGISTIC_MIXTURE_LOG_PROB.call[ctx.backend]["discretized_logistic_mixture_log_prob_backward"]
-        grad_x, grad_parameters = call(grad.contiguous(), x.contiguous(), parameters.contiguous(), ctx.levels)
-        return grad_x, grad_parameters, None, None
+
+def _reference(x: Tensor, parameters: Tensor, levels: int, backend: str) -> Tensor:
+    return discretized_logistic_mixture_log_prob_reference(x, parameters, levels=levels)
+
+
+_differentiable_log_prob = differentiable(_log_prob, _gradient, _reference, inputs=2)
 
 
 def _fake_log_prob(x: Tensor, parameters: Tensor, levels: int) -> Tensor:
     return x.new_empty((x.shape[0], *x.shape[2:]))
 
 
-def _fake_log_prob_backward(grad: Tensor, x: Tensor, parameters: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), parameters.new_empty(parameters.shape)
-
-
 def _fake_sample(parameters: Tensor, channels: int, levels: int, seed: int, offset: int) -> Tensor:
     return parameters.new_empty((parameters.shape[0], channels, *parameters.shape[2:]))
-
-
-def _always(*args: object) -> str:
-    return ""
 
 
 def _log_prob_supports_cpp(x: Tensor, parameters: Tensor, levels: int) -> str:
@@ -263,7 +238,7 @@ def _sample_supports_cpp(parameters: Tensor, channels: int, levels: int) -> str:
 
 
 def _pixels(batch: int, channels: int, height: int, width: int, levels: int) -> Tensor:
-    """Random levels, the two edges among them."""
+    """Pixels of random levels, some of them the lowest and the highest."""
     level = torch.randint(levels, (batch, channels, height, width), dtype=torch.float64)
     level.view(-1)[::5] = 0
     level.view(-1)[1::5] = levels - 1
@@ -360,9 +335,6 @@ def _draw_cost(pass_: str, parameters: Tensor, *, channels: int, **kwargs: int) 
     return Cost(bytes=(parameters.numel() + drawn) * parameters.element_size(), flops=30 * logits + 150 * drawn)
 
 
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 DISCRETIZED_LOGISTIC_MIXTURE_LOG_PROB = Op(
     "discretized_logistic_mixture_log_prob",
     schema=(
@@ -370,10 +342,9 @@ DISCRETIZED_LOGISTIC_MIXTURE_LOG_PROB = Op(
         "discretized_logistic_mixture_log_prob_backward(Tensor grad, Tensor x, Tensor parameters, int levels)"
         " -> (Tensor, Tensor)",
     ),
-    fake=(_fake_log_prob, _fake_log_prob_backward),
+    fake=(_fake_log_prob, ("x", "parameters")),
     reference=discretized_logistic_mixture_log_prob_reference,
-    supports={"triton": _always, "cpp": _log_prob_supports_cpp},
-    dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
+    supports={"triton": always, "cpp": _log_prob_supports_cpp},
     samples=_samples,
     draw=_drawn,
     cases=_cases,
@@ -394,8 +365,7 @@ DISCRETIZED_LOGISTIC_MIXTURE_SAMPLE = Op(
     ),
     fake=(_fake_sample,),
     reference=discretized_logistic_mixture_sample_reference,
-    supports={"triton": _always, "cpp": _sample_supports_cpp},
-    dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
+    supports={"triton": always, "cpp": _sample_supports_cpp},
     samples=_draw_samples,
     draw=_draw_drawn,
     cases=_draw_cases,

@@ -1,13 +1,14 @@
-"""What the campaign draws with: sizes around the widths of vectors, values of every scale, layouts of every kind.
+"""Random arguments of ops: sizes around the widths of vectors, values of every scale, layouts of every kind.
 
-An op's own `draw(drawing)` returns a `Sample` made of these; one without is drawn from its samples (`variations`).
+An op's own `draw(drawing)` returns a `Sample` of them, for `fastgen.conformance.fuzz`; an op without one is drawn by
+varying its samples.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ _WIDTHS = (4, 8, 16, 32, 64)
 _SCALES = (1e-6, 1e-3, 1e-2, 1e2, 1e3, 1e6)
 
 
+def normals(device: str, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """A function of a shape that draws normal numbers, in float64 first, so that all dtypes have the same."""
+    return lambda *shape: torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+
+
 class Drawing:
     """The random choices of one call; the same `key` makes the same ones."""
 
@@ -24,7 +30,7 @@ class Drawing:
         self.random = random.Random(key)
         self.generator = torch.Generator().manual_seed(self.random.getrandbits(60))
         self.device, self.dtype = device, dtype
-        # Of a call as a whole: a large one has large sizes, a tame one has ordinary values only.
+        # These hold for the whole call: a large one has large sizes, a tame one has ordinary values only.
         self.large = self.random.random() < 0.03
         self.tame = self.random.random() < 0.5
 
@@ -84,7 +90,7 @@ class Drawing:
         return self.overlap(self.change_values(self.normal(*shape), finite=finite, moderate=moderate))
 
     def change_values(self, tensor: Tensor, *, finite: bool = False, moderate: bool = False) -> Tensor:
-        """The tensor, or what an unusual caller has in its place."""
+        """The tensor, or one with unusual values in its place."""
         kind = self.random.random()
         if self.tame or kind < 0.55 or not tensor.numel():
             return tensor

@@ -25,14 +25,14 @@ LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# What torch calls the instruction sets that the CPU kernels are compiled for, lowest first, and the level `_C.so`
-# knows each by.
+# The instruction sets that the CPU kernels are compiled for, by torch's names, lowest first, and the level that `_C.so`
+# has for each.
 CPU_LEVELS = {"AVX2": 1, "AVX512": 2}
 
-# The machines that libraries say they are for, as Python calls them.
+# ELF's numbers of machines, and Python's names of them.
 _MACHINES = {62: "x86_64", 183: "aarch64", 243: "riscv64"}
 
-# Operators that `_C.so` defines itself.
+# Operators that `_C.so` defines itself; the others are defined in Python.
 _OF_LIBRARY = ("_set_cpu_level", "_same_bits")
 
 # Why a compiled backend cannot be used; empty where it can.
@@ -40,14 +40,14 @@ UNUSABLE: dict[str, str] = {}
 
 
 def build_report() -> dict:
-    """What `setup.py` built, for what, and what it skipped and why; empty where the package was never built, or where
-    that cannot be read.
+    """The report of `setup.py`: what it built, for what, and what it skipped and why. Empty where the package was never
+    built, or where the report cannot be read.
     """
     return _read_report()[0]
 
 
 def build_warning() -> str:
-    """What is wrong with the build as a whole; empty where nothing is."""
+    """A warning about the build as a whole; empty where there is none."""
     report, damage = _read_report()
     built = str(report.get("torch", torch.__version__))
     if damage or built.split("+")[0] == torch.__version__.split("+")[0]:
@@ -98,14 +98,14 @@ def use_cpu_capability(name: str) -> Iterator[None]:
 
 
 def library_damage(path: Path) -> str:
-    """Why a shared library must not be opened, where its headers tell; to open one that is cut short ends the process.
+    """Why a shared library must not be opened, from its headers: to open one that is cut short ends the process.
 
     Source: Tool Interface Standard, "Executable and Linking Format" (1995), and its 64-bit form.
     """
     with path.open("rb") as file:
         header = file.read(64)
         if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
-            # Of another format, or of no format at all, which the loader says.
+            # Another format, or none; the loader's own error says so.
             return ""
         (machine,), (table,) = struct.unpack_from("<H", header, 18), struct.unpack_from("<Q", header, 32)
         size, count = struct.unpack_from("<HH", header, 54)
@@ -115,7 +115,7 @@ def library_damage(path: Path) -> str:
     known = _MACHINES.get(machine, "another machine")
     if platform.machine() in _MACHINES.values() and known != platform.machine():
         return f"it is built for {known}, this is {platform.machine()}"
-    # Where in the file each segment starts, and how much of the file it takes.
+    # Where each segment ends: its offset in the file plus its size there.
     ends = [sum(struct.unpack_from("<Q16xQ", segments, at + 8)) for at in range(0, len(segments) - size + 1, size)]
     if len(segments) < size * count or max(ends, default=0) > length:
         return f"it is cut short, of {length} bytes"
@@ -123,7 +123,7 @@ def library_damage(path: Path) -> str:
 
 
 def _load(file: str) -> str:
-    """Load one compiled library; the reason why it cannot be used, or an empty string."""
+    """Load one compiled library; returns the reason why it cannot be used, or an empty string."""
     path = PACKAGE / file
     if not path.exists():
         skipped = build_report().get("skipped", {}).get(file.removesuffix(".so"))
@@ -133,7 +133,7 @@ def _load(file: str) -> str:
         if not reason:
             torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
-        # What torch raises has the loader's reason as its cause.
+        # torch raises its own error, and the loader's reason is the cause of it.
         reason = " ".join(str(error.__cause__ or error).split())
     if not reason:
         return ""

@@ -7,16 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
-from fastgen.ops.registry import (
-    Cost,
-    Op,
-    Sample,
-    Tolerance,
-    differentiates_again,
-    needs_gradient,
-    reference_gradient,
-)
+from fastgen.ops.checks import check_floating, check_same_type
+from fastgen.ops.drawing import Drawing, normals
+from fastgen.ops.registry import Cost, Op, Sample, always, differentiable
 
 
 def gated_activation(x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -43,9 +36,7 @@ def gated_activation(x: Tensor, condition: Tensor | None = None) -> Tensor:
     backend = GATED_ACTIVATION.choose((x, condition))
     if backend == "reference":
         return gated_activation_reference(x, condition)
-    if needs_gradient(x, condition):
-        return _GatedActivation.apply(x, condition, backend)
-    return _forward(x, condition, backend)
+    return _gated_activation(x, condition, backend)
 
 
 def gated_activation_reference(x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -56,14 +47,12 @@ def gated_activation_reference(x: Tensor, condition: Tensor | None = None) -> Te
 
 
 def _check(x: Tensor, condition: Tensor | None) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     if x.dim() < 2 or x.shape[1] % 2:
         raise ValueError(f"x: expected [batch, 2 * channels, ...], got {tuple(x.shape)}")
     if condition is None:
         return
-    if condition.dtype != x.dtype or condition.device != x.device:
-        raise TypeError(f"condition: expected {x.dtype} on {x.device}, got {condition.dtype} on {condition.device}")
+    check_same_type("condition", condition, x)
     if condition.shape != x.shape and condition.shape != x.shape[:2]:
         raise ValueError(
             f"condition: expected {tuple(x.shape[:2])} or the shape of x, {tuple(x.shape)}, "
@@ -76,51 +65,35 @@ def _forward(x: Tensor, condition: Tensor | None, backend: str) -> Tensor:
     return GATED_ACTIVATION.call[backend]["gated_activation"](x.contiguous(), condition)
 
 
-class _GatedActivation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, condition: Tensor | None, backend: str) -> Tensor:
-        ctx.save_for_backward(x, condition)
-        ctx.backend = backend
-        return _forward(x, condition, backend)
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    (x, condition), (backend,) = ctx.saved_tensors, ctx.settings
+    contiguous_condition = None if condition is None else condition.contiguous()
+    call = GATED_ACTIVATION.call[backend]["gated_activation_backward"]
+    grad_x = call(grad.contiguous(), x.contiguous(), contiguous_condition)
+    if not ctx.needs_input_grad[1]:
+        return grad_x, None
+    # x and condition enter as their sum, so the condition's gradient is x's, summed over what it was broadcast to.
+    return grad_x, grad_x if condition.dim() == x.dim() else grad_x.flatten(2).sum(2)
 
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        x, condition = ctx.saved_tensors
-        if differentiates_again():
-            return *reference_gradient(gated_activation_reference, (x, condition), ctx.needs_input_grad[:2], grad), None
-        contiguous_condition = None if condition is None else condition.contiguous()
-        grad_x = GATED_ACTIVATION.call[ctx.backend]["gated_activation_backward"](
-            grad.contiguous(), x.contiguous(), contiguous_condition
-        )
-        grad_condition = None
-        if ctx.needs_input_grad[1]:
-            # x and condition enter as their sum, so the condition's gradient is x's, summed over what it was
-            # broadcast to.
-            grad_condition = grad_x if condition.dim() == x.dim() else grad_x.flatten(2).sum(2)
-        return grad_x, grad_condition, None
+
+def _reference(x: Tensor, condition: Tensor | None, backend: str) -> Tensor:
+    return gated_activation_reference(x, condition)
+
+
+_gated_activation = differentiable(_forward, _gradient, _reference, inputs=2)
 
 
 def _fake(x: Tensor, condition: Tensor | None) -> Tensor:
     return x.new_empty((x.shape[0], x.shape[1] // 2, *x.shape[2:]))
 
 
-def _fake_backward(grad: Tensor, x: Tensor, condition: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _supports(x: Tensor, condition: Tensor | None) -> str:
-    return ""
-
-
 def _supports_gpu(x: Tensor, condition: Tensor | None) -> str:
-    # One row of the grid is one sample, and CUDA allows 65,535 of them.
+    # A row of the launch grid is a sample, and CUDA allows 65,535 rows.
     return "more than 65,535 samples" if x.shape[0] > 65535 else ""
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
-
+    randn = normals(device, dtype)
     yield Sample("image", (randn(2, 8, 5, 7),))
     yield Sample("conditioned", (randn(3, 6, 4, 5), randn(3, 6)))
     yield Sample("condition of the shape of x", (randn(2, 6, 11), randn(2, 6, 11)))
@@ -161,27 +134,17 @@ def _cost(pass_: str, x: Tensor, condition: Tensor | None = None) -> Cost:
     return Cost(bytes=elements * x.element_size(), flops=30 * written * (2 if pass_ == "forward_backward" else 1))
 
 
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 GATED_ACTIVATION = Op(
     "gated_activation",
     schema=(
         "gated_activation(Tensor x, Tensor? condition) -> Tensor",
         "gated_activation_backward(Tensor grad, Tensor x, Tensor? condition) -> Tensor",
     ),
-    fake=(_fake, _fake_backward),
+    fake=(_fake, ("x",)),
     reference=gated_activation_reference,
-    supports={"cuda": _supports_gpu, "triton": _supports_gpu, "cpp": _supports},
-    dtypes={"cuda": _GPU_DTYPES, "triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
+    supports={"cuda": _supports_gpu, "triton": _supports_gpu, "cpp": always},
     samples=_samples,
     draw=_drawn,
     cases=_cases,
-    tolerance={
-        torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 2e-7),
-        torch.bfloat16: Tolerance(1, 1e-4),
-        torch.float16: Tolerance(1, 1e-5),
-    },
     cost=_cost,
 )

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from fastgen.ops.drawing import Drawing
-from fastgen.ops.registry import (
-    Cost,
-    Op,
-    Sample,
-    Tolerance,
-    differentiates_again,
-    needs_gradient,
-    reference_gradient,
-)
+from fastgen.ops.checks import check_floating, check_floating_on
+from fastgen.ops.drawing import Drawing, normals
+from fastgen.ops.registry import USUAL_TOLERANCE, Cost, Op, Sample, Tolerance, always, computing_dtype, differentiable
 
 
 def group_norm_silu(
@@ -62,9 +54,7 @@ def group_norm_silu(
     backend = GROUP_NORM_SILU.choose((x, weight, bias, scale, shift))
     if backend == "reference":
         return group_norm_silu_reference(x, num_groups, weight, bias, scale, shift, eps)
-    if needs_gradient(x, weight, bias, scale, shift):
-        return _GroupNormSilu.apply(x, weight, bias, scale, shift, num_groups, eps, backend)
-    return _forward(x, weight, bias, scale, shift, num_groups, eps, backend)[0]
+    return _group_norm_silu(x, weight, bias, scale, shift, num_groups, eps, backend)
 
 
 def group_norm_silu_reference(
@@ -76,7 +66,7 @@ def group_norm_silu_reference(
     shift: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    dtype = _compute_type(x)
+    dtype = computing_dtype(x)
     groups = x.to(dtype).reshape(x.shape[0], num_groups, x.shape[1:].numel() // num_groups)
     mean = groups.mean(2, keepdim=True)
     variance = (groups - mean).square().mean(2, keepdim=True)
@@ -93,10 +83,6 @@ def group_norm_silu_reference(
     return silu(y).to(x.dtype)
 
 
-def _compute_type(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _check(
     x: Tensor,
     num_groups: int,
@@ -106,8 +92,7 @@ def _check(
     shift: Tensor | None,
     eps: float,
 ) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     if x.dim() < 2:
         raise ValueError(f"x: expected [batch, channels, ...], got {tuple(x.shape)}")
     if num_groups < 1 or x.shape[1] < 1 or x.shape[1] % num_groups:
@@ -121,10 +106,7 @@ def _check(
         for name, tensor in zip(names.split(), tensors, strict=True):
             if tensor is None:
                 continue
-            if not tensor.is_floating_point() or tensor.device != x.device:
-                raise TypeError(
-                    f"{name}: expected a floating dtype on {x.device}, got {tensor.dtype} on {tensor.device}"
-                )
+            check_floating_on(name, tensor, x)
             if tensor.shape != shape:
                 kind = "[batch, channels]" if len(shape) == 2 else "[channels]"
                 raise ValueError(f"{name}: expected {kind}, {tuple(shape)}, got {tuple(tensor.shape)}")
@@ -133,7 +115,7 @@ def _check(
 def _is_channels_last(x: Tensor) -> bool:
     if x.is_contiguous():
         return False
-    # Images, of which networks are full, without the two views.
+    # Images are the usual case, and are told without making two views.
     return x.is_contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.movedim(1, -1).is_contiguous()
 
 
@@ -146,8 +128,8 @@ def _in_layout(x: Tensor, channels_last: bool) -> Tensor:
 def _parameters(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """As the kernels take them: in the dtype that is computed with."""
-    dtype = _compute_type(x)
+    """The parameters as kernels take them, in the dtype of the computation."""
+    dtype = computing_dtype(x)
     weight = x.new_ones(x.shape[1], dtype=dtype) if weight is None else weight.to(dtype).contiguous()
     bias = x.new_zeros(x.shape[1], dtype=dtype) if bias is None else bias.to(dtype).contiguous()
     scale = None if scale is None else scale.to(dtype).contiguous()
@@ -171,45 +153,29 @@ def _forward(
     return call(_in_layout(x, channels_last), *parameters, num_groups, eps, channels_last)
 
 
-class _GroupNormSilu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight, bias, scale, shift, num_groups: int, eps: float, backend: str) -> Tensor:
-        y, mean, rstd = _forward(x, weight, bias, scale, shift, num_groups, eps, backend)
-        ctx.save_for_backward(x, weight, bias, scale, shift, mean, rstd)
-        ctx.num_groups, ctx.eps, ctx.backend = num_groups, eps, backend
-        return y
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        *inputs, mean, rstd = ctx.saved_tensors
-        if differentiates_again():
-            reference = partial(_reference_of_tensors, num_groups=ctx.num_groups, eps=ctx.eps)
-            return *reference_gradient(reference, inputs, ctx.needs_input_grad[:5], grad), None, None, None
-        x, *parameters = inputs
-        channels_last = _is_channels_last(x)
-        call = GROUP_NORM_SILU.call[ctx.backend]["group_norm_silu_backward"]
-        found = call(
-            _in_layout(grad, channels_last),
-            _in_layout(x, channels_last),
-            mean,
-            rstd,
-            *_parameters(x, *parameters),
-            ctx.num_groups,
-            channels_last,
-        )
-        given = zip(found, inputs, ctx.needs_input_grad[:5], strict=True)
-        return *(g.to(t.dtype) if needed else None for g, t, needed in given), None, None, None
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (*inputs, mean, rstd), (num_groups, _, backend) = ctx.saved_tensors, ctx.settings
+    x, *parameters = inputs
+    channels_last = _is_channels_last(x)
+    images = _in_layout(grad, channels_last), _in_layout(x, channels_last)
+    call = GROUP_NORM_SILU.call[backend]["group_norm_silu_backward"]
+    found = call(*images, mean, rstd, *_parameters(x, *parameters), num_groups, channels_last)
+    given = zip(found, inputs, ctx.needs_input_grad[:5], strict=True)
+    return tuple(g.to(t.dtype) if needed else None for g, t, needed in given)
 
 
-def _reference_of_tensors(x: Tensor, weight, bias, scale, shift, *, num_groups: int, eps: float) -> Tensor:
+def _reference(x: Tensor, weight, bias, scale, shift, num_groups: int, eps: float, backend: str) -> Tensor:
     return group_norm_silu_reference(x, num_groups, weight, bias, scale, shift, eps)
+
+
+_group_norm_silu = differentiable(_forward, _gradient, _reference, inputs=5, kept=2)
 
 
 def _fake(
     x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None, groups: int, eps: float,
     channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    mean = x.new_empty((x.shape[0], groups), dtype=_compute_type(x))
+    mean = x.new_empty((x.shape[0], groups), dtype=computing_dtype(x))
     return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
@@ -221,18 +187,13 @@ def _fake_backward(
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias), *optional
 
 
-def _supports(x: Tensor, weight, bias, scale, shift) -> str:
-    return ""
-
-
 def _supports_gpu(x: Tensor, weight, bias, scale, shift) -> str:
-    # One row of the grid is one sample, and CUDA allows 65,535 of them.
+    # A row of the launch grid is a sample, and CUDA allows 65,535 rows.
     return "more than 65,535 samples" if x.shape[0] > 65535 else ""
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def channels_last(x: Tensor) -> Tensor:
         return x.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -246,7 +207,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
     yield from both_layouts("images", randn(2, 6, 3, 5), 3)
     yield from both_layouts("whole vectors", randn(2, 64, 8, 4), 8)
-    # Larger than what a kernel takes at once: in positions, and in channels.
+    # Larger than a kernel's tile, in positions and in channels.
     yield from both_layouts("large images", randn(1, 8, 91, 91), 2)
     yield from both_layouts("layer norm of many channels", randn(1, 37, 16, 15), 1)
     x = randn(3, 24, 6, 6) + 100
@@ -268,7 +229,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _drawn(drawing: Drawing) -> Sample:
-    # Two channels or more in a group: one element alone is its own mean, and all of its gradient is rounding.
+    # Two channels or more in a group: a single element is its own mean, and its gradient is nothing but rounding.
     groups = drawing.size(9, 1)
     channels = groups * drawing.size(17, 2)
     batch, *space = drawing.shape(drawing.random.randint(1, 4), max(1, 6000 // channels))
@@ -305,9 +266,6 @@ def _cost(
     return Cost(elements * x.element_size(), flops=(75 if backward else 30) * x.numel() + 1)
 
 
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 GROUP_NORM_SILU = Op(
     "group_norm_silu",
     schema=(
@@ -318,16 +276,10 @@ GROUP_NORM_SILU = Op(
     ),
     fake=(_fake, _fake_backward),
     reference=group_norm_silu_reference,
-    supports={"triton": _supports_gpu, "cpp": _supports},
-    dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
+    supports={"triton": _supports_gpu, "cpp": always},
     samples=_samples,
     draw=_drawn,
     cases=_cases,
-    tolerance={
-        torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 3e-7),
-        torch.bfloat16: Tolerance(1, 1e-4),
-        torch.float16: Tolerance(1, 1e-5),
-    },
+    tolerance={**USUAL_TOLERANCE, torch.float32: Tolerance(2, 3e-7)},
     cost=_cost,
 )

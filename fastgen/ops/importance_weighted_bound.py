@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastgen.ops.checks import check_floating
+
 
 def importance_weighted_bound(log_weights: Tensor, *, dim: int = 0) -> Tensor:
     """The bound of an importance-weighted autoencoder, from k samples of its posterior for each x.
@@ -32,8 +34,7 @@ def importance_weighted_bound(log_weights: Tensor, *, dim: int = 0) -> Tensor:
 
     Source: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), equation 8.
     """
-    if not log_weights.is_floating_point():
-        raise TypeError(f"log_weights: expected a floating dtype, got {log_weights.dtype}")
+    check_floating("log_weights", log_weights)
     if log_weights.dim() == 0 or log_weights.shape[dim] == 0:
         raise ValueError(f"log_weights: expected at least one sample along dim {dim}, got {tuple(log_weights.shape)}")
     wide = log_weights.to(torch.promote_types(log_weights.dtype, torch.float32))

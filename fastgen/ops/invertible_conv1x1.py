@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.checks import is_visible
+from fastgen.ops.checks import check_floating, is_visible
 from fastgen.ops.drawing import Drawing
 from fastgen.ops.linalg import solve_triangular
 from fastgen.ops.registry import Cost, Op, Sample, Tolerance
@@ -93,7 +93,7 @@ def invertible_conv1x1_weight(
     upper = upper.to(dtype).triu(1) + ones * (sign.to(dtype) * log_diagonal.exp())
     logabsdet = log_diagonal.sum()
     if not inverse:
-        # The ones on the diagonal of L add U.
+        # The ones on the diagonal of L contribute U itself.
         return torch.addmm(upper, lower.tril(-1), upper).index_select(0, permutation), logabsdet
     half = solve_triangular(lower, ones, upper=False, unitriangular=True)
     return solve_triangular(upper, half, upper=True).index_select(1, permutation), -logabsdet
@@ -145,16 +145,14 @@ def multiply_channels(x: Tensor, weight: Tensor, logabsdet: Tensor) -> tuple[Ten
 
 
 def _check(x: Tensor, permutation: Tensor, lower: Tensor, upper: Tensor, log_diagonal: Tensor, sign: Tensor) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     if x.dim() < 2:
         raise ValueError(f"x: expected [batch, channels, ...], got {tuple(x.shape)}")
     channels = x.shape[1]
     if permutation.dtype != torch.int64:
         raise TypeError(f"permutation: expected torch.int64, got {permutation.dtype}")
     for name, tensor in (("lower", lower), ("upper", upper), ("log_diagonal", log_diagonal), ("sign", sign)):
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name}: expected a floating dtype, got {tensor.dtype}")
+        check_floating(name, tensor)
     vectors = {"permutation": permutation, "log_diagonal": log_diagonal, "sign": sign}
     for name, tensor in {**vectors, "lower": lower, "upper": upper}.items():
         expected = (channels,) if name in vectors else (channels, channels)
@@ -162,13 +160,13 @@ def _check(x: Tensor, permutation: Tensor, lower: Tensor, upper: Tensor, log_dia
             raise ValueError(f"{name}: expected {expected} for {channels} channels of x, got {tuple(tensor.shape)}")
         if tensor.device != x.device:
             raise TypeError(f"{name}: expected a tensor on {x.device}, got one on {tensor.device}")
-    # On a CPU, where Python sorts a few channels in less than PyTorch takes to call; a GPU would have to be waited for.
+    # Only on a CPU, where Python sorts a few channels faster than PyTorch; a GPU would have to be waited for.
     if is_visible(permutation) and sorted(permutation.tolist()) != list(range(channels)):
         raise ValueError(f"permutation: expected each of 0 to {channels - 1} once, got {permutation.tolist()}")
 
 
 def _factors(channels: int) -> tuple[Tensor, ...]:
-    """Of a disturbed rotation, enlarged so that its log-determinant is not zero, to which no error is small."""
+    """The factors of a disturbed rotation, enlarged since no error can be relative to a log-determinant near zero."""
     rotation = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64)).Q
     return invertible_conv1x1_factors(
         1.5 * rotation + 0.1 * torch.randn(channels, channels, dtype=torch.float64) / channels
@@ -221,7 +219,6 @@ INVERTIBLE_CONV1X1 = Op(
     fake=(),
     reference=invertible_conv1x1_reference,
     supports={},
-    dtypes={},
     samples=_samples,
     draw=_drawn,
     cases=_cases,

@@ -1,7 +1,7 @@
-"""Products whose result is symmetric, of which only the lower half is computed, in blocks that a library multiplies.
+"""Linear algebra that torch.linalg lacks: products whose result is symmetric, and triangular systems for ONNX.
 
-BLAS has routines for them that PyTorch does not call: its own products compute both halves. On a GPU one product is one
-block, since it is fast only where it is large.
+Of a symmetric result only the lower half is computed, in blocks. BLAS has routines for that, which PyTorch does not
+call. On a GPU all is one block, since a product is fast there only where it is large.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Rows of a block on a CPU: smaller ones waste less on the diagonal, and products of them run slower.
+# Rows of a block on a CPU. Smaller blocks compute less above the diagonal, but their products run slower.
 _BLOCK = 256
 
 

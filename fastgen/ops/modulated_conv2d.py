@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
-from fastgen.ops.registry import Cost, Op, Sample, Tolerance
+from fastgen.ops.checks import check_floating, check_same_type
+from fastgen.ops.drawing import Drawing, normals
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance, always, computing_dtype
 
 
 def modulated_conv2d(
@@ -49,13 +50,13 @@ def modulated_conv2d(
     Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), equations 1 to 3.
     """
     _check(x, weight, styles, padding, up, eps)
-    # TorchScript would keep the number of groups, which is that of the samples.
+    # TorchScript would record the number of groups, which is the batch size, as a constant.
     if MODULATED_CONV2D.choose((x, weight, styles)) == "reference" and not torch.jit.is_tracing():
         return modulated_conv2d_reference(x, weight, styles, demodulate=demodulate, padding=padding, up=up, eps=eps)
     y = _convolution(x * styles[:, :, None, None], weight, padding, up, 1)
     if demodulate:
-        # In float32 at least: squares of half precision leave its range early.
-        energies = weight.to(_compute_type(x)).square().sum((2, 3))
+        # In float32 at least, since squares overflow early in half precision.
+        energies = weight.to(computing_dtype(x)).square().sum((2, 3))
         norms = torch.rsqrt(styles.to(energies.dtype).square() @ energies.t() + eps)
         y = y * norms.to(y.dtype)[:, :, None, None]
     return y
@@ -72,7 +73,7 @@ def modulated_conv2d_reference(
     eps: float = 1e-8,
 ) -> Tensor:
     batch, in_channels, *size = x.shape
-    weights = weight.to(_compute_type(x)) * styles.to(_compute_type(x))[:, None, :, None, None]
+    weights = weight.to(computing_dtype(x)) * styles.to(computing_dtype(x))[:, None, :, None, None]
     if demodulate:
         weights = weights * torch.rsqrt(weights.square().sum((2, 3, 4), keepdim=True) + eps)
     if batch == 0:
@@ -80,10 +81,6 @@ def modulated_conv2d_reference(
     weights = weights.to(x.dtype).reshape(-1, *weight.shape[1:])
     y = _convolution(x.reshape(1, batch * in_channels, *size), weights, padding, up, batch)
     return y.reshape(batch, weight.shape[0], *y.shape[2:])
-
-
-def _compute_type(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _convolution(x: Tensor, weight: Tensor, padding: int, up: int, groups: int) -> Tensor:
@@ -95,11 +92,9 @@ def _convolution(x: Tensor, weight: Tensor, padding: int, up: int, groups: int) 
 
 
 def _check(x: Tensor, weight: Tensor, styles: Tensor, padding: int, up: int, eps: float) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     for name, tensor in (("weight", weight), ("styles", styles)):
-        if tensor.dtype != x.dtype or tensor.device != x.device:
-            raise TypeError(f"{name}: expected {x.dtype} on {x.device}, got {tensor.dtype} on {tensor.device}")
+        check_same_type(name, tensor, x)
     if x.dim() != 4:
         raise ValueError(f"x: expected [batch, in_channels, height, width], got {tuple(x.shape)}")
     if weight.dim() != 4 or weight.shape[1] != x.shape[1]:
@@ -125,14 +120,8 @@ def _check(x: Tensor, weight: Tensor, styles: Tensor, padding: int, up: int, eps
             raise ValueError(f"weight: its {name} {weight.shape[axis]} is more than the padded image's, {padded}")
 
 
-def _supports(x: Tensor, weight: Tensor, styles: Tensor) -> str:
-    return ""
-
-
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
-
+    randn = normals(device, dtype)
     yield Sample("3x3", (randn(2, 3, 5, 6), randn(4, 3, 3, 3), randn(2, 3)), {"padding": 1})
     yield Sample("1x1, not demodulated", (randn(3, 4, 3, 2), randn(2, 4, 1, 1), randn(3, 4)), {"demodulate": False})
     yield Sample("2x up", (randn(2, 3, 4, 5), randn(4, 3, 3, 3), randn(2, 3)), {"up": 2})
@@ -176,15 +165,15 @@ MODULATED_CONV2D = Op(
     schema=(),
     fake=(),
     reference=modulated_conv2d_reference,
-    supports={"library": _supports},
+    supports={"library": always},
     dtypes={"library": _DTYPES},
     samples=_samples,
     draw=_drawn,
     cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),
-        # A weight's gradient is one sum over all pixels of all samples, 16,384 of them in a benchmark's case: oneDNN's
-        # is off by 2e-6 there, as `F.conv2d`'s own is; the reference has a sum for each sample.
+        # A weight's gradient is a sum over all pixels of all samples, 16,384 in a benchmark case. oneDNN's is off by
+        # 2e-6 there, as that of `F.conv2d` is; the reference sums each sample by itself.
         torch.float32: Tolerance(2, 2e-6),
         torch.bfloat16: Tolerance(2, 5e-3),
         torch.float16: Tolerance(2, 1e-3),

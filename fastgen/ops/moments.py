@@ -1,4 +1,8 @@
-"""Mean and covariance of features, as metrics need them: by half of the products, and exact where float32 is not."""
+"""Mean and covariance of features in float64, by half of the products.
+
+Rows are summed chunk by chunk about a shift near their mean, with products in the rows' dtype and totals in float64.
+About their mean, rows are as small as their deviations, so float32 products round those and not the square of the mean.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastgen.ops.checks import check_floating
+from fastgen.ops.drawing import normals
 from fastgen.ops.linalg import blocks, mirror_
-from fastgen.ops.registry import (
-    Cost,
-    Op,
-    Sample,
-    Tolerance,
-    can_be_read,
-    differentiates_again,
-    full_precision,
-    needs_gradient,
-    reference_gradient,
-)
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance, always, can_be_read, differentiable, full_precision
 
-# Rows and numbers of a chunk at most: float32 adds up so many products, and float64 the chunks.
+# The most rows and numbers in a chunk, within which float32 adds up products; float64 adds up the chunks.
 _MOST_ROWS = 4096
 _MOST_NUMBERS = 2**23
-# Libraries add up products of large matrices in parts, and of matrices with fewer columns than this one after the
-# other, which rounds more; there the chunks are small, and float64 has little to add.
+# With fewer columns than this, libraries add up all products of a sum one after another, which rounds more than the
+# parts that they take of large matrices. Chunks are small there, and adding them in float64 costs little.
 _COLUMNS = 256
 _FEWEST_ROWS = 512
 
@@ -57,9 +53,7 @@ def moments(x: Tensor, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Ten
         if can_be_read(x):
             check_finite("x", x.detach())
         return moments_reference(x)
-    if needs_gradient(x):
-        return _Moments.apply(x, dtype == torch.float64)
-    return MOMENTS.call["library"]["moments"](x, dtype == torch.float64)
+    return _moments(x, dtype == torch.float64)
 
 
 def moments_reference(x: Tensor, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
@@ -69,21 +63,23 @@ def moments_reference(x: Tensor, *, dtype: torch.dtype | None = None) -> tuple[T
     return mean, centred.mT @ centred / (len(x) - 1)
 
 
-class _Moments(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, exact):
-        mean, covariance = MOMENTS.call["library"]["moments"](x, exact)
-        ctx.save_for_backward(x, mean)
-        return mean, covariance
+def _run(x: Tensor, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
+    mean, covariance = MOMENTS.call["library"]["moments"](x, exact)
+    return mean, covariance, mean
 
-    @staticmethod
-    def backward(ctx, of_mean, of_covariance):
-        x, mean = ctx.saved_tensors
-        if differentiates_again():
-            return *reference_gradient(moments_reference, (x,), (True,), (of_mean, of_covariance)), None
-        # The centred rows add up to zero, so what comes through their mean is nothing.
-        grad = (x - mean) @ ((of_covariance + of_covariance.mT) / (len(x) - 1))
-        return grad.add_(of_mean / len(x)).to(x.dtype), None
+
+def _gradient(ctx, of_mean: Tensor, of_covariance: Tensor) -> tuple[Tensor]:
+    x, mean = ctx.saved_tensors
+    # The centred rows add up to zero, so that no gradient comes through their mean.
+    grad = (x - mean) @ ((of_covariance + of_covariance.mT) / (len(x) - 1))
+    return (grad.add_(of_mean / len(x)).to(x.dtype),)
+
+
+def _reference(x: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    return moments_reference(x)
+
+
+_moments = differentiable(_run, _gradient, _reference, inputs=1, kept=1)
 
 
 @full_precision
@@ -126,17 +122,17 @@ def about_mean(n: int, shift: Tensor, sums: Tensor, products: Tensor) -> tuple[T
 
 
 def mean_of_rows(rows: Tensor) -> Tensor:
-    """About which to take sums, in their dtype."""
+    """The shift about which sums are taken, in the dtype of the rows."""
     return rows.mean(0)
 
 
 def check_finite(name: str, x: Tensor) -> None:
-    """That all rows of `x` [N, d] are finite, at the price of one sum.
+    """Check that all rows of `x` [N, d] are finite, at the price of one sum.
 
     Raises:
         ValueError: with the number of rows that are not.
     """
-    # A sum of finite numbers may overflow: then they are looked at one by one.
+    # A sum of finite numbers may overflow, so the numbers themselves decide.
     if x.numel() and not x.sum(dtype=torch.promote_types(x.dtype, torch.float32)).isfinite():
         bad = int((~x.isfinite()).any(1).sum())
         if bad:
@@ -144,8 +140,7 @@ def check_finite(name: str, x: Tensor) -> None:
 
 
 def _check(x: Tensor, dtype: torch.dtype | None) -> torch.dtype:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     if dtype not in (None, torch.float32, torch.float64):
         raise TypeError(f"dtype: expected torch.float32 or torch.float64, got {dtype}")
     if x.dim() != 2:
@@ -156,9 +151,7 @@ def _check(x: Tensor, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
-
+    randn = normals(device, dtype)
     yield Sample("more rows than columns", (randn(17, 5),))
     yield Sample("fewer rows than columns", (randn(3, 7),))
     yield Sample("one column", (randn(9, 1),))
@@ -179,7 +172,7 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _cost(pass_: str, x: Tensor) -> Cost:
-    """Half of the products of columns; the gradient multiplies rows by a whole matrix."""
+    """The cost of half of the products of columns; the gradient multiplies the rows by a whole matrix."""
     n, d = x.shape
     backward = pass_.endswith("_backward")
     moved = x.numel() * x.element_size() * (3 if backward else 1) + 8 * (d * d + d)
@@ -199,11 +192,11 @@ MOMENTS = Op(
     fake=(_fake,),
     library=(_library,),
     reference=moments_reference,
-    supports={"library": lambda x: ""},
+    supports={"library": always},
     dtypes={"library": _DTYPES},
     samples=_samples,
     cases=_cases,
-    # The reference computes in float64, where no dtype has an error of its own.
+    # The reference computes in float64 for every dtype, so that its own error is that of float64.
     tolerance={dtype: Tolerance(2, 1e-12 if dtype == torch.float64 else 3e-6) for dtype in _DTYPES},
     cost=_cost,
 )

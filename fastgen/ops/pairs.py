@@ -1,4 +1,4 @@
-"""What ops on all pairs of two sets of points may be asked for, checked before any kernel runs."""
+"""Shared by ops on all pairs of two sets of points: checks of their arguments, their layout, and benchmark inputs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,15 @@ import math
 import torch
 from torch import Tensor
 
-from fastgen.ops.checks import is_visible
+from fastgen.ops.checks import check_tensor, is_visible
 from fastgen.ops.registry import Sample
 
-# Differences that take a second or two, and queries that are compared at least.
+# How many differences the reference takes in a second or two, and the fewest queries that are compared.
 _DIFFERENCES, _FEWEST = 2_000_000_000, 200
 
 
-def check_tensor(name: str, tensor: Tensor, like: Tensor | None = None, like_name: str = "") -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {tensor.dtype}")
-    if like is not None and tensor.device != like.device:
-        raise TypeError(f"{name}: expected {like.device} as {like_name}, got {tensor.device}")
-
-
 def check_pairs(first: Tensor, second: Tensor, names: tuple[str, str], rows: tuple[str, str]) -> torch.Size:
-    """The batch shape of `first` [..., M, d] and `second` [..., N, d] together."""
+    """Check `first` [..., M, d] and `second` [..., N, d], and return their common batch shape."""
     check_tensor(names[0], first)
     check_tensor(names[1], second, first, names[0])
     for name, tensor, letter in zip(names, (first, second), rows, strict=True):
@@ -48,10 +39,10 @@ def check_pairs(first: Tensor, second: Tensor, names: tuple[str, str], rows: tup
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """An error that says where a number is NaN or infinite, if looking is free."""
+    """Raise an error that says where a number is NaN or infinite, if the numbers can be read without waiting."""
     if not is_visible(tensor) or not tensor.numel():
         return
-    # Of finite numbers the sum may be infinite, of others it is never finite.
+    # One infinite or NaN number makes the sum not finite; a sum of finite numbers may overflow too.
     if not math.isfinite(tensor.detach().sum().item()) and not tensor.isfinite().all():
         bad = (~tensor.isfinite()).nonzero()
         rows = len(bad[:, :-1].unique(dim=0))
@@ -67,12 +58,14 @@ def rows_of(tensor: Tensor, batch: torch.Size, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype).expand(*batch, *tensor.shape[-2:]).reshape(batch.numel(), *tensor.shape[-2:]).contiguous()
 
 
-def computing_dtype(first: Tensor, second: Tensor) -> torch.dtype:
-    return torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
-
-
 def fewer_queries(case: Sample) -> Sample:
-    """The case (queries [..., M, d], points, ...) with the first of its queries, where all would be too many."""
+    """The case (queries [..., M, d], points, ...) with only its first queries, where all would take too long."""
     queries, points, *rest = case.args
     few = max(_FEWEST, _DIFFERENCES // points.numel())
     return case if queries.dim() > 2 or few >= len(queries) else case._replace(args=(queries[:few], points, *rest))
+
+
+def features(n: int, d: int, generator: torch.Generator) -> Tensor:
+    """Numbers whose covariance has a decaying spectrum, as features of a network have."""
+    scales = torch.arange(1, d + 1).pow(-0.6).mul(3.5)
+    return torch.randn(n, d, generator=generator) * scales

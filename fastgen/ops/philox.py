@@ -62,9 +62,9 @@ def philox_normal(
 
 def _normal_pair(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
     uniform = (radius_word >> 1).float() * 2.0**-31 + 2.0**-32
-    # PyTorch's float32 root is not always the nearest number; float64's, rounded, is.
+    # PyTorch's float32 square root is not always correctly rounded; that of float64, rounded to float32, is.
     radius = (_log(uniform) * -2.0).double().sqrt().float()
-    # The angle: its quadrant in the upper two bits, 24 bits within it.
+    # The upper two bits are the quadrant of the angle, the next 24 its place within the quadrant.
     g = (((angle_word & 0x3FFFFFFF) >> 6).float() * 2.0**-24 - 0.5) * 1.57079632679
     z = g * g
     sine = ((z * -1.9515295891e-4 + 8.3321608736e-3) * z + -1.6666654611e-1) * z * g + g
@@ -75,7 +75,7 @@ def _normal_pair(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tenso
 
 
 def _log(x: Tensor) -> Tensor:
-    """Of float32 numbers in (0, 1], by the polynomial of `csrc/math/log.h`."""
+    """The logarithm of float32 numbers in (0, 1], by the polynomial of `csrc/math/log.h`."""
     bits = x.view(torch.int32)
     exponent = (bits - 0x3F3504F3) >> 23
     m, e = (bits - (exponent << 23)).view(torch.float32) - 1.0, exponent.float()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.ops.checks import check_floating
+
 
 def pixel_norm(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Divide by the root of the mean square along one dimension: `x / sqrt(mean(x^2, dim) + eps)`.
@@ -26,8 +28,7 @@ def pixel_norm(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
 
     Source: Karras et al., "Progressive Growing of GANs" (2018), section 4.2.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     if not -x.dim() <= dim < x.dim():
         raise ValueError(f"dim: expected a dimension of x, {tuple(x.shape)}, got {dim}")
     if not eps >= 0:

@@ -7,27 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, pad, softplus
 
+from fastgen.ops.checks import check_floating_on
 from fastgen.ops.drawing import Drawing
-from fastgen.ops.registry import (
-    Cost,
-    Op,
-    Sample,
-    Tolerance,
-    differentiates_again,
-    needs_gradient,
-    reference_gradient,
-)
-from fastgen.ops.spline.arguments import check_domain, common_dtype
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance
+from fastgen.ops.spline import check_domain, common_dtype, recorded_elementwise, supports_bins
 
-# What a density at a knot is at least, before all are scaled to an integral of one.
+# The least density at a knot, before all are scaled to an integral of one.
 MIN_DENSITY = 1e-3
-# What a CPU kernel keeps of a tile's bins must fit in its stack.
-MAX_BINS = 64
 
 
 def linear_spline(
@@ -72,7 +64,7 @@ def linear_spline(
     backend = LINEAR_SPLINE.choose(tensors)
     if backend == "reference":
         return linear_spline_reference(*tensors, inverse, tails, tail_bound)
-    return _run(LINEAR_SPLINE, backend, tensors, inverse, tails, float(tail_bound))
+    return _linear_spline(*tensors, inverse, tails is not None, float(tail_bound), backend)
 
 
 def quadratic_spline(
@@ -144,8 +136,8 @@ def quadratic_spline(
     backend = QUADRATIC_SPLINE.choose(tensors)
     if backend == "reference":
         return quadratic_spline_reference(*tensors, inverse, tails, tail_bound, min_bin_width, min_bin_height)
-    minima = float(min_bin_width), float(min_bin_height)
-    return _run(QUADRATIC_SPLINE, backend, tensors, inverse, tails, float(tail_bound), *minima)
+    numbers = float(tail_bound), float(min_bin_width), float(min_bin_height)
+    return _quadratic_spline(*tensors, inverse, tails is not None, *numbers, backend)
 
 
 def linear_spline_reference(
@@ -164,7 +156,7 @@ def linear_spline_reference(
     bottom = _starts(mass)
     if inverse:
         index = _bin_of(position, bottom, turned)
-        # An end lies in the bin there even if that has no mass.
+        # An end of the interval lies in the outermost bin, even where that bin has no mass.
         size = _at(mass, index).clamp(min=1e-30)
         result = (index.squeeze(-1) + _unit((position - _at(bottom, index)) / size)) / bins
     else:
@@ -192,8 +184,8 @@ def quadratic_spline_reference(
     widths = min_bin_width + share * torch.softmax(unnormalized_widths.to(dtype), -1)
     densities = softplus(unnormalized_heights.to(dtype)) + MIN_DENSITY
     if tails:
-        # Halves of the outer bins' areas would make both ends 1 once the integral is. nflows takes quarters, and its
-        # numbers are kept.
+        # With halves of the outer bins' areas the density at both ends would be 1. nflows takes quarters, and the
+        # numbers here are nflows'.
         areas = _areas(widths, pad(densities, (1, 1)))
         inner = areas[..., 1:-1].sum(-1, keepdim=True) + (areas[..., :1] + areas[..., -1:]) / 2
         end = inner / (1 - (widths[..., :1] + widths[..., -1:]) / 4)
@@ -226,15 +218,15 @@ def _areas(widths: Tensor, densities: Tensor) -> Tensor:
 
 
 def _starts(sizes: Tensor) -> Tensor:
-    """Where each bin starts, of bins one after another from zero."""
+    """Where each bin starts, from zero."""
     return pad(sizes[..., :-1].cumsum(-1), (1, 0))
 
 
 def _position(x: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """How far along the interval it is, from the end that it is nearer to, and whether that is the right one.
+    """Whether x lies in the right half, and its distance from the nearer end as a share of the interval.
 
-    Elements of the right half are turned around: their bins are counted from the right. So digits are lost at neither
-    end.
+    Elements of the right half are turned around, and their bins counted from the right, so that no digits are lost near
+    either end.
     """
     turned = x > 0
     return turned, (bound - torch.where(turned, x, -x).clamp(max=bound)) / (2 * bound)
@@ -245,7 +237,7 @@ def _turn(values: Tensor, turned: Tensor) -> Tensor:
 
 
 def _bin_of(position: Tensor, starts: Tensor, turned: Tensor) -> Tensor:
-    """A knot belongs to the bin at its right."""
+    """The bin of each position, counted from its nearer end; a knot belongs to the bin at its right."""
     position, starts, turned = position.unsqueeze(-1), starts[..., 1:], turned.unsqueeze(-1)
     return torch.where(turned, position > starts, position >= starts).sum(-1, keepdim=True)
 
@@ -255,7 +247,7 @@ def _at(t: Tensor, index: Tensor) -> Tensor:
 
 
 def _unit(ratio: Tensor) -> Tensor:
-    """Cut to [0, 1] what rounding put beyond it, with the gradient of what is inside."""
+    """Clamp to [0, 1] against rounding, with the gradient of a number inside."""
     return ratio + (ratio.clamp(0, 1) - ratio).detach()
 
 
@@ -270,10 +262,7 @@ def _with_tails(x: Tensor, result: Tensor, logabsdet: Tensor, tails: str | None,
 
 def _check(inputs: Tensor, tails: str | None, tail_bound: float, **parameters: Tensor) -> None:
     for name, tensor in {"inputs": inputs, **parameters}.items():
-        if not tensor.is_floating_point() or tensor.device != inputs.device:
-            raise TypeError(
-                f"{name}: expected a floating dtype on {inputs.device}, got {tensor.dtype} on {tensor.device}"
-            )
+        check_floating_on(name, tensor, inputs)
     if tails not in ("linear", None):
         raise ValueError(f"tails: expected 'linear' or None, got {tails!r}")
     if not 0 < tail_bound < math.inf:
@@ -281,57 +270,22 @@ def _check(inputs: Tensor, tails: str | None, tail_bound: float, **parameters: T
 
 
 def _check_bins(name: str, inputs: Tensor, parameter: Tensor) -> int:
-    """The number of bins, of a parameter with one row for each input."""
+    """Check that a parameter has a row for each input, and return its number of bins."""
     if parameter.dim() != inputs.dim() + 1 or parameter.shape[:-1] != inputs.shape or not parameter.shape[-1]:
         raise ValueError(f"{name}: expected {(*inputs.shape, 'bins')}, got {tuple(parameter.shape)}")
     return parameter.shape[-1]
 
 
-def _run(op: Op, backend: str, tensors: tuple[Tensor, ...], inverse: bool, tails: str | None, *numbers: float):
-    settings = (inverse, tails is not None, *numbers)
-    if needs_gradient(*tensors):
-        return _Spline.apply(op, backend, settings, *tensors)
-    return _forward(op, backend, settings, tensors)
+def _reference_of_linear(x: Tensor, pdf: Tensor, inverse: bool, has_tails: bool, *numbers: Any):
+    *numbers, _ = numbers
+    return linear_spline_reference(x, pdf, inverse, "linear" if has_tails else None, *numbers)
 
 
-def _forward(op: Op, backend: str, settings: tuple, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    x, *parameters = tensors
-    return op.call[backend][op.name](x.contiguous(), *map(_rows, parameters), *settings)
-
-
-def _rows(parameter: Tensor) -> Tensor:
-    """[..., K] as [elements, K], without a copy where the rows lie evenly spaced, as those of a slice do."""
-    rows = parameter.reshape(-1, parameter.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
-
-
-class _Spline(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, op: Op, backend: str, settings: tuple, *tensors: Tensor):
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.op, ctx.backend, ctx.settings = op, backend, settings
-        return _forward(op, backend, settings, tensors)
-
-    @staticmethod
-    def backward(ctx, *grads: Tensor | None):
-        tensors, (inverse, has_tails, *numbers) = ctx.saved_tensors, ctx.settings
-        if differentiates_again():
-
-            def reference(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-                return ctx.op.reference(*tensors, inverse, "linear" if has_tails else None, *numbers)
-
-            return None, None, None, *reference_gradient(reference, tensors, ctx.needs_input_grad[3:], grads)
-        x, *parameters = tensors
-        grads = (None if g is None else g.contiguous() for g in grads)
-        call = ctx.op.call[ctx.backend][f"{ctx.op.name}_backward"]
-        grad_x, grad_parameters = call(*grads, x.contiguous(), *map(_rows, parameters), *ctx.settings)
-        sizes = [parameter.shape[-1] for parameter in parameters]
-        return None, None, None, grad_x, *grad_parameters.view(*x.shape, sum(sizes)).split(sizes, -1)
-
-
-def _fake(x: Tensor, *others) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape)
+def _reference_of_quadratic(
+    x: Tensor, widths: Tensor, heights: Tensor, inverse: bool, has_tails: bool, *numbers: Any
+) -> tuple[Tensor, Tensor]:
+    *numbers, _ = numbers
+    return quadratic_spline_reference(x, widths, heights, inverse, "linear" if has_tails else None, *numbers)
 
 
 def _fake_linear_backward(grad, grad_logabsdet, x: Tensor, pdf: Tensor, *settings) -> tuple[Tensor, Tensor]:
@@ -344,11 +298,6 @@ def _fake_quadratic_backward(
     return x.new_empty(x.shape), x.new_empty((x.numel(), widths.shape[1] + heights.shape[1]))
 
 
-def _supports(inputs: Tensor, parameters: Tensor, *others: Tensor) -> str:
-    bins = parameters.shape[-1]
-    return "" if 2 <= bins <= MAX_BINS else f"kernels take 2 to {MAX_BINS} bins, not {bins}"
-
-
 def _draw(shape: tuple[int, ...], tails: str | None, *sizes: int) -> tuple[Tensor, ...]:
     """Inputs, a sixth of them in the tails where there are any, and parameters."""
     x = (torch.rand(*shape, dtype=torch.float64) * 2 - 1) * (1.2 if tails else 1.0)
@@ -359,8 +308,8 @@ def _samples_of(device: str, dtype: torch.dtype, quadratic: bool) -> Iterator[Sa
     for bins, shape in ((8, (5, 7)), (2, (17,)), (11, (3, 13)), (64, (3,)), (4, (0, 4)), (3, (2, 2, 3))):
         for tails in ("linear", None):
             if quadratic and tails and bins == 2:
-                # The only density cancels in the integral: its gradient is zero, and errors relative to that mean
-                # nothing.
+                # Scaling to an integral of one removes the only density: its gradient is zero, and no error can be
+                # relative to it.
                 continue
             sizes = (bins, bins - 1 if tails else bins + 1) if quadratic else (bins,)
             tensors = tuple(t.to(device, dtype) for t in _draw(shape, tails, *sizes))
@@ -379,7 +328,7 @@ def _drawn(drawing: Drawing, quadratic: bool) -> Sample:
     shape = drawing.shape(drawing.random.randint(1, 3), max(1, 3000 // bins))
     bound = kwargs["tail_bound"] * (1.2 if tails else 1.0)
     x = drawing.uniform(*shape, low=-bound, high=bound).clamp(-bound, bound)
-    # A straight line has a logarithm of zero, to which no error is small.
+    # Not zero: a straight line has a log-derivative of zero, to which no error can be relative.
     spread = drawing.choice((0.5, 1.0, 3.0, 6.0))
     sizes = (bins, bins - 1 if tails else bins + 1) if quadratic else (bins,)
     return Sample("drawn", (x, *(drawing.normal(*shape, size) * spread for size in sizes)), kwargs)
@@ -429,9 +378,9 @@ LINEAR_SPLINE = Op(
         "linear_spline_backward(Tensor? grad, Tensor? grad_logabsdet, Tensor x, Tensor pdf, bool inverse, bool tails, "
         "float tail_bound) -> (Tensor, Tensor)",
     ),
-    fake=(_fake, _fake_linear_backward),
+    fake=(("x", "x"), _fake_linear_backward),
     reference=linear_spline_reference,
-    supports={"cpp": _supports},
+    supports={"cpp": supports_bins},
     dtypes={"cpp": _CPU_DTYPES},
     samples=linear_samples,
     draw=linear_drawn,
@@ -451,9 +400,9 @@ QUADRATIC_SPLINE = Op(
         f"quadratic_spline({_QUADRATIC}",
         f"quadratic_spline_backward(Tensor? grad, Tensor? grad_logabsdet, {_QUADRATIC}",
     ),
-    fake=(_fake, _fake_quadratic_backward),
+    fake=(("x", "x"), _fake_quadratic_backward),
     reference=quadratic_spline_reference,
-    supports={"cpp": _supports},
+    supports={"cpp": supports_bins},
     dtypes={"cpp": _CPU_DTYPES},
     samples=quadratic_samples,
     draw=quadratic_drawn,
@@ -462,3 +411,6 @@ QUADRATIC_SPLINE = Op(
     cost=_cost,
     passes=_PASSES,
 )
+
+_linear_spline = recorded_elementwise(LINEAR_SPLINE, _reference_of_linear)
+_quadratic_spline = recorded_elementwise(QUADRATIC_SPLINE, _reference_of_quadratic)

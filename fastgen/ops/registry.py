@@ -1,9 +1,9 @@
-"""What an op is, and which of its kernels a call runs.
+"""The registry of ops, the choice of a kernel for each call, and how autograd records one.
 
 An `Op` carries all that tests, benchmarks and `fastgen info` need to know, so that adding one edits none of them:
 its operators and their fakes, its reference, samples, benchmark cases, tolerances and cost. It is also the only place
 that knows about backends: `choose` picks one per call with plain `if`s on device, dtype and shape, which
-`torch.compile(fullgraph=True)` traces through.
+`torch.compile(fullgraph=True)` traces through. `differentiable` makes kernels known to autograd.
 """
 
 from __future__ import annotations
@@ -25,11 +25,16 @@ from torch.autograd import forward_ad as _forward_ad
 
 from fastgen.ops.extensions import LIBRARY, UNUSABLE, triton_interprets
 
-# In order of preference. `library` is a way to call cuDNN, oneDNN or MKL that beats the reference; `reference` always
-# runs.
+# In order of preference. `library` calls cuDNN, oneDNN or MKL in a way that beats the reference; `reference` can always
+# run.
 BACKENDS = ("cuda", "triton", "cpp", "library", "reference")
 
 REGISTRY: dict[str, Op] = {}
+
+# The dtypes that most kernels are compiled for.
+CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+USUAL_DTYPES = {"cuda": GPU_DTYPES, "triton": GPU_DTYPES, "cpp": CPU_DTYPES}
 
 
 class BackendError(RuntimeError):
@@ -53,8 +58,17 @@ class Tolerance(NamedTuple):
     floor: float
 
 
+# The tolerance of kernels that compute in float32 or float64 and round once, at the end.
+USUAL_TOLERANCE = {
+    torch.float64: Tolerance(2, 1e-14),
+    torch.float32: Tolerance(2, 2e-7),
+    torch.bfloat16: Tolerance(1, 1e-4),
+    torch.float16: Tolerance(1, 1e-5),
+}
+
+
 class Cost(NamedTuple):
-    """What the ideal implementation of a call reads and writes (bytes) and computes (FLOPs)."""
+    """The bytes that the ideal implementation of a call reads and writes, and the operations that it computes."""
 
     bytes: int
     flops: int
@@ -69,12 +83,12 @@ class Choice(NamedTuple):
 
 
 class _State:
-    """What holds in every thread; plain attributes, which torch.compile guards on and every call looks at.
+    """The state of all threads, in plain attributes, which torch.compile guards on and every call reads.
 
     Attributes:
-        forced: what `FASTGEN_BACKEND` names.
-        asked: whether any thread is inside `use_backend` or `explain`. A thread's own wishes take longer to look up,
-            and are looked at only then.
+        forced: the backends that `FASTGEN_BACKEND` names.
+        asked: whether any thread is inside `use_backend` or `explain`. Only then the state of the thread itself is read,
+            which takes longer.
     """
 
     forced: tuple[str, ...] = ()
@@ -82,7 +96,7 @@ class _State:
 
 
 class _Asked(threading.local):
-    """What `use_backend` and `explain` ask for, in the thread that calls them."""
+    """The state of one thread, which `use_backend` and `explain` set."""
 
     def __init__(self) -> None:
         # Attributes of the object, since torch.compile guards on those and not on the class's.
@@ -98,7 +112,7 @@ _BLOCKS_LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def _asking(name: str, value: Any) -> Iterator[None]:
-    """Sets an attribute of `_ASKED` inside the block."""
+    """Set an attribute of `_ASKED` inside the block."""
     previous = getattr(_ASKED, name)
     _count_blocks(1)
     setattr(_ASKED, name, value)
@@ -130,40 +144,42 @@ class Op:
         schema: one operator each, `"name(Tensor x) -> Tensor"`: the forward first, then those its gradient calls.
             Each becomes one overload per compiled backend, `fastgen::name.cpp`, called as
             `OP.call[backend]["name"](...)`.
-        fake: for each schema, a function of the same arguments that makes the outputs' shapes and strides.
+        fake: for each schema, a function of the same arguments that makes the outputs' shapes and strides; or, for
+            each output, the name of an argument whose shape and dtype it has, contiguous. `"x[batch]"` is one number
+            for each x[i], in float32 at least.
         reference: the specification: plain PyTorch, same signature as the public function.
-        supports: for each backend the op has, a function of the public call's arguments that returns a reason against
-            it, or "".
-        dtypes: dtypes each backend takes; the others go to the reference.
+        supports: for each backend the op has, a function of what `choose` is given that returns a reason against it,
+            or ""; `always` has none.
         samples: test inputs for a device and a dtype: empty, size 1, odd, non-contiguous, expanded, extreme.
         cases: benchmark inputs for a device and a dtype; the first is the quick one.
-        tolerance: by dtype.
         cost: cost of a call for a pass (`forward`, `forward_backward`, ...), from its arguments.
+        dtypes: dtypes each backend takes; the others go to the reference.
+        tolerance: by dtype.
         grad_order: orders of gradient that kernels compute; higher ones go through the reference. 0: not
             differentiable.
         passes: what to benchmark.
-        draw: makes a call of any shape and settings out of what a `fastgen.ops.drawing.Drawing` draws, for the
-            campaign; None where variations of the samples reach them all.
-        gate_part: of a benchmark case for which the reference would take minutes, the part that the benchmark's gate
-            compares with it; else the case itself.
+        draw: makes a call of any shape and settings from a `fastgen.ops.drawing.Drawing`, for
+            `fastgen.conformance.fuzz`; None where variations of the samples reach them all.
+        gate_part: the part of a benchmark case that the benchmark compares with the reference before it measures;
+            the whole case unless the reference would take minutes for it.
         random: the op draws random numbers, so tests compare what is drawn and not its gradient.
         library: for each schema the function that backend `library` runs, where it branches on values (a matrix that
             has no Cholesky factor) and torch.compile must not look inside. Empty: the public function calls the
             library.
-        call: the operators of each compiled backend, and of an opaque library, by name.
+        call: by backend and name, the operators that torch.compile takes as they are.
         backends: those this op has, in order of preference; `reference` is always the last.
     """
 
     name: str
     schema: Sequence[str]
-    fake: Sequence[Callable]
+    fake: Sequence[Callable | tuple[str, ...]]
     reference: Callable
     supports: Mapping[str, Callable[..., str]]
-    dtypes: Mapping[str, tuple[torch.dtype, ...]]
     samples: Callable[[str, torch.dtype], Iterable[Sample]]
     cases: Callable[[str, torch.dtype], Iterable[Sample]]
-    tolerance: Mapping[torch.dtype, Tolerance]
     cost: Callable[..., Cost]
+    dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(default_factory=USUAL_DTYPES.copy)
+    tolerance: Mapping[torch.dtype, Tolerance] = field(default_factory=USUAL_TOLERANCE.copy)
     grad_order: int = 1
     passes: tuple[str, ...] = ("forward", "forward_backward")
     draw: Callable[..., Sample] | None = None
@@ -184,6 +200,8 @@ class Op:
             for i, (schema, fake) in enumerate(zip(self.schema, self.fake, strict=True)):
                 name, signature = schema.split("(", 1)
                 LIBRARY.define(f"{name}.{backend}({signature}")
+                if isinstance(fake, tuple):
+                    fake = _fake_like(signature, fake)
                 torch.library.register_fake(f"fastgen::{name}.{backend}", fake, lib=LIBRARY)
                 if backend == "triton":
                     launch = _lazy_launcher(self.family, name)
@@ -205,12 +223,12 @@ class Op:
 
     @property
     def _module(self) -> str:
-        """Of the public function; the reference may be in a module inside it."""
+        """The module of the public function; the reference may be in a module inside that."""
         return ".".join(self.reference.__module__.split(".")[:3])
 
     @property
     def compiled_backends(self) -> tuple[str, ...]:
-        """Those whose operators torch.compile takes as they are."""
+        """The backends whose operators torch.compile takes as they are."""
         opaque = ("library",) if self.library else ()
         return tuple(b for b in self.backends if b in ("cuda", "triton", "cpp", *opaque))
 
@@ -220,7 +238,7 @@ class Op:
         """
         if _STATE.asked:
             return self._choose_as_asked(tensors, args)
-        # On a CPU the GPU's backends are not even asked: tiny calls would feel it.
+        # For tensors on a CPU the GPU's backends are not asked, which would cost tiny calls a measurable time.
         for backend in _STATE.forced or (self._cpu_backends if tensors[0].is_cpu else self.backends):
             if not self.refusal(backend, tensors, args):
                 return backend
@@ -277,15 +295,37 @@ def _general_refusal(backend: str, dtypes: tuple[torch.dtype, ...], tensors: tup
         return ""
     if _functorch_level() is not None or _forward_ad._current_level >= 0:
         return "inside torch.func or forward-mode differentiation"
-    # TorchScript tells overloads apart by their arguments alone, and those of our backends are the same.
+    # TorchScript tells overloads apart by their arguments alone, and the overloads of our backends have the same ones.
     if torch._C._is_tracing():
         return "inside torch.jit.trace"
     return ""
 
 
 def _on_another_device(tensor: Tensor) -> str:
-    # Every call on a CPU asks the GPU backends first: naming the device would cost more than the rest of the choice.
-    return "the tensors are on cpu" if tensor.is_cpu else f"the tensors are on {tensor.device}"
+    return f"the tensors are on {tensor.device}"
+
+
+def always(*args: Any) -> str:
+    """No reason against a backend: what an op `supports` whose kernel takes every call."""
+    return ""
+
+
+def _fake_like(signature: str, outputs: tuple[str, ...]) -> Callable:
+    """A fake of outputs that are like arguments, which `Op.fake` names."""
+    arguments = [argument.split()[-1] for argument in signature.partition(")")[0].split(",")]
+    places = [(arguments.index(name.removesuffix("[batch]")), name.endswith("[batch]")) for name in outputs]
+
+    def fake(*args: Any) -> Any:
+        made = []
+        for place, per_sample in places:
+            like = args[place]
+            if per_sample:
+                made.append(like.new_empty(like.shape[0], dtype=computing_dtype(like)))
+            else:
+                made.append(like.new_empty(like.shape))
+        return tuple(made) if len(made) > 1 else made[0]
+
+    return fake
 
 
 def _lazy_launcher(family: str, name: str) -> Callable:
@@ -300,8 +340,8 @@ def _lazy_launcher(family: str, name: str) -> Callable:
 
 
 def full_precision(function: Callable) -> Callable:
-    """A function of tensors that autocast leaves alone, as it does kernels: for sums, roots and distances, whose matrix
-    products are no layers.
+    """Switch autocast off inside a function of tensors, as it is inside kernels: for sums, roots and distances, whose
+    matrix products are not layers.
     """
 
     @functools.wraps(function)
@@ -317,22 +357,93 @@ def is_forced(backend: str) -> bool:
     return backend in _forced()
 
 
+def computing_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype that an op computes in: what the tensors promote to, float32 at least."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
 def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors must be recorded by autograd."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def can_be_read(*tensors: Tensor) -> bool:
-    """Whether their numbers can be looked at: not under torch.compile, in torch.func or of a fake or meta tensor."""
+    """Whether the numbers of these tensors can be read: not under torch.compile, in torch.func, or of a fake or meta
+    tensor.
+    """
     plain = all(type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta for tensor in tensors)
     return plain and not torch.compiler.is_compiling() and _functorch_level() is None
 
 
 def differentiates_again() -> bool:
-    """Inside a backward: whether its result will be differentiated (`create_graph=True`), which kernels of order 1
-    cannot serve.
+    """Inside a backward: whether its result will be differentiated (`create_graph=True`), for which kernels of first
+    order are not enough.
     """
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def differentiable(
+    run: Callable,
+    gradient: Callable,
+    reference: Callable,
+    *,
+    inputs: int,
+    kept: int = 0,
+    undefined_grads: bool = False,
+) -> Callable:
+    """`run`, which calls a kernel, recorded by autograd where one of its inputs needs a gradient.
+
+    Args:
+        run: takes `inputs` tensors (or None) and then settings, and returns the results. The last `kept` of them are
+            only for the gradient, and are not handed on to the caller.
+        gradient: of `(ctx, *grads)`, the gradients in the inputs by kernels, None where there is none.
+            `ctx.saved_tensors` are the inputs and what was kept, `ctx.settings` is the rest of the arguments, and
+            `ctx.needs_input_grad` says what is needed.
+        reference: of the arguments of `run`, the same results in differentiable PyTorch. It is differentiated in place
+            of the kernels where the gradient will be differentiated (`create_graph=True`).
+        undefined_grads: `gradient` takes None for a result that was not used; else it is given zeros.
+    """
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        ctx.settings = args[inputs:]
+        if undefined_grads:
+            ctx.set_materialize_grads(False)
+        results = run(*args)
+        if not kept:
+            ctx.save_for_backward(*args[:inputs])
+            return results
+        ctx.save_for_backward(*args[:inputs], *results[-kept:])
+        return results[0] if len(results) == kept + 1 else results[:-kept]
+
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+
+            def function(*tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+                return reference(*tensors, *ctx.settings)
+
+            found = reference_gradient(function, ctx.saved_tensors[:inputs], ctx.needs_input_grad[:inputs], grads)
+        else:
+            found = gradient(ctx, *grads)
+        return *found, *(None,) * len(ctx.settings)
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function = type(run.__name__.strip("_"), (torch.autograd.Function,), methods)
+    apply = function.apply
+
+    def call(*args: Any) -> Any:
+        if torch.is_grad_enabled():
+            for tensor in args[:inputs]:
+                if tensor is not None and tensor.requires_grad:
+                    return apply(*args)
+        results = run(*args)
+        if not kept:
+            return results
+        return results[0] if len(results) == kept + 1 else results[:-kept]
+
+    return call
 
 
 def reference_gradient(
@@ -344,12 +455,12 @@ def reference_gradient(
     """Gradients of `reference(*inputs)` in the inputs that need one, themselves differentiable to any order; `grad` is
     the output's, or one for each output, None where that output was not used.
     """
-    # Of variables of their own: one input may have been made of another, and what comes through that is not asked for.
+    # In fresh variables: one input may have been made of another, and a gradient through that path is not asked for.
     inputs = [fresh(t) if need else t for t, need in zip(inputs, needed, strict=True)]
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     outputs = reference(*inputs)
-    if isinstance(outputs, Tensor):
-        outputs, grad = (outputs,), (grad,)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    grad = (grad,) if isinstance(grad, Tensor) else grad
     used = [(o, g) for o, g in zip(outputs, grad, strict=True) if g is not None and o.requires_grad]
     if not used:
         return tuple(torch.zeros_like(t) if need else None for t, need in zip(inputs, needed, strict=True))
@@ -361,12 +472,12 @@ def reference_gradient(
 
 
 def fresh(t: Tensor) -> Tensor:
-    """A variable of its own with the numbers of `t`, which hands what comes to it on to all that `t` was made of."""
+    """A new variable with the numbers of `t`, whose gradient flows on to `t`."""
     return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
 
 
 def no_view(t: Tensor) -> Tensor:
-    """The same memory, for what an `autograd.Function` returns: autograd lets nobody write to a view made inside it."""
+    """The same memory as no view: autograd forbids writing to views that an `autograd.Function` returns."""
     if torch.compiler.is_compiling() or not t._is_view():
         return t
     return torch.ops.aten._unsafe_view(t, t.shape)

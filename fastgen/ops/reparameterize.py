@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastgen.ops.checks import checked_seed
+from fastgen.ops.checks import check_floating, check_same_shape, check_same_type, checked_seed
 from fastgen.ops.philox import philox_normal
-from fastgen.ops.registry import Cost, Op, Sample, Tolerance, differentiates_again, needs_gradient, reference_gradient
+from fastgen.ops.registry import USUAL_TOLERANCE, Cost, Op, Sample, Tolerance, always, differentiable
 
 # exp(80) is 6e34: the divergence of six thousand such numbers is still finite in float32.
 MAX_LOGVAR = 80.0
 
 _SEED, _OFFSET = 2**40 + 7, 2**33 + 1
 
-# Of drawing one normal number, and of what is done with it.
+# Operations to draw one normal number, and to use it.
 _FLOPS_OF_A_NORMAL, _FLOPS = 60, 25
 
 
@@ -62,9 +61,7 @@ def gaussian_reparameterize_kl(
     if backend == "reference":
         given = seed if seed_tensor is None else seed_tensor
         return gaussian_reparameterize_kl_reference(mu, logvar, seed=given, offset=offset)
-    if needs_gradient(mu, logvar):
-        return _ReparameterizeKL.apply(mu, logvar, seed, seed_tensor, offset, backend)
-    return _forward(mu, logvar, seed, seed_tensor, offset, backend)
+    return _reparameterize_kl(mu, logvar, seed_tensor, 0 if seed is None else seed, offset, backend)
 
 
 def gaussian_reparameterize_kl_reference(
@@ -80,48 +77,35 @@ def gaussian_reparameterize_kl_reference(
 
 
 def _check(mu: Tensor, logvar: Tensor) -> None:
-    if not mu.is_floating_point():
-        raise TypeError(f"mu: expected a floating dtype, got {mu.dtype}")
+    check_floating("mu", mu)
     if mu.dim() < 1:
         raise ValueError("mu: expected [batch, ...], got a single number")
-    if logvar.dtype != mu.dtype or logvar.device != mu.device:
-        raise TypeError(f"logvar: expected {mu.dtype} on {mu.device}, got {logvar.dtype} on {logvar.device}")
-    if logvar.shape != mu.shape:
-        raise ValueError(f"logvar: expected the shape of mu, {tuple(mu.shape)}, got {tuple(logvar.shape)}")
+    check_same_type("logvar", logvar, mu)
+    check_same_shape("logvar", logvar, mu, "mu")
 
 
 def _forward(
-    mu: Tensor, logvar: Tensor, seed: int | None, seed_tensor: Tensor | None, offset: int, backend: str
+    mu: Tensor, logvar: Tensor, seed_tensor: Tensor | None, seed: int, offset: int, backend: str
 ) -> tuple[Tensor, Tensor]:
     call = GAUSSIAN_REPARAMETERIZE_KL.call[backend]["gaussian_reparameterize_kl"]
-    return call(mu.contiguous(), logvar.contiguous(), 0 if seed is None else seed, seed_tensor, offset)
+    return call(mu.contiguous(), logvar.contiguous(), seed, seed_tensor, offset)
 
 
-class _ReparameterizeKL(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, mu: Tensor, logvar: Tensor, seed: int | None, seed_tensor: Tensor | None, offset: int, backend):
-        ctx.save_for_backward(mu, logvar, seed_tensor)
-        ctx.seed, ctx.offset, ctx.backend = seed, offset, backend
-        return _forward(mu, logvar, seed, seed_tensor, offset, backend)
+def _gradient(ctx, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor, Tensor, None]:
+    (mu, logvar, seed_tensor), (seed, offset, backend) = ctx.saved_tensors, ctx.settings
+    tensors = (t.contiguous() for t in (grad_z, grad_kl, mu, logvar))
+    call = GAUSSIAN_REPARAMETERIZE_KL.call[backend]["gaussian_reparameterize_kl_backward"]
+    return *call(*tensors, seed, seed_tensor, offset), None
 
-    @staticmethod
-    def backward(ctx, grad_z: Tensor, grad_kl: Tensor):
-        mu, logvar, seed_tensor = ctx.saved_tensors
-        if differentiates_again():
-            seed = ctx.seed if seed_tensor is None else seed_tensor
-            reference = partial(gaussian_reparameterize_kl_reference, seed=seed, offset=ctx.offset)
-            grads = reference_gradient(reference, (mu, logvar), ctx.needs_input_grad[:2], (grad_z, grad_kl))
-            return *grads, None, None, None, None
-        grads = GAUSSIAN_REPARAMETERIZE_KL.call[ctx.backend]["gaussian_reparameterize_kl_backward"](
-            grad_z.contiguous(),
-            grad_kl.contiguous(),
-            mu.contiguous(),
-            logvar.contiguous(),
-            0 if ctx.seed is None else ctx.seed,
-            seed_tensor,
-            ctx.offset,
-        )
-        return *grads, None, None, None, None
+
+def _reference(
+    mu: Tensor, logvar: Tensor, seed_tensor: Tensor | None, seed: int, offset: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    given = seed if seed_tensor is None else seed_tensor
+    return gaussian_reparameterize_kl_reference(mu, logvar, seed=given, offset=offset)
+
+
+_reparameterize_kl = differentiable(_forward, _gradient, _reference, inputs=3)
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
@@ -165,21 +149,6 @@ def _cost(pass_: str, mu: Tensor, logvar: Tensor, **kwargs: object) -> Cost:
     return Cost(tensors * mu.numel() * mu.element_size(), flops=draws * (_FLOPS_OF_A_NORMAL + _FLOPS) * mu.numel() + 1)
 
 
-def _fake(mu: Tensor, logvar: Tensor, seed: int, seed_tensor: Tensor | None, offset: int) -> tuple[Tensor, Tensor]:
-    kl = mu.new_empty(mu.shape[0], dtype=torch.promote_types(mu.dtype, torch.float32))
-    return mu.new_empty(mu.shape), kl
-
-
-def _fake_backward(
-    grad_z: Tensor, grad_kl: Tensor, mu: Tensor, logvar: Tensor, seed: int, seed_tensor: Tensor | None, offset: int
-) -> tuple[Tensor, Tensor]:
-    return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
-
-
-def _supports(*args: object) -> str:
-    return ""
-
-
 GAUSSIAN_REPARAMETERIZE_KL = Op(
     "gaussian_reparameterize_kl",
     schema=(
@@ -188,21 +157,12 @@ GAUSSIAN_REPARAMETERIZE_KL = Op(
         "gaussian_reparameterize_kl_backward(Tensor grad_z, Tensor grad_kl, Tensor mu, Tensor logvar, int seed, "
         "Tensor? seed_tensor, int offset) -> (Tensor, Tensor)",
     ),
-    fake=(_fake, _fake_backward),
+    fake=(("mu", "mu[batch]"), ("mu", "logvar")),
     reference=gaussian_reparameterize_kl_reference,
-    supports={"triton": _supports, "cpp": _supports},
-    dtypes={
-        "triton": (torch.float32, torch.float16, torch.bfloat16),
-        "cpp": (torch.float32, torch.float64, torch.bfloat16),
-    },
+    supports={"triton": always, "cpp": always},
     samples=_samples,
     cases=_cases,
-    tolerance={
-        torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 1e-7),
-        torch.bfloat16: Tolerance(1, 1e-4),
-        torch.float16: Tolerance(1, 1e-5),
-    },
+    tolerance={**USUAL_TOLERANCE, torch.float32: Tolerance(2, 1e-7)},
     cost=_cost,
     random=True,
 )

@@ -17,8 +17,8 @@ from fastgen.ops import (
     frechet_distance_from_features_reference,
     moments,
 )
-from fastgen.ops.frechet import rows
-from fastgen.ops.sqrtm import trace
+from fastgen.ops.frechet import overlap
+from fastgen.ops.sqrtm import roots
 from fastgen.ops.sqrtm.cases import inception_like
 
 # Rows of both sides beside 60 features, by the algorithm they lead to.
@@ -173,7 +173,7 @@ def test_the_way_of_a_gpu_gives_the_same(sizes: tuple[int, int], monkeypatch: py
     x.requires_grad_()
     expected = frechet_distance_from_features(x, y)
     gradient = torch.autograd.grad(expected, x)[0]
-    for module in (rows, trace):
+    for module in (overlap, roots):
         monkeypatch.setattr(module, "pays", lambda a: True)
     found = frechet_distance_from_features(x, y)
     assert relative_error(found, expected) < 1e-9

@@ -12,7 +12,7 @@ from torch import Tensor
 import fastgen
 from fastgen.ops.extensions import use_cpu_capability
 from fastgen.ops.kde import cases, kde_log_densities, kde_log_density, kde_log_density_reference, kde_score
-from fastgen.ops.kde.chains import CLOSE, chains_of
+from fastgen.ops.kde.bandwidth import CLOSE, chains_of
 from fastgen.ops.kde.kernels import KERNELS
 
 CAPABILITIES = ["AVX2"] + ["AVX512"] * (torch.backends.cpu.get_cpu_capability() == "AVX512")

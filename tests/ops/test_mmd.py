@@ -12,7 +12,7 @@ from torch import Tensor
 import fastgen
 from fastgen.conformance import best_capability, running_on
 from fastgen.ops import polynomial_mmd, polynomial_mmd_reference, rbf_mmd, rbf_mmd_reference
-from fastgen.ops.knn.cases import features
+from fastgen.ops.pairs import features
 
 VARIANTS = ["cpp/AVX2"] + ["cpp/AVX512"] * (best_capability() == "AVX512")
 

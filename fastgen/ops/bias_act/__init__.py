@@ -12,7 +12,8 @@ from fastgen.ops.bias_act.cases import bias_act_cases, bias_act_cost, bias_act_d
 from fastgen.ops.bias_act.settings import ACTIVATIONS, Settings, checked_settings
 from fastgen.ops.registry import (
     Op,
-    Tolerance,
+    always,
+    computing_dtype,
     differentiates_again,
     fresh,
     needs_gradient,
@@ -76,7 +77,7 @@ def bias_act_reference(
     clamp: float | None = None,
 ) -> Tensor:
     activation = ACTIVATIONS[act]
-    y = x.to(_compute_type(x))
+    y = x.to(computing_dtype(x))
     if b is not None:
         y = y + b.to(y.dtype).reshape([-1 if i == dim % x.dim() else 1 for i in range(x.dim())])
     y = activation.function(y, activation.alpha if alpha is None else alpha)
@@ -86,17 +87,13 @@ def bias_act_reference(
     return y.to(x.dtype)
 
 
-def _compute_type(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _is_channels_last(x: Tensor) -> bool:
     return x.dim() > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
 def _as_rows(x: Tensor, dim: int | None, channels_last: bool) -> Tensor:
-    """What kernels see: [outer, channels, inner], contiguous, with the channels of `dim`; of one row where no
-    dimension matters.
+    """`x` as kernels take it: [outer, channels, inner], contiguous, with the channels of `dim`; [1, 1, elements] where
+    `dim` is None.
     """
     if channels_last:
         x = x.movedim(1, -1)
@@ -110,12 +107,12 @@ def _as_rows(x: Tensor, dim: int | None, channels_last: bool) -> Tensor:
 
 
 def _from_rows(rows: Tensor, x: Tensor, channels_last: bool) -> Tensor:
-    """A result of the shape and layout that `x` was computed in."""
+    """A kernel's result in the shape and memory layout of `x`."""
     return rows.view(x.movedim(1, -1).shape).movedim(-1, 1) if channels_last else rows.view(x.shape)
 
 
 def _parameter(b: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if b is None else b.to(_compute_type(x)).contiguous()
+    return None if b is None else b.to(computing_dtype(x)).contiguous()
 
 
 def _forward(x: Tensor, b: Tensor | None, settings: Settings, backend: str) -> Tensor:
@@ -129,7 +126,7 @@ class _BiasAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, b: Tensor | None, settings: Settings, backend: str) -> Tensor:
         y = no_view(_forward(x, b, settings, backend))
-        # Which side of zero an element was on can be read from the result, where nothing else bends it.
+        # Without a clamp the sign of the result tells on which side of zero an element was, so that x need not be kept.
         ctx.save_for_backward(y if settings.slope_of_output else x, b)
         ctx.settings, ctx.backend = settings, backend
         return y
@@ -156,8 +153,8 @@ def _slope(
     backend: str,
     sums: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`(grad + grad_b) * slope`, and its sums over all but the channels: the first derivative, and what the second
-    is made of.
+    """`(grad + grad_b) * slope`, and its sums over all but the channels: the first derivative, and a part of the
+    second.
     """
     channels_last = _is_channels_last(kept)
     dim = None if b is None else settings.dim
@@ -171,7 +168,7 @@ def _slope(
 
 
 class _Slope(torch.autograd.Function):
-    """`_slope`, to be differentiated: of a piecewise linear activation its gradient is `_slope` again."""
+    """`_slope` recorded by autograd. For a piecewise linear activation its gradient is `_slope` again."""
 
     @staticmethod
     def forward(ctx, grad: Tensor, grad_b: Tensor | None, kept: Tensor, b: Tensor | None, settings, backend, sums):
@@ -227,23 +224,17 @@ def _fake_slope(
     grad: Tensor, grad_b: Tensor | None, kept: Tensor, b: Tensor | None, act: int, alpha: float, gain: float,
     clamp: float, of_output: bool, sums: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(grad), grad.new_empty(grad.shape[1] if sums else 0, dtype=_compute_type(grad))
+    return torch.empty_like(grad), grad.new_empty(grad.shape[1] if sums else 0, dtype=computing_dtype(grad))
 
 
 def _fake_curvature(
     h: Tensor, h_b: Tensor | None, grad: Tensor, x: Tensor, b: Tensor | None, act: int, alpha: float, gain: float,
     clamp: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    of_b = x.new_empty(0 if b is None else x.shape[1], dtype=_compute_type(x))
+    of_b = x.new_empty(0 if b is None else x.shape[1], dtype=computing_dtype(x))
     return torch.empty_like(x), torch.empty_like(x), of_b
 
 
-def _supports(x: Tensor, b: Tensor | None) -> str:
-    return ""
-
-
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _SETTINGS = "int act, float alpha, float gain, float clamp"
 
 BIAS_ACT = Op(
@@ -257,17 +248,10 @@ BIAS_ACT = Op(
     ),
     fake=(_fake, _fake_slope, _fake_curvature),
     reference=bias_act_reference,
-    supports={"triton": _supports, "cpp": _supports},
-    dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
+    supports={"triton": always, "cpp": always},
     samples=bias_act_samples,
     draw=bias_act_drawn,
     cases=bias_act_cases,
-    tolerance={
-        torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 2e-7),
-        torch.bfloat16: Tolerance(1, 1e-4),
-        torch.float16: Tolerance(1, 1e-5),
-    },
     cost=bias_act_cost,
     grad_order=2,
     passes=("forward", "forward_backward", "double_backward"),

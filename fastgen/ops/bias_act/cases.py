@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from fastgen.ops.bias_act.settings import ACTIVATIONS
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.registry import Cost, Sample
 
 
 def bias_act_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
-
+    randn = normals(device, dtype)
     for act in ACTIVATIONS:
         yield Sample(act, (randn(2, 6, 3, 5), randn(6)), {"act": act})
         yield Sample(f"{act}, clamped", (randn(3, 5, 7), randn(5)), {"act": act, "gain": 0.9, "clamp": 0.7})
@@ -38,7 +36,7 @@ def bias_act_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(f"{act}, expanded", (randn(1, 4, 1).expand(3, 4, 5), randn(1).expand(4)), {"act": act})
     for act in ("tanh", "sigmoid", "elu", "selu", "softplus", "swish"):
         yield Sample(f"{act}, saturated", (randn(2, 4, 9) * 50, randn(4)), {"act": act})
-        # Where a second derivative may jump, and inputs often are.
+        # At zero, where inputs often are, a second derivative may jump.
         yield Sample(
             f"{act}, extreme: zeros",
             (none := torch.zeros(2, 4, 3, device=device, dtype=dtype), none[0, :, 0]),
@@ -79,6 +77,6 @@ def bias_act_cost(pass_: str, x: Tensor, b: Tensor | None = None, dim: int = 1, 
     parameters = 0 if b is None else b.numel()
     bytes_ = (5 if backward else 2) * x.numel() * x.element_size() + parameters * x.element_size()
     if pass_.startswith("double"):
-        # Twice more: by what the penalty's gradient is multiplied, and through the activation again.
+        # The gradient of a gradient penalty is multiplied, and goes through the activation again.
         bytes_ += 3 * x.numel() * x.element_size()
     return Cost(bytes_, flops=(8 if backward else 4) * x.numel() + 1)

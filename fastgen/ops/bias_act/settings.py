@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops.checks import check_choice, check_floating, check_floating_on
+
 
 class Activation(NamedTuple):
-    """An activation of `(x, alpha)`, and what its parameters are unless given."""
+    """An activation of `(x, alpha)`, and the defaults of its parameters."""
 
     function: Callable[[Tensor, float], Tensor]
     gain: float = 1.0
@@ -20,7 +22,7 @@ class Activation(NamedTuple):
     piecewise_linear: bool = False
 
 
-# Kernels know them by their place.
+# Kernels know an activation by its place in this order.
 ACTIVATIONS = {
     "linear": Activation(lambda x, alpha: x, piecewise_linear=True),
     "relu": Activation(lambda x, alpha: F.relu(x), math.sqrt(2), piecewise_linear=True),
@@ -36,7 +38,7 @@ _PLACES = {name: place for place, name in enumerate(ACTIVATIONS)}
 
 
 class Settings(NamedTuple):
-    """What a call computes besides its tensors, every number filled in."""
+    """The settings of a call, with all defaults filled in."""
 
     dim: int
     act: str
@@ -72,13 +74,10 @@ def checked_settings(
     gain: float | None,
     clamp: float | None,
 ) -> Settings:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
-    if act not in ACTIVATIONS:
-        raise ValueError(f"act: expected one of {', '.join(ACTIVATIONS)}, got {act!r}")
+    check_floating("x", x)
+    check_choice("act", act, ACTIVATIONS)
     if b is not None:
-        if not b.is_floating_point() or b.device != x.device:
-            raise TypeError(f"b: expected a floating dtype on {x.device}, got {b.dtype} on {b.device}")
+        check_floating_on("b", b, x)
         if not -x.dim() <= dim < x.dim():
             raise ValueError(f"dim: expected a dimension of x, {tuple(x.shape)}, got {dim}")
         if b.shape != x.shape[dim : dim + 1 or None]:
@@ -86,7 +85,7 @@ def checked_settings(
         dim %= x.dim()
     activation = ACTIVATIONS[act]
     for name, value in (("alpha", alpha), ("gain", gain)):
-        # As comparisons, which torch.compile takes also of a number that is not a constant.
+        # Compared and not tested with isfinite, so that torch.compile accepts a number that is not a constant.
         if value is not None and not -math.inf < value < math.inf:
             raise ValueError(f"{name}: expected a finite number, got {value}")
     if clamp is not None and not clamp >= 0:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fastgen.ops.affine_coupling import affine_coupling_reference
+from fastgen.ops.checks import check_same_type
 from fastgen.ops.coupling_flow import program as fp
 from fastgen.ops.coupling_flow.program import Affine, FlowProgram, Spline, Words, mlp_layers, residual_layers, steps_of
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.registry import Cost, Op, Sample, Tolerance, full_precision, needs_gradient
 from fastgen.ops.spline import rational_quadratic_spline_reference
 
@@ -94,7 +95,7 @@ def _coupling(x: Tensor, context: Tensor | None, weights: Tensor, step: fp.Coupl
 
 
 def _conditioner(x: Tensor, weights: Tensor, step: fp.CouplingStep) -> Tensor:
-    """What the layers leave in the output buffer: [batch, parameters * transformed features]."""
+    """Run the conditioner's layers; returns its output buffer, [batch, parameters * transformed features]."""
     activation = fp.ACTIVATIONS[step.activation]
     buffers = {fp.INPUT: x}
     for kind, source, offset, target, copy, in_features, out_features, weight, bias, add in step.layers:
@@ -117,12 +118,12 @@ def _dense(x: Tensor, weights: Tensor, weight: int, bias: int, out_features: int
 
 
 def _transform(x: Tensor, params: Tensor, weights: Tensor, step: fp.CouplingStep, inverse: bool):
-    """`x` [batch, features] with `params` [batch, features, parameters]."""
+    """Transform `x` [batch, features] by `params` [batch, features, parameters]."""
     if step.transform == "additive":
         return (x - params[..., 0] if inverse else x + params[..., 0]), x.new_zeros(x.shape[0])
     if step.transform != "rational_quadratic":
         constant = float(weights[step.constants])
-        # Of the two, each map reads its own.
+        # Each map reads one of the two, tanh the bound and sigmoid the least scale.
         return affine_coupling_reference(
             x, params[..., 0], params[..., 1], inverse=inverse, scale_map=step.transform, bound=constant,
             min_scale=constant,
@@ -143,11 +144,10 @@ def _check(x: Tensor, context: Tensor | None, weights: Tensor, program: Tensor) 
         raise ValueError(f"x: expected [batch, features], got {tuple(x.shape)}")
     if x.dtype not in _DTYPES:
         raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
-    if weights.dtype != x.dtype or weights.device != x.device:
-        raise TypeError(f"weights: expected {x.dtype} on {x.device}, got {weights.dtype} on {weights.device}")
+    check_same_type("weights", weights, x)
     if program.dtype != torch.int64 or program.dim() != 1 or not program.is_cpu:
         raise TypeError(f"program: expected an int64 vector on the CPU, got {program.dtype} {tuple(program.shape)}")
-    # Reading it would break a compiled graph.
+    # To read the program would break a compiled graph.
     if not torch.compiler.is_compiling():
         features, context_features = program[:2].tolist()
         if x.shape[1] != features:
@@ -162,10 +162,6 @@ def _check(x: Tensor, context: Tensor | None, weights: Tensor, program: Tensor) 
 
 def _supports(x: Tensor, context: Tensor | None, weights: Tensor) -> str:
     return "kernels compute no gradient, and one is recorded" if needs_gradient(x, context, weights) else ""
-
-
-def _fake(x: Tensor, context: Tensor | None, weights: Tensor, program: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[:1])
 
 
 def _random_layers(
@@ -199,7 +195,7 @@ def _random_flow(
     mixed: bool = False,
     scale: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """The weights and the program of couplings of alternating halves; `mixed` puts the other kinds of steps between."""
+    """Weights and program of couplings of alternating halves; `mixed` puts steps of other kinds between them."""
     flow = FlowProgram(features, context, dtype)
     halves = [range(features // 2), range(features // 2, features)]
     for i, transform in enumerate(transforms):
@@ -220,8 +216,7 @@ _SPLINE = Spline(8, "linear", 3.0, 1e-3, 1e-3, 1e-3, softmax_scale=0.5)
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def sample(name: str, batch: int, features: int, transforms: Sequence, *, inverse: bool = False, **flow) -> Sample:
         weights, program = _random_flow(features, transforms, dtype, **flow)
@@ -310,7 +305,7 @@ COUPLING_FLOW = Op(
     schema=(
         "coupling_flow(Tensor x, Tensor? context, Tensor weights, Tensor program, bool inverse) -> (Tensor, Tensor)",
     ),
-    fake=(_fake,),
+    fake=(("x", "x[batch]"),),
     reference=coupling_flow_reference,
     supports={"cpp": _supports},
     dtypes={"cpp": _DTYPES},

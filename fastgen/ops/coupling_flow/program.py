@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of `coupling_flow.h`, in its order.
+# The names and the order are those of `csrc/cpu/coupling_flow.h`.
 ELEMENTWISE, LINEAR, COUPLING = range(3)
 TRANSFORMS = ("additive", "exp", "tanh", "sigmoid", "rational_quadratic")
 TAILS = (None, "linear", "circular")
@@ -216,7 +216,7 @@ class FlowProgram:
     def _pack(self, values: Tensor) -> int:
         offset = self._size
         values = values.detach().to("cpu", self.dtype)
-        # Whatever is packed begins on a cache line.
+        # Everything that is packed begins at a cache line.
         self._weights.append(F.pad(values, (0, -len(values) % PADDING)))
         self._size += len(self._weights[-1])
         return offset
@@ -256,7 +256,7 @@ class Words:
 
 
 class CouplingStep(NamedTuple):
-    """A coupling as the program has it; offsets count elements of the weights."""
+    """A coupling that was read from a program; offsets count elements of the weights."""
 
     transform: str
     activation: str
@@ -270,7 +270,7 @@ class CouplingStep(NamedTuple):
 
 
 def steps_of(words: Words, count: int) -> Iterator[tuple[int, Sequence[int] | CouplingStep]]:
-    """The kind of each step, with its words or what they mean."""
+    """The kind of each step, with its words; those of a coupling as a `CouplingStep`."""
     for _ in range(count):
         kind, length = words.take(2)
         step = Words(words.take(length - 2))

@@ -7,8 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from fastgen.ops.checks import checked_seed
-from fastgen.ops.diffusion.arguments import COLUMNS, PREDICTION_TYPES, check_q_sample, check_update
+from fastgen.ops.checks import (
+    check_choice,
+    check_floating,
+    check_floating_on,
+    check_same_shape,
+    check_same_type,
+    checked_seed,
+)
 from fastgen.ops.diffusion.cases import (
     q_sample_cases,
     q_sample_cost,
@@ -20,7 +26,12 @@ from fastgen.ops.diffusion.cases import (
     update_samples,
 )
 from fastgen.ops.philox import philox_normal
-from fastgen.ops.registry import Op, Tolerance, needs_gradient
+from fastgen.ops.registry import USUAL_TOLERANCE, Op, Tolerance, always, needs_gradient
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+# Columns of the coefficients of `diffusion_update`: without and with a predicted x0.
+COLUMNS = (4, 7)
 
 
 def q_sample(
@@ -63,7 +74,7 @@ def q_sample(
     Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models" (2020), equation 4; Salimans and Ho,
     "Progressive Distillation" (2022), appendix D, for v.
     """
-    check_q_sample(x0, t, alphas_cumprod, noise, seed, prediction_type)
+    _check_q_sample(x0, t, alphas_cumprod, noise, seed, prediction_type)
     seed, seed_tensor = checked_seed(x0, seed, offset)
     backend = "reference" if noise is not None else Q_SAMPLE.choose((x0, t, alphas_cumprod))
     if backend == "reference":
@@ -142,7 +153,7 @@ def diffusion_update(
     Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models" (2020), equations 7 and 11; Song, Meng and
     Ermon, "Denoising Diffusion Implicit Models" (2021), equation 12; Saharia et al., "Imagen" (2022), section 2.3.
     """
-    check_update(x, eps, coefficients, eps_prev, noise, clip, dynamic_threshold, sample_max_value, return_x0)
+    _check_update(x, eps, coefficients, eps_prev, noise, clip, dynamic_threshold, sample_max_value, return_x0)
     if noise is not None and seed is not None:
         raise ValueError("noise: expected noise or a seed, got both")
     seed, seed_tensor = checked_seed(x, seed, offset)
@@ -190,7 +201,7 @@ def diffusion_update_reference(
     if len(columns) == COLUMNS[0]:
         return result.to(x.dtype)
     of_x0, p, q = columns[4:]
-    # Where there is much noise both terms are large and cancel: the difference is taken first, then made large.
+    # At high noise levels both terms are large and cancel, so the difference is taken first and scaled afterwards.
     has_x = p != 0
     ratio = torch.where(has_x, q / torch.where(has_x, p, 1.0), 1.0)
     x0 = (has_x.to(dtype) * value + ratio.to(dtype) * output) * torch.where(has_x, p, q).to(dtype)
@@ -213,6 +224,73 @@ def _signal_and_level(t: Tensor, alphas_cumprod: Tensor, dims: int, dtype: torch
     return alpha.sqrt().to(dtype), (1 - alpha).sqrt().to(dtype)
 
 
+def _check_like(name: str, tensor: Tensor | None, x: Tensor, of: str) -> None:
+    if tensor is None:
+        return
+    check_same_type(name, tensor, x)
+    check_same_shape(name, tensor, x, of)
+
+
+def _check_batch(name: str, x: Tensor) -> None:
+    check_floating(name, x)
+    if x.dim() < 1:
+        raise ValueError(f"{name}: expected [batch, ...], got a single number")
+
+
+def _check_q_sample(
+    x0: Tensor, t: Tensor, alphas_cumprod: Tensor, noise: Tensor | None, seed: object, prediction_type: str
+) -> None:
+    _check_batch("x0", x0)
+    check_floating_on("alphas_cumprod", alphas_cumprod, x0)
+    _check_like("noise", noise, x0, "x0")
+    if alphas_cumprod.dim() != 1 or alphas_cumprod.numel() == 0:
+        raise ValueError(f"alphas_cumprod: expected [steps], got {tuple(alphas_cumprod.shape)}")
+    if t.dtype != torch.int64 or t.device != x0.device:
+        raise TypeError(f"t: expected int64 on {x0.device}, got {t.dtype} on {t.device}")
+    if t.shape != x0.shape[:1]:
+        raise ValueError(f"t: expected [batch], {tuple(x0.shape[:1])}, got {tuple(t.shape)}")
+    check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
+    if (noise is None) == (seed is None):
+        raise ValueError("noise: expected either noise or a seed")
+    if t.is_cpu and t.numel() and not torch.compiler.is_compiling():
+        low, high = (int(value) for value in t.aminmax())
+        if low < 0 or high >= alphas_cumprod.numel():
+            raise ValueError(
+                f"t: expected steps of the schedule, 0 to {alphas_cumprod.numel() - 1}, got {low} to {high}"
+            )
+
+
+def _check_update(
+    x: Tensor,
+    eps: Tensor,
+    coefficients: Tensor,
+    eps_prev: Tensor | None,
+    noise: Tensor | None,
+    clip: float | None,
+    dynamic_threshold: float | None,
+    sample_max_value: float,
+    return_x0: bool,
+) -> None:
+    _check_batch("x", x)
+    check_floating_on("coefficients", coefficients, x)
+    for name, tensor in (("eps", eps), ("eps_prev", eps_prev), ("noise", noise)):
+        _check_like(name, tensor, x, "x")
+    shape = tuple(coefficients.shape)
+    if not 1 <= len(shape) <= 2 or shape[-1] not in COLUMNS or (len(shape) == 2 and shape[0] != x.shape[0]):
+        raise ValueError(f"coefficients: expected [4] or [7], or a row of them for each of {x.shape[0]}, got {shape}")
+    bounded = clip is not None or dynamic_threshold is not None
+    if shape[-1] == COLUMNS[0] and (bounded or return_x0):
+        raise ValueError(f"coefficients: expected 7 columns to bound or return the predicted x0, got {shape}")
+    if clip is not None and dynamic_threshold is not None:
+        raise ValueError("clip: expected clip or dynamic_threshold, got both")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip: expected a positive number, got {clip}")
+    if dynamic_threshold is not None and not 0 < dynamic_threshold <= 1:
+        raise ValueError(f"dynamic_threshold: expected a quantile in (0, 1], got {dynamic_threshold}")
+    if not sample_max_value >= 1:
+        raise ValueError(f"sample_max_value: expected at least 1, got {sample_max_value}")
+
+
 def _q_sample(
     x0: Tensor, t: Tensor, alphas_cumprod: Tensor, seed: int | None, seed_tensor: Tensor | None, offset: int,
     target: int, backend: str,
@@ -223,7 +301,7 @@ def _q_sample(
 
 
 class _QSample(torch.autograd.Function):
-    """Both outputs are linear in `x0`, so the backward needs none of what was drawn."""
+    """Both outputs are linear in `x0`, so the backward pass does not need the noise."""
 
     @staticmethod
     def forward(ctx, x0: Tensor, t: Tensor, alphas_cumprod: Tensor, *rest):
@@ -284,19 +362,7 @@ def _fake_update(
     return x.new_empty(x.shape), x.new_empty(x.shape if returned else 0)
 
 
-def _supports(*args: object) -> str:
-    return ""
-
-
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_DTYPES = {"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES}
-_TOLERANCE = {
-    torch.float64: Tolerance(2, 1e-14),
-    torch.float32: Tolerance(2, 1e-7),
-    torch.bfloat16: Tolerance(1, 1e-4),
-    torch.float16: Tolerance(1, 1e-5),
-}
+_TOLERANCE = {**USUAL_TOLERANCE, torch.float32: Tolerance(2, 1e-7)}
 
 Q_SAMPLE = Op(
     "q_sample",
@@ -306,8 +372,7 @@ Q_SAMPLE = Op(
     ),
     fake=(_fake_q_sample,),
     reference=q_sample_reference,
-    supports={"triton": _supports, "cpp": _supports},
-    dtypes=_DTYPES,
+    supports={"triton": always, "cpp": always},
     samples=q_sample_samples,
     draw=q_sample_drawn,
     cases=q_sample_cases,
@@ -327,8 +392,7 @@ DIFFUSION_UPDATE = Op(
     ),
     fake=(_fake_update,),
     reference=diffusion_update_reference,
-    supports={"triton": _supports, "cpp": _supports},
-    dtypes=_DTYPES,
+    supports={"triton": always, "cpp": always},
     samples=update_samples,
     draw=update_drawn,
     cases=update_cases,

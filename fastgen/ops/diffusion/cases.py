@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.registry import Cost, Sample
 
 SEED, OFFSET = 2**40 + 7, 2**33 + 1
 
-# Of drawing one normal number.
+# Operations to draw one normal number.
 _FLOPS_OF_A_NORMAL = 60
 
 
 def linear_alphas_cumprod(steps: int = 1000) -> Tensor:
-    """Of the schedule of Ho, Jain and Abbeel (2020), section 4; float64."""
+    """The cumulative product of alphas of Ho, Jain and Abbeel's schedule (2020), section 4; float64."""
     return (1 - torch.linspace(1e-4, 0.02, steps, dtype=torch.float64)).cumprod(0)
 
 
@@ -52,8 +52,7 @@ def q_sample_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def update_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def three(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
         return randn(*shape), randn(*shape), randn(*shape)
@@ -84,7 +83,7 @@ def update_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _noise_drawn(drawing: Drawing, shape: tuple[int, ...], *, required: bool) -> dict:
-    """The noise itself, a seed, or neither where the op can do without."""
+    """Arguments that give the noise, a seed, or neither where the op needs none."""
     kind = drawing.random.random()
     if kind < 0.3:
         return {"noise": drawing.values(*shape)}

@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastgen.ops.frechet import cases
-from fastgen.ops.frechet.arguments import check_features, check_mean, check_values_of_mean
-from fastgen.ops.frechet.gradient import overlap, overlap_with
-from fastgen.ops.frechet.reference import distance_of_factors, factor_of_features
-from fastgen.ops.frechet.rows import overlap_of_rows, overlap_with_covariance
+from fastgen.ops.frechet.overlap import overlap_of_rows, overlap_with_covariance
+from fastgen.ops.frechet.reference import distance_of_factors, factor_of_features, nuclear_norm
+from fastgen.ops.frechet.statistics import FrechetReference, check_features, check_mean, check_values_of_mean
 from fastgen.ops.moments import moments
-from fastgen.ops.registry import Op, Tolerance, full_precision, needs_gradient
+from fastgen.ops.registry import Op, Tolerance, always, differentiable, full_precision, needs_gradient
 from fastgen.ops.sqrtm import trace_sqrtm_of_factor, trace_sqrtm_reference
-from fastgen.ops.sqrtm.arguments import check_matrix, check_pair, check_values
+from fastgen.ops.sqrtm.arguments import check_pair, check_values
 from fastgen.ops.sqrtm.factor import factor_of
-
-
-@dataclass(frozen=True, eq=False)
-class FrechetReference:
-    """The statistics that distances are measured from: a mean, a covariance, and its factor, computed once.
-
-    Args:
-        mu: [d].
-        sigma: [d, d], symmetric positive semi-definite up to rounding; both are kept in float64.
-
-    Raises:
-        ValueError: shapes that do not match, or a sigma that is no covariance.
-        TypeError: a dtype other than float32 and float64, or different devices.
-    """
-
-    mu: Tensor
-    sigma: Tensor
-
-    def __post_init__(self) -> None:
-        check_matrix("sigma", self.sigma)
-        check_mean("mu", self.mu, self.sigma, "sigma")
-        if self.sigma.dim() != 2:
-            raise ValueError(f"sigma: expected [d, d], got {tuple(self.sigma.shape)}")
-        check_values("sigma", self.sigma)
-        sigma = self.sigma.detach().double()
-        object.__setattr__(self, "mu", self.mu.detach().double())
-        object.__setattr__(self, "sigma", (sigma + sigma.mT) / 2)
-
-    @classmethod
-    def from_features(cls, y: Tensor) -> FrechetReference:
-        """Of features [M, d], at least two rows; those of `moments`, with float64 products."""
-        with torch.no_grad():
-            return cls(*moments(y, dtype=torch.float64))
-
-    @functools.cached_property
-    def factor(self) -> Tensor:
-        """L of `sigma = L L^T`, [d, rank]."""
-        return factor_of("sigma", self.sigma).matrix
 
 
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
@@ -148,14 +107,14 @@ def frechet_distance_from_features(x: Tensor, y: Tensor | FrechetReference) -> T
     if FRECHET_DISTANCE_FROM_FEATURES.choose(tensors) == "reference":
         return frechet_distance_from_features_reference(x, y).to(dtype)
     if of_features and len(x) > len(y):
-        # It is symmetric, and the smaller side decides.
+        # The distance is symmetric, and the size of the smaller set decides what is computed.
         x, y = y, x
     return _of_smaller_side(x, y).to(dtype)
 
 
 def _of_smaller_side(x: Tensor, y: Tensor | FrechetReference) -> Tensor:
     n, d = x.shape
-    # N rows have N - 1 differences.
+    # N rows have a scatter of rank N - 1, so no covariance is needed for N up to d.
     if n > d:
         mu, sigma = moments(x, dtype=torch.float64)
         reference = moments(y, dtype=torch.float64) if isinstance(y, Tensor) else (y.mu, y.sigma)
@@ -166,10 +125,12 @@ def _of_smaller_side(x: Tensor, y: Tensor | FrechetReference) -> Tensor:
     if isinstance(y, Tensor) and (len(y) <= d or needs_gradient(y)):
         other_mu, others = _centred(y)
         traces = _scatter(rows) / (n - 1) + _scatter(others) / (len(y) - 1)
-        return _distance(mu - other_mu, traces, overlap(rows, others) / math.sqrt((n - 1) * (len(y) - 1)))
+        overlap = _overlap(rows, others, needs_gradient(rows), needs_gradient(others))
+        return _distance(mu - other_mu, traces, overlap / math.sqrt((n - 1) * (len(y) - 1)))
     reference = moments(y, dtype=torch.float64) if isinstance(y, Tensor) else (y.mu, y.sigma)
     traces = _scatter(rows) / (n - 1) + _trace(reference[1])
-    return _distance(mu - reference[0], traces, overlap_with(rows, reference[1]) / math.sqrt(n - 1))
+    overlap = _overlap_with(rows, reference[1].detach(), needs_gradient(rows))
+    return _distance(mu - reference[0], traces, overlap / math.sqrt(n - 1))
 
 
 @full_precision
@@ -181,7 +142,7 @@ def frechet_distance_reference(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2:
 @full_precision
 def frechet_distance_from_features_reference(x: Tensor, y: Tensor | FrechetReference) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    # Means are told from one of the rows, so that their difference is not one of large numbers.
+    # Relative to one of the rows, so that the difference of the means is not one of large numbers.
     origin = x[:1].detach()
     x = x - origin
     if isinstance(y, Tensor):
@@ -194,6 +155,38 @@ def frechet_distance_from_features_reference(x: Tensor, y: Tensor | FrechetRefer
     return distance_of_factors(*mine, other_mu.to(dtype), other_factor.to(dtype)).clamp(min=0)
 
 
+def _run_of_rows(x: Tensor, y: Tensor, of_x: bool, of_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return FRECHET_DISTANCE_FROM_FEATURES.call["library"]["frechet_overlap_of_rows"](x, y, of_x, of_y)
+
+
+def _gradient_of_rows(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    _, _, in_x, in_y = ctx.saved_tensors
+    return tuple(grad * g if need else None for g, need in zip((in_x, in_y), ctx.needs_input_grad[:2], strict=True))
+
+
+def _reference_of_rows(x: Tensor, y: Tensor, of_x: bool, of_y: bool) -> Tensor:
+    return nuclear_norm(x, y)
+
+
+def _run_with_covariance(x: Tensor, sigma: Tensor, of_x: bool) -> tuple[Tensor, Tensor]:
+    return FRECHET_DISTANCE_FROM_FEATURES.call["library"]["frechet_overlap_with_covariance"](x, sigma, of_x)
+
+
+def _gradient_with_covariance(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    return grad * ctx.saved_tensors[2], None
+
+
+def _reference_with_covariance(x: Tensor, sigma: Tensor, of_x: bool) -> Tensor:
+    return nuclear_norm(x, factor_of("sigma", sigma).matrix.mT)
+
+
+# The overlap of centred rows [N, d] and [M, d], and of centred rows and a covariance [d, d], which gets no gradient.
+_overlap = differentiable(_run_of_rows, _gradient_of_rows, _reference_of_rows, inputs=2, kept=2)
+_overlap_with = differentiable(
+    _run_with_covariance, _gradient_with_covariance, _reference_with_covariance, inputs=2, kept=1
+)
+
+
 def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.double()
     mu = x.mean(0)
@@ -201,7 +194,7 @@ def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scatter(rows: Tensor) -> Tensor:
-    """The sum of their squares, without a copy."""
+    """The sum of the squares of centred rows, without a copy."""
     return torch.dot(rows.flatten(), rows.flatten())
 
 
@@ -222,8 +215,8 @@ def _fake_with_covariance(x: Tensor, s: Tensor, of_x: bool) -> tuple[Tensor, Ten
 
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# A distance is a small difference of traces, so what rounding does to these is larger in it; its gradient comes through
-# the squares of singular values. (The family's own tests hold values in float64 to 1e-9.)
+# A distance is a small difference of traces, which magnifies their rounding, and its gradient comes from squares of
+# singular values. (The tests of this family hold values in float64 to 1e-9.)
 _TOLERANCE = {torch.float64: Tolerance(2, 1e-7), **dict.fromkeys(_DTYPES[1:], Tolerance(2, 2e-6))}
 
 FRECHET_DISTANCE = Op(
@@ -231,7 +224,7 @@ FRECHET_DISTANCE = Op(
     schema=(),
     fake=(),
     reference=frechet_distance_reference,
-    supports={"library": lambda *tensors: ""},
+    supports={"library": always},
     dtypes={"library": _DTYPES[:2]},
     samples=cases.samples,
     draw=cases.drawn,
@@ -249,7 +242,7 @@ FRECHET_DISTANCE_FROM_FEATURES = Op(
     fake=(_fake_of_rows, _fake_with_covariance),
     library=(overlap_of_rows, overlap_with_covariance),
     reference=frechet_distance_from_features_reference,
-    supports={"library": lambda *tensors: ""},
+    supports={"library": always},
     dtypes={"library": _DTYPES},
     samples=cases.feature_samples,
     draw=cases.feature_drawn,

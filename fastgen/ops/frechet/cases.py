@@ -1,4 +1,4 @@
-"""What Fréchet distances are tested and measured on."""
+"""Test inputs, benchmark cases and costs of the Fréchet distances."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.ops.drawing import Drawing
+from fastgen.ops.frechet.statistics import FrechetReference
 from fastgen.ops.registry import Cost, Sample
 from fastgen.ops.sqrtm import cases as sqrtm_cases
 from fastgen.ops.sqrtm.cases import inception_like
@@ -78,10 +79,7 @@ def _draw(n: int, covariance: Tensor, generator: torch.Generator) -> Tensor:
     )
 
 
-def _reference(covariance: Tensor):
-    # The class lives in the family's file, which imports this one.
-    from fastgen.ops.frechet import FrechetReference
-
+def _reference(covariance: Tensor) -> FrechetReference:
     return FrechetReference(torch.full_like(covariance[0], 0.4), covariance)
 
 
@@ -91,8 +89,8 @@ def cost(pass_: str, mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
 
 
 def feature_cost(pass_: str, x: Tensor, y: object) -> Cost:
-    """Of the smaller side's rows, or of the columns where both sides have more rows: the products that make the smaller
-    matrix, and its eigenvalues; for the gradient the eigenvectors, and as many products again.
+    """The products that make a matrix of the size of the fewer rows, or of the columns where both sides have more rows,
+    and its eigenvalues; for the gradient the eigenvectors, and as many products again.
     """
     backward = pass_.endswith("_backward")
     (n, d), m = x.shape, len(y) if isinstance(y, Tensor) else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def distance_of_factors(mu1: Tensor, factor1: Tensor, mu2: Tensor, factor2: Tensor) -> Tensor:
-    """Of two normal distributions by factors of their covariances, `S = F^T F`."""
+    """The distance of two normal distributions by factors of their covariances, `S = F^T F`."""
     traces = factor1.square().sum() + factor2.square().sum()
     return (mu1 - mu2).square().sum() + traces - 2 * torch.linalg.svdvals(factor1 @ factor2.mT).sum()
 
@@ -21,9 +21,17 @@ def factor_of_features(x: Tensor) -> Tensor:
     centred rows, and one row less: none that is a combination of the others.
     """
     n, d = x.shape
-    # Far from zero the sums would be rounded to less than the differences.
+    # Far from zero the rounding of the sums would hide the differences.
     x = x - x[:1].detach()
     k = torch.arange(1, n, dtype=x.dtype, device=x.device).unsqueeze(-1)
     contrasts = (x.cumsum(0)[:-1] - k * x[1:]) / (k * (k + 1)).sqrt()
     factor = contrasts / math.sqrt(n - 1)
     return torch.linalg.qr(factor).R if n > d else factor
+
+
+def nuclear_norm(x: Tensor, y: Tensor) -> Tensor:
+    """|x y^T|_* of rows that add up to zero, differentiable to any order; one row fewer is computed with."""
+    n, m = len(x), len(y)
+    x = factor_of_features(x) * math.sqrt(n - 1)
+    y = factor_of_features(y) * math.sqrt(m - 1)
+    return torch.linalg.svdvals(x @ y.mT).sum()

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgen.ops.kde import cases, reference
+from fastgen.ops.kde import cases
 from fastgen.ops.kde.arguments import check_arguments, check_bandwidths, check_values
-from fastgen.ops.kde.chains import CLOSE, chains_of
-from fastgen.ops.kde.direct import direct_log_sums, direct_score
-from fastgen.ops.kde.gradient import log_sums
+from fastgen.ops.kde.bandwidth import CLOSE, chains_of
+from fastgen.ops.kde.gradient import log_sums, score
 from fastgen.ops.kde.kernels import COMPACT
-from fastgen.ops.kde.problem import problem_of
+from fastgen.ops.kde.problem import Problem, problem_of
+from fastgen.ops.kde.reference import kde_log_densities_reference, kde_log_density_reference, kde_score_reference
 from fastgen.ops.pairs import fewer_queries
-from fastgen.ops.registry import Op, Tolerance, needs_gradient
+from fastgen.ops.registry import Op, Tolerance, always, needs_gradient
 
 
 def kde_log_density(
@@ -77,20 +77,15 @@ def kde_log_density(
     batch = check_arguments(queries, points, bandwidth, weights, kernel, precision, leave_one_out, bandwidth_form)
     backend = KDE_LOG_DENSITY.choose((queries, points, _tensor(bandwidth), weights), kernel)
     if backend == "reference":
-        return reference.log_density(queries, points, bandwidth, weights, kernel, leave_one_out, bandwidth_form).to(
-            torch.promote_types(queries.dtype, points.dtype)
-        )
+        return kde_log_density_reference(
+            queries, points, bandwidth, weights=weights, kernel=kernel, leave_one_out=leave_one_out,
+            bandwidth_form=bandwidth_form,
+        )  # fmt: skip
     settings = (bandwidth, weights, leave_one_out, kernel, bandwidth_form, batch)
-    problem = problem_of(queries, points, *settings)
-    if backend == "cpp" and precision == "highest" and problem.loses_digits(kernel):
-        problem = problem_of(queries.double(), points.double(), *settings)
-    if kernel == "gaussian":
-        answer = log_sums(problem, leave_one_out, backend)
-    else:
-        answer = direct_log_sums(problem, kernel, leave_one_out, backend)
-    answer = answer.view(problem.shape)
+    problem = _precise_problem(queries, points, settings, precision, backend)
+    answer = log_sums(problem, kernel, leave_one_out, backend).view(problem.shape)
     if kernel in COMPACT and needs_gradient(queries, points, _tensor(bandwidth), weights):
-        # Where no point reaches there is no slope, not in the volume of the kernel either.
+        # Where no point reaches, the gradient is zero, also that through the volume of the kernel.
         sized = torch.where(answer == -torch.inf, answer, answer - problem.log_size)
         density = sized - problem.log_total
     else:
@@ -139,18 +134,15 @@ def kde_score(
     batch = check_arguments(queries, points, bandwidth, weights, kernel, precision, leave_one_out, bandwidth_form)
     tensors = (queries, points, _tensor(bandwidth), weights)
     backend = "reference" if needs_gradient(*tensors) else KDE_SCORE.choose(tensors, kernel)
-    dtype = torch.promote_types(queries.dtype, points.dtype)
     if backend == "reference":
-        return reference.score(queries, points, bandwidth, weights, kernel, leave_one_out, bandwidth_form).to(dtype)
+        return kde_score_reference(
+            queries, points, bandwidth, weights=weights, kernel=kernel, leave_one_out=leave_one_out,
+            bandwidth_form=bandwidth_form,
+        )  # fmt: skip
     settings = (bandwidth, weights, leave_one_out, kernel, bandwidth_form, batch)
-    problem = problem_of(queries, points, *settings)
-    if backend == "cpp" and precision == "highest" and problem.loses_digits(kernel):
-        problem = problem_of(queries.double(), points.double(), *settings)
-    if kernel == "gaussian":
-        _, score = KDE_SCORE.call[backend]["kde_score"](*problem.tensors, leave_one_out)
-    else:
-        score = direct_score(problem, kernel, leave_one_out, backend)
-    return problem.bandwidth.scale_gradient(score.view(*problem.shape, points.shape[-1])).to(dtype)
+    problem = _precise_problem(queries, points, settings, precision, backend)
+    of_queries = score(problem, kernel, leave_one_out, backend).view(*problem.shape, points.shape[-1])
+    return problem.bandwidth.scale_gradient(of_queries).to(torch.promote_types(queries.dtype, points.dtype))
 
 
 def kde_log_densities(
@@ -213,54 +205,17 @@ def kde_log_densities(
     answer = answer.view(len(place), *problem.shape) - log_sizes.view(-1, *(1,) * len(problem.shape))
     constant = problem.log_constant
     if problem.offsets is not None:
-        # The shares sum to one where the weights do not.
+        # The shares sum to one, which the weights need not do.
         constant = constant - weights.to(answer.dtype).sum(-1, keepdim=True).log()
     return (answer - constant).to(torch.promote_types(queries.dtype, points.dtype))
 
 
-def kde_log_density_reference(
-    queries: Tensor,
-    points: Tensor,
-    bandwidth: float | Tensor,
-    *,
-    weights: Tensor | None = None,
-    kernel: str = "gaussian",
-    precision: str = "highest",
-    leave_one_out: bool = False,
-    bandwidth_form: str = "scalar",
-) -> Tensor:
-    log_density = reference.log_density(queries, points, bandwidth, weights, kernel, leave_one_out, bandwidth_form)
-    return log_density.to(torch.promote_types(queries.dtype, points.dtype))
-
-
-def kde_score_reference(
-    queries: Tensor,
-    points: Tensor,
-    bandwidth: float | Tensor,
-    *,
-    weights: Tensor | None = None,
-    kernel: str = "gaussian",
-    precision: str = "highest",
-    leave_one_out: bool = False,
-    bandwidth_form: str = "scalar",
-) -> Tensor:
-    score = reference.score(queries, points, bandwidth, weights, kernel, leave_one_out, bandwidth_form)
-    return score.to(torch.promote_types(queries.dtype, points.dtype))
-
-
-def kde_log_densities_reference(
-    queries: Tensor,
-    points: Tensor,
-    bandwidths: Tensor | Sequence[float],
-    *,
-    weights: Tensor | None = None,
-    kernel: str = "gaussian",
-    precision: str = "highest",
-    leave_one_out: bool = False,
-) -> Tensor:
-    rest = (weights, kernel, leave_one_out, "scalar")
-    found = torch.stack([reference.log_density(queries, points, h, *rest) for h in bandwidths])
-    return found.to(torch.promote_types(queries.dtype, points.dtype))
+def _precise_problem(queries: Tensor, points: Tensor, settings: tuple, precision: str, backend: str) -> Problem:
+    """The problem, in float64 where a CPU kernel would lose digits of it."""
+    problem = problem_of(queries, points, *settings)
+    if backend == "cpp" and precision == "highest" and problem.loses_digits(settings[3]):
+        return problem_of(queries.double(), points.double(), *settings)
+    return problem
 
 
 def _tensor(bandwidth: float | Tensor) -> Tensor | None:
@@ -277,12 +232,8 @@ def _fake_score(queries: Tensor, points: Tensor, offsets, precisions, leave_one_
 
 def _fake_backward(grad, inner, queries: Tensor, points: Tensor, offsets, precisions, leave_one_out: bool):
     of_precisions = points.new_empty(points.shape[:2] if precisions is not None else (0,))
-    return (
-        queries.new_empty(queries.shape),
-        points.new_empty(points.shape),
-        points.new_empty(points.shape[:2]),
-        of_precisions,
-    )
+    of_points = points.new_empty(points.shape), points.new_empty(points.shape[:2])
+    return queries.new_empty(queries.shape), *of_points, of_precisions
 
 
 def _fake_several(queries: Tensor, points, offsets, weights, chains: Tensor, leave_one_out: bool) -> Tensor:
@@ -303,10 +254,6 @@ def _fake_direct_backward(
     return queries.new_empty(queries.shape), points.new_empty(problems, n, d), *of_each
 
 
-def _supports_any(queries, points, bandwidth, weights, kernel: str) -> str:
-    return ""
-
-
 def _supports_several(queries, points, bandwidths, weights, kernel: str) -> str:
     return "" if kernel == "gaussian" else f"no kernel for several bandwidths of {kernel!r} in one pass"
 
@@ -320,16 +267,12 @@ def _supports_several_triton(queries, points, bandwidths, weights, kernel: str) 
 
 
 def _supports_triton(queries: Tensor, points, bandwidth, weights, kernel: str) -> str:
-    # An adaptive bandwidth takes one more column, and a tile's columns are a power of two.
+    # An adaptive bandwidth takes one more column, and a tile has a power of two of columns, 128 at most.
     return "more than 127 dimensions" if queries.shape[-1] > 127 else ""
 
 
 _PROBLEM = "Tensor queries, Tensor points, Tensor? offsets, Tensor? precisions, bool leave_one_out"
-_DTYPES = {
-    "triton": (torch.float32, torch.float16, torch.bfloat16),
-    "cpp": (torch.float32, torch.float64, torch.bfloat16),
-}
-# A matrix product and direct differences round differently: the floor is what the product costs.
+# The floor is the rounding of a matrix product, which the reference's direct differences do not have.
 _TOLERANCE = {
     torch.float64: Tolerance(2, 1e-12),
     torch.float32: Tolerance(2, 6e-6),
@@ -348,8 +291,7 @@ KDE_LOG_DENSITY = Op(
     ),
     fake=(_fake, _fake_backward, _fake_direct, _fake_direct_backward),
     reference=kde_log_density_reference,
-    supports={"triton": _supports_triton, "cpp": _supports_any},
-    dtypes=_DTYPES,
+    supports={"triton": _supports_triton, "cpp": always},
     samples=cases.samples,
     draw=cases.drawn,
     cases=cases.cases,
@@ -363,8 +305,7 @@ KDE_SCORE = Op(
     schema=(f"kde_score({_PROBLEM}) -> (Tensor, Tensor)",),
     fake=(_fake_score,),
     reference=kde_score_reference,
-    supports={"triton": _supports_triton, "cpp": _supports_any},
-    dtypes=_DTYPES,
+    supports={"triton": _supports_triton, "cpp": always},
     samples=cases.score_samples,
     draw=cases.score_drawn,
     cases=cases.cases,
@@ -384,11 +325,10 @@ KDE_LOG_DENSITIES = Op(
     fake=(_fake_several,),
     reference=kde_log_densities_reference,
     supports={"triton": _supports_several_triton, "cpp": _supports_several},
-    dtypes=_DTYPES,
     samples=cases.several_samples,
     draw=cases.several_drawn,
     cases=cases.several_cases,
-    # The smallest bandwidth of a grid has the largest exponents, and one pass has one precision for all.
+    # The smallest bandwidth of a grid has the largest exponents, and one pass computes all in one dtype.
     tolerance={**_TOLERANCE, torch.float32: Tolerance(2, 2e-5)},
     cost=cases.several_cost,
     grad_order=0,

@@ -1,4 +1,4 @@
-"""What a kernel density estimate may be asked for, checked before any kernel runs."""
+"""Checks of the arguments of a kernel density estimate."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgen.ops.checks import is_visible
+from fastgen.ops.checks import check_choice, check_tensor, is_visible
 from fastgen.ops.kde.kernels import KERNELS
 
 FORMS = ("scalar", "diagonal", "adaptive", "full")
 PRECISIONS = ("highest", "high")
 
-# The last dimensions of a bandwidth, by its form.
+# The last dimensions of a bandwidth of each form.
 _TRAILING = {"scalar": "", "diagonal": "d", "adaptive": "N", "full": "d, d"}
 
 
@@ -28,12 +28,12 @@ def check_arguments(
     leave_one_out: bool,
     form: str,
 ) -> torch.Size:
-    """The batch shape of the answer."""
+    """Check the arguments and return the batch shape of the answer."""
     _check_choices(kernel, precision, form)
     _check_points(queries, points, leave_one_out)
     shapes = [queries.shape[:-2], points.shape[:-2], _check_bandwidth(bandwidth, queries, points, form)]
     if weights is not None:
-        _check_tensor("weights", weights, queries)
+        check_tensor("weights", weights, queries, "queries")
         _check_last("weights", weights, points.shape[-2:-1], "N", "")
         shapes.append(weights.shape[:-1])
     try:
@@ -48,11 +48,11 @@ def check_arguments(
 
 
 def check_bandwidths(bandwidths: Tensor | Sequence[float], like: Tensor) -> Tensor:
-    """Several bandwidths as a tensor [S]."""
+    """Check several bandwidths and return them as a tensor [S]."""
     if not isinstance(bandwidths, Tensor):
         bandwidths = torch.tensor(list(bandwidths), dtype=torch.promote_types(like.dtype, torch.float32))
         bandwidths = bandwidths.to(like.device)
-    _check_tensor("bandwidths", bandwidths, like)
+    check_tensor("bandwidths", bandwidths, like, "queries")
     if bandwidths.dim() != 1 or not bandwidths.numel():
         raise ValueError(f"bandwidths: expected one or more numbers, [S], got shape {tuple(bandwidths.shape)}")
     return bandwidths
@@ -88,7 +88,7 @@ def _check_covariance(matrix: Tensor) -> None:
         raise ValueError("bandwidth: expected a symmetric matrix, [..., d, d], got one that is not")
     factor, failed = torch.linalg.cholesky_ex(matrix.to(dtype))
     pivots = factor.diagonal(dim1=-2, dim2=-1).square()
-    # A pivot that rounding alone would leave is a zero.
+    # A pivot as small as the rounding counts as zero.
     least = matrix.shape[-1] * torch.finfo(dtype).eps * pivots.amax(-1)
     if failed.any() or not (pivots.amin(-1) > least).all():
         raise ValueError("bandwidth: expected a positive definite matrix, [..., d, d], got one that is singular or not")
@@ -104,13 +104,12 @@ def _check_choices(kernel: str, precision: str, form: str) -> None:
     for name, value, known in (
         ("kernel", kernel, KERNELS), ("precision", precision, PRECISIONS), ("bandwidth_form", form, FORMS)
     ):  # fmt: skip
-        if value not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        check_choice(name, value, known)
 
 
 def _check_points(queries: Tensor, points: Tensor, leave_one_out: bool) -> None:
     for name, tensor, rows in (("queries", queries, "M"), ("points", points, "N")):
-        _check_tensor(name, tensor, queries)
+        check_tensor(name, tensor, queries, "queries")
         if tensor.dim() < 2:
             raise ValueError(
                 f"{name}: expected [..., {rows}, d], got {tuple(tensor.shape)}"
@@ -133,24 +132,15 @@ def _check_points(queries: Tensor, points: Tensor, leave_one_out: bool) -> None:
             raise ValueError(f"points: leave_one_out needs two or more, got {tuple(points.shape)}")
 
 
-def _check_tensor(name: str, tensor: Tensor, like: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {tensor.dtype}")
-    if tensor.device != like.device:
-        raise TypeError(f"{name}: expected {like.device} as queries, got {tensor.device}")
-
-
 def _check_bandwidth(bandwidth: float | Tensor, queries: Tensor, points: Tensor, form: str) -> torch.Size:
-    """The batch shape of the bandwidth."""
+    """Check the bandwidth and return its batch shape."""
     if not isinstance(bandwidth, Tensor):
         if isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)):
             raise TypeError(f"bandwidth: expected a number or a tensor, got {type(bandwidth).__name__}")
         if form != "scalar":
             raise ValueError(f"bandwidth: expected [..., {_TRAILING[form]}] for bandwidth_form={form!r}, got a number")
         return torch.Size()
-    _check_tensor("bandwidth", bandwidth, queries)
+    check_tensor("bandwidth", bandwidth, queries, "queries")
     n, d = points.shape[-2:]
     if form == "scalar":
         batch = torch.broadcast_shapes(queries.shape[:-2], points.shape[:-2])

@@ -1,4 +1,4 @@
-"""What a kernel density estimate is tested and measured on."""
+"""Test inputs, benchmark cases and costs of kernel density estimates."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.kde.kernels import COMPACT, KERNELS
 from fastgen.ops.registry import Cost, Sample
 
-# On a CPU and on a GPU an exponential takes about as long as this many operations of a matrix product.
+# An exponential takes about as long as this many operations of a matrix product, on a CPU and on a GPU.
 FLOPS_OF_EXP = 32
 
 
 def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def positive(*shape: int) -> Tensor:
         return (0.3 + torch.rand(*shape, dtype=torch.float64)).to(device, dtype)
@@ -55,7 +54,7 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("expanded", (randn(1, 3).expand(8, 3), randn(9, 3), 0.5))
     yield Sample("far away", (randn(9, 2) * 10, randn(9, 2) - 100, 1.0))
     for kernel in KERNELS[1:]:
-        # Wide enough that every query is reached.
+        # So wide that every query is reached.
         yield Sample(kernel, (randn(7, 2), randn(11, 2), 5.0), {"kernel": kernel})
         if kernel in COMPACT:
             apart = randn(3, 2) + torch.tensor([[0], [100], [0]]).to(device, dtype)
@@ -77,8 +76,7 @@ def score_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def several_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def grid(least: float, ratio: float, count: int) -> Tensor:
         return (least * ratio ** torch.arange(count, dtype=torch.float64)).to(device, dtype)
@@ -98,7 +96,7 @@ def several_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _points_drawn(drawing: Drawing) -> tuple[Tensor, Tensor, bool]:
-    """Queries, points, and whether they are the same and left out."""
+    """Queries, points, and whether these are the same for `leave_one_out`."""
     problems = drawing.choice(((), (), (), (drawing.size(4),), (drawing.size(3, 1), drawing.size(3, 1))))
     d = drawing.size(40, 1)
     n = drawing.size(150, 1)
@@ -125,7 +123,7 @@ def _options_drawn(drawing: Drawing, points: Tensor, left_out: bool) -> dict:
 def drawn(drawing: Drawing) -> Sample:
     queries, points, left_out = _points_drawn(drawing)
     options, d = _options_drawn(drawing, points, left_out), points.shape[-1]
-    # As wide as the points lie apart, or a few times less or more.
+    # A bandwidth near the deviation of the points, up to five times less or more.
     scale = float(points.double().std(0).mean()) if len(points) > 1 and points.numel() else 1.0
     width = drawing.number(0.2, 5) * d**0.5 * (scale if math.isfinite(scale) and scale > 0 else 1.0)
     form = drawing.choice(("number", "scalar", "diagonal", "adaptive"))
@@ -180,7 +178,7 @@ def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(f"10000x{n}, d={d}", (queries, points, n ** (-1 / (d + 4))))
     queries, points = (torch.randn(10_000, 32, 3, generator=generator).to(device, dtype) for _ in range(2))
     yield Sample("10000 problems of 32x32, d=3", (queries, points, 0.6))
-    # For the libraries that take seconds for what is above.
+    # Smaller, for libraries that take seconds for the cases above.
     queries, points = (draw(rows, 8, generator).to(device, dtype) for rows in (1000, 10_000))
     yield Sample("1000x10000, d=8", (queries, points, 10_000 ** (-1 / 12)))
     queries, points = (draw(10_000, 8, generator).to(device, dtype) for _ in range(2))
@@ -190,7 +188,7 @@ def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def cost(pass_: str, queries: Tensor, points: Tensor, bandwidth: float | Tensor, **kwargs: object) -> Cost:
-    """One matrix product and one exponential, and two more products for the gradient."""
+    """The cost of one matrix product and one exponential, and of two more products for the gradient."""
     return _cost(3 if pass_.endswith("_backward") else 1, queries.numel() // points.shape[-1], queries, points)
 
 

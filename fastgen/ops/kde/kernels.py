@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 KERNELS = ("gaussian", "epanechnikov", "exponential", "tophat", "linear", "cosine")
-# Those that are zero beyond u = 1. Sums of the others are taken as logarithms.
+# Kernels that are zero beyond u = 1. The others are summed by their logarithms.
 COMPACT = ("epanechnikov", "tophat", "linear", "cosine")
 
 
@@ -30,7 +30,7 @@ def compact_kernel(squared: Tensor, kernel: str) -> Tensor:
     """K of a compact kernel; NaN stays NaN."""
     outside = squared >= 1
     if kernel == "tophat":
-        # The first term is zero, and NaN where the distance is.
+        # The first term is zero, or NaN where the distance is NaN.
         value = 0.0 * squared + 1.0
     elif kernel == "epanechnikov":
         value = 1 - squared

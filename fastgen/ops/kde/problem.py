@@ -1,4 +1,4 @@
-"""A kernel density estimate as its kernels take it: amid its points, scaled, one batch dimension.
+"""A kernel density estimate as its kernels take it: centred at its points, scaled, with one batch dimension.
 
 A kernel computes log sum_j exp(o_j) K(s_j^(1/2) |q_i - x_j|). Bandwidths of every form, weights and volumes become the
 scaled q and x, the offsets o and the precisions s here, in differentiable PyTorch, so that their gradients come from
@@ -17,16 +17,18 @@ from fastgen.ops.checks import is_visible
 from fastgen.ops.kde.bandwidth import Bandwidth, bandwidth_of
 from fastgen.ops.kde.kernels import log_volume
 from fastgen.ops.kde.reference import log_of
+from fastgen.ops.registry import computing_dtype
 
-# In bandwidths. The Gaussian's kernel counts the points from their middle, and an exponent is off by the square of that
-# distance times 6e-8, which is then 6e-5; the others' difference of two points is off by the distance times 6e-8.
+# Distances from the centre, in bandwidths, beyond which a CPU kernel computes in float64. The exponent of a Gaussian is
+# off by the square of the distance times 6e-8, which is 6e-5 here; the other kernels take differences of points, which
+# are off by the distance times 6e-8.
 FAR = 32
 FAR_FOR_DIFFERENCES = 1024
-# Of offsets: e^-80 is about the smallest number of float32.
+# The largest range of offsets in float32, whose smallest number is about e^-80.
 MOST_RANGE = 80
 
 
-# Rows that a centre is taken of.
+# How many rows a centre is the median of.
 _ROWS = 64
 
 
@@ -55,7 +57,7 @@ class Problem:
     shape: tuple[int, ...]
 
     def loses_digits(self, kernel: str) -> bool:
-        """Whether a CPU kernel needs float64. False where looking is not free."""
+        """Whether a CPU kernel must compute in float64; False where the points cannot be read without waiting."""
         if self.points.dtype != torch.float32 or not self.points.numel() or not is_visible(self.points):
             return False
         if kernel == "gaussian":
@@ -73,7 +75,7 @@ class Problem:
         return bool((lengths if precisions is None else lengths * precisions.detach().sqrt()).max() > limit)
 
     def _has_small_terms(self) -> bool:
-        """Whether some point's term, a weight over a volume, is nothing in float32 beside the largest."""
+        """Whether the term of some point, a weight over a volume, vanishes in float32 beside the largest."""
         if self.offsets is None:
             return False
         offsets = self.offsets.detach()
@@ -90,10 +92,10 @@ class Problem:
 
 
 def _centre(points: Tensor) -> Tensor:
-    """A point amid them, [..., 1, d], that a few far off do not move; what does not depend on it has no gradient in it.
+    """The median of some of the points in each dimension, [..., 1, d], which a few points far off do not move.
 
-    Each of its numbers is some point's, so that others beside it, however far from zero, lose nothing when it is taken
-    from them; divided by a bandwidth where they lie, they would.
+    The answer does not depend on the centre, so it is detached. Each of its numbers is some point's, so that points
+    beside it, however far from zero, lose no digits when it is subtracted.
     """
     rows = points.detach()[..., :: max(1, points.shape[-2] // _ROWS), :]
     middle = rows.shape[-2] // 2
@@ -111,7 +113,7 @@ def problem_of(
     batch: torch.Size,
 ) -> Problem:
     """The problem for a kernel; `batch` is the batch shape of the answer."""
-    dtype = torch.promote_types(torch.promote_types(queries.dtype, points.dtype), torch.float32)
+    dtype = computing_dtype(queries, points)
     queries, points = queries.to(dtype), points.to(dtype)
     (m, d), n = queries.shape[-2:], points.shape[-2]
     scale = bandwidth_of(bandwidth, form, dtype)
@@ -130,7 +132,7 @@ def problem_of(
     shape = (*batch, m)
     centre = _centre(points)
     queries, points = scale.scale(queries - centre), scale.scale(points - centre)
-    # Queries of several problems over the same points are queries of one problem.
+    # Problems that share their points become one problem with all of their queries.
     shared = points.dim() == 2 and all(t is None or t.dim() == 1 for t in (offsets, precisions)) and not leave_one_out
     if shared:
         queries, batch = queries.expand(*batch, m, d).reshape(-1, d), torch.Size()

@@ -8,7 +8,8 @@ computes its differences again for a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +17,46 @@ from torch.utils.checkpoint import checkpoint
 
 from fastgen.ops.kde.bandwidth import Bandwidth, bandwidth_of
 from fastgen.ops.kde.kernels import COMPACT, compact_kernel, log_kernel, log_volume, slope
+from fastgen.ops.registry import computing_dtype
 
-# Elements of the differences of one chunk: in a cache they are several times faster.
+# How many elements the differences of one chunk have. They fit into a cache, which is several times faster.
 CHUNK = 2**20
 
 
-def log_density(queries, points, bandwidth, weights, kernel: str, leave_one_out: bool, form: str) -> Tensor:
+def kde_log_density_reference(
+    queries: Tensor,
+    points: Tensor,
+    bandwidth: float | Tensor,
+    *,
+    weights: Tensor | None = None,
+    kernel: str = "gaussian",
+    precision: str = "highest",
+    leave_one_out: bool = False,
+    bandwidth_form: str = "scalar",
+) -> Tensor:
     def one_chunk(rows: Tensor, first: int) -> Tensor:
         difference = _scaled_difference(rows, points, scale)
         log_terms = log_weight + _left_out(rows, points, first, leave_one_out)
         return _log_sum(difference.square().sum(-1), log_terms, kernel)
 
-    queries, points, scale, log_weight, log_total = _prepare(queries, points, bandwidth, weights, form, leave_one_out)
-    return torch.cat(_in_chunks(one_chunk, queries, points), -1) - log_total - log_volume(kernel, points.shape[-1])
+    dtype = torch.promote_types(queries.dtype, points.dtype)
+    prepared = _prepare(queries, points, bandwidth, weights, bandwidth_form, leave_one_out)
+    queries, points, scale, log_weight, log_total = prepared
+    log_sums = torch.cat(_in_chunks(one_chunk, queries, points), -1)
+    return (log_sums - log_total - log_volume(kernel, points.shape[-1])).to(dtype)
 
 
-def score(queries, points, bandwidth, weights, kernel: str, leave_one_out: bool, form: str) -> Tensor:
+def kde_score_reference(
+    queries: Tensor,
+    points: Tensor,
+    bandwidth: float | Tensor,
+    *,
+    weights: Tensor | None = None,
+    kernel: str = "gaussian",
+    precision: str = "highest",
+    leave_one_out: bool = False,
+    bandwidth_form: str = "scalar",
+) -> Tensor:
     """The gradient of the log-density in the queries, in closed form: each point pulls by its share of the density."""
 
     def one_chunk(rows: Tensor, first: int) -> Tensor:
@@ -44,14 +69,22 @@ def score(queries, points, bandwidth, weights, kernel: str, leave_one_out: bool,
             share = weight * slope(squared, kernel) / torch.where(density == 0, 1.0, density)
         else:
             share = torch.softmax(log_terms + log_kernel(squared, kernel), -1) * slope(squared, kernel)
-        if form == "adaptive":
+        if bandwidth_form == "adaptive":
             pull = difference / scale.value[..., None, :, None]
         else:
             pull = scale.of_pairs().scale_gradient(difference)
         return -(share.unsqueeze(-1) * pull).sum(-2)
 
-    queries, points, scale, log_weight, _ = _prepare(queries, points, bandwidth, weights, form, leave_one_out)
-    return torch.cat(_in_chunks(one_chunk, queries, points), -2)
+    dtype = torch.promote_types(queries.dtype, points.dtype)
+    prepared = _prepare(queries, points, bandwidth, weights, bandwidth_form, leave_one_out)
+    queries, points, scale, log_weight, _ = prepared
+    return torch.cat(_in_chunks(one_chunk, queries, points), -2).to(dtype)
+
+
+def kde_log_densities_reference(
+    queries: Tensor, points: Tensor, bandwidths: Tensor | Sequence[float], **options: Any
+) -> Tensor:
+    return torch.stack([kde_log_density_reference(queries, points, h, **options) for h in bandwidths])
 
 
 def log_sum(queries, points, offsets, precisions, kernel: str, leave_one_out: bool) -> Tensor:
@@ -64,15 +97,15 @@ def log_sum(queries, points, offsets, precisions, kernel: str, leave_one_out: bo
 
 
 def _prepare(queries, points, bandwidth, weights, form: str, leave_one_out: bool):
-    """Everything in the dtype of the computation: queries, points, bandwidth, log(w_j / V_j), log of the weights'
-    sum.
+    """Queries, points, bandwidth, log(w_j / V_j) and the log of the sum of the weights, in the dtype of the
+    computation.
     """
-    dtype = torch.promote_types(torch.promote_types(queries.dtype, points.dtype), torch.float32)
+    dtype = computing_dtype(queries, points)
     scale = bandwidth_of(bandwidth, form, dtype)
     log_size = scale.log_volume(points.shape[-1])
     weights = points.new_ones(points.shape[-2], dtype=dtype) if weights is None else weights.to(dtype)
     log_weight = log_of(weights) - (log_size if form == "adaptive" else _last(log_size))
-    # Left out, a query's own point does not count among the weights either.
+    # A point that is left out does not count in the sum of the weights either.
     total = weights.sum(-1, keepdim=True) - (weights if leave_one_out else 0)
     return queries.to(dtype), points.to(dtype), scale, log_weight.unsqueeze(-2), total.log()
 
@@ -107,7 +140,7 @@ def _left_out(rows: Tensor, points: Tensor, first: int, leave_one_out: bool) -> 
 def _log_sum(squared: Tensor, log_terms: Tensor, kernel: str) -> Tensor:
     if kernel not in COMPACT:
         return torch.logsumexp(log_terms + log_kernel(squared, kernel), -1)
-    # Values of K lie in [0, 1]: only the weights need care. Outside of every kernel there is no slope either.
+    # Values of K lie in [0, 1], so only the weights could overflow. Where no kernel reaches, the gradient is zero.
     largest = log_terms.amax(-1, keepdim=True).detach()
     total = ((log_terms - largest).exp() * compact_kernel(squared, kernel)).sum(-1)
     empty = total == 0

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from fastgen.ops.knn import cases
-from fastgen.ops.knn.gradient import Distances, distances_to
 from fastgen.ops.knn.products import nearest
-from fastgen.ops.pairs import check_finite, check_pairs, computing_dtype, fewer_queries, rows_of
-from fastgen.ops.registry import Op, Tolerance, is_forced, needs_gradient
+from fastgen.ops.pairs import check_finite, check_pairs, fewer_queries, rows_of
+from fastgen.ops.registry import CPU_DTYPES, Op, Tolerance, computing_dtype, differentiable, is_forced, needs_gradient
 
-# Distances that the reference holds at once.
+# How many distances the reference holds at once.
 CHUNK = 2**22
 
 
@@ -50,7 +49,7 @@ def knn(queries: Tensor, points: Tensor, k: int, *, exclude_self: bool = False) 
 
     Source: Fix and Hodges, "Discriminatory analysis, nonparametric discrimination" (1951).
     """
-    batch = check_arguments(queries, points, k, exclude_self)
+    batch = _check(queries, points, k, exclude_self)
     backend = KNN.choose((queries, points), k)
     if backend == "reference":
         return knn_reference(queries, points, k, exclude_self=exclude_self)
@@ -59,13 +58,13 @@ def knn(queries: Tensor, points: Tensor, k: int, *, exclude_self: bool = False) 
     with torch.no_grad():
         distances, indices = KNN.call[backend]["knn"](*(t.detach() for t in rows), k, exclude_self)
     if needs_gradient(queries, points):
-        distances = Distances.apply(*rows, indices, distances)
+        distances = _distances(*rows, indices, distances)
     shape = (*batch, queries.shape[-2], k)
     return distances.view(shape).to(torch.promote_types(queries.dtype, points.dtype)), indices.view(shape)
 
 
-def check_arguments(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> torch.Size:
-    """The batch shape of the answer."""
+def _check(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> torch.Size:
+    """Check the arguments and return the batch shape of the answer."""
     batch = check_pairs(queries, points, ("queries", "points"), ("M", "N"))
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise TypeError(f"k: expected an int, got {type(k).__name__}")
@@ -90,8 +89,19 @@ def knn_reference(queries: Tensor, points: Tensor, k: int, *, exclude_self: bool
         _nearest(chunk, x, k, i * rows if exclude_self else None) for i, chunk in enumerate(q.detach().split(rows, -2))
     ]
     indices = torch.cat(found, -2)
-    distances = distances_to(q.expand(*batch, *q.shape[-2:]), x.expand(*batch, *x.shape[-2:]), indices)
+    distances = _distances_to(q.expand(*batch, *q.shape[-2:]), x.expand(*batch, *x.shape[-2:]), indices)
     return distances.to(torch.promote_types(queries.dtype, points.dtype)), indices
+
+
+def _distances_to(queries: Tensor, points: Tensor, indices: Tensor) -> Tensor:
+    """|q_i - x_(indices_im)|, [..., M, k], in plain PyTorch: all differences [..., M, k, d] at once."""
+    m, k = indices.shape[-2:]
+    chosen = indices.clamp(min=0).reshape(*indices.shape[:-2], m * k, 1).expand(*indices.shape[:-2], m * k, 1)
+    chosen = points.gather(-2, chosen.expand(*chosen.shape[:-1], points.shape[-1]))
+    squared = (queries.unsqueeze(-2) - chosen.view(*indices.shape, points.shape[-1])).square().sum(-1)
+    # The square root has no derivative at zero.
+    zero = squared == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, squared).sqrt())
 
 
 @torch.no_grad()
@@ -99,10 +109,35 @@ def _nearest(queries: Tensor, points: Tensor, k: int, first: int | None) -> Tens
     """Indices of the k nearest; `first` is the point that the first query is, where a query is not its own."""
     distances = torch.cdist(queries, points.detach(), compute_mode="donot_use_mm_for_euclid_dist")
     if first is not None:
-        # NaN is sorted behind infinity.
+        # NaN, because it is sorted behind infinity.
         distances.diagonal(first, -2, -1).fill_(torch.nan)
     distances, indices = distances.sort(dim=-1, stable=True)
     return torch.where(distances[..., :k].isnan(), -1, indices[..., :k])
+
+
+def _found(queries: Tensor, points: Tensor, indices: Tensor, distances: Tensor) -> Tensor:
+    return distances.clone()
+
+
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """d|q - x| / dq = (q - x) / |q - x|, one neighbour of every query at a time: M differences are held, not M k."""
+    queries, points, indices, distances = ctx.saved_tensors
+    of_queries, of_points = torch.zeros_like(queries), torch.zeros_like(points)
+    pull = torch.where(distances == 0, 0.0, grad / distances)
+    d = queries.shape[-1]
+    for index, weight in zip(indices.unbind(-1), pull.unbind(-1), strict=True):
+        index = index.clamp(min=0).unsqueeze(-1).expand(-1, -1, d)
+        along = (queries - points.gather(1, index)) * weight.unsqueeze(-1)
+        of_queries += along
+        of_points.scatter_add_(1, index, -along)
+    return of_queries, of_points, None, None
+
+
+def _reference(queries: Tensor, points: Tensor, indices: Tensor, distances: Tensor) -> Tensor:
+    return _distances_to(queries, points, indices)
+
+
+_distances = differentiable(_found, _gradient, _reference, inputs=4)
 
 
 def _fake(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
@@ -126,7 +161,7 @@ KNN = Op(
     library=(nearest,),
     supports={"cpp": _supports_cpp, "library": _supports_library},
     dtypes={
-        "cpp": (torch.float32, torch.float64, torch.bfloat16),
+        "cpp": CPU_DTYPES,
         "library": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     },
     samples=cases.samples,

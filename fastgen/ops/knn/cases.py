@@ -1,4 +1,4 @@
-"""What a search for neighbours is tested and measured on."""
+"""Test inputs, benchmark cases and cost of `knn`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
+from fastgen.ops.pairs import features
 from fastgen.ops.registry import Cost, Sample
 
 
 def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def twice(*shape: int) -> tuple[Tensor, Tensor]:
         points = randn(*shape)
@@ -39,12 +39,6 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     yield Sample("extreme", (randn(9, 3) * 1e4, randn(20, 3) * 1e4, 3))
 
 
-def features(n: int, d: int, generator: torch.Generator) -> Tensor:
-    """Numbers whose covariance has a decaying spectrum, as features of a network have."""
-    scales = torch.arange(1, d + 1).pow(-0.6).mul(3.5)
-    return torch.randn(n, d, generator=generator) * scales
-
-
 def drawn(drawing: Drawing) -> Sample:
     problems = drawing.choice(((), (), (drawing.size(4),), (drawing.size(3, 1), drawing.size(3, 1))))
     d, n = drawing.size(40, 1), drawing.size(150, 2)
@@ -64,7 +58,7 @@ def cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def cost(pass_: str, queries: Tensor, points: Tensor, k: int, **kwargs: object) -> Cost:
-    """One matrix product; the gradient reads each neighbour once."""
+    """The cost of one matrix product; the gradient reads each neighbour once."""
     d, n = points.shape[-1], points.shape[-2]
     rows = queries.numel() // d
     moved = queries.numel() + points.numel() + 3 * rows * k

@@ -1,6 +1,6 @@
 """Nearest neighbours by a matrix product and direct differences of its candidates, with PyTorch's own product and topk.
 
-What runs on a GPU. A product's rounding may put a neighbour behind the candidates: where a bound on it leaves that in
+GPUs run this. A product's rounding may put a neighbour behind the candidates: where a bound on it leaves that in
 doubt, a query's distances are all taken from differences.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Candidates besides the k nearest: in most data the product's rounding is less than the distance between that many.
+# How many candidates are kept besides the k nearest. In most data their distances spread further than the rounding of
+# the product.
 MARGIN = 32
-# Elements of a chunk's product, and of its differences.
+# How many elements the product and the differences of one chunk have.
 CHUNK = 2**24
 
 
@@ -23,7 +24,7 @@ def nearest(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> tupl
     rows = max(1, CHUNK // max(1, problems * max(n, candidates * d)))
     centre = points.mean(1, keepdim=True)
     centred = points - centre
-    # Of any scale: squares neither vanish nor overflow.
+    # Scaled, so that squares of numbers of any size neither vanish nor overflow.
     scale = centred.abs().amax((1, 2), keepdim=True)
     scale = torch.where(scale > 0, scale, 1)
     centred = centred / scale
@@ -45,7 +46,7 @@ def nearest(queries: Tensor, points: Tensor, k: int, exclude_self: bool) -> tupl
 
 
 def _candidates(queries: Tensor, points: Tensor, norms: Tensor, count: int, own: int | None) -> Tensor:
-    """Of the product's nearest, ascending in index, so that a stable sort breaks ties by it."""
+    """Indices of the nearest points by the product, ascending, so that a stable sort breaks ties by index."""
     squared = torch.baddbmm(norms.to(points.dtype).unsqueeze(1), queries, points.mT, alpha=-2)
     if own is not None:
         squared.diagonal(own, 1, 2).fill_(torch.inf)
@@ -62,8 +63,8 @@ def _ranked(queries: Tensor, points: Tensor, indices: Tensor, k: int) -> tuple[T
 
 
 def _doubtful(queries: Tensor, norms: Tensor, cut: tuple[Tensor, Tensor], complete: bool) -> Tensor:
-    """Whether a point that is no candidate may be nearer than the k-th: all of those were found at least as far as the
-    farthest candidate, but for the rounding of two products.
+    """Whether a point that is not a candidate may be nearer than the k-th. By the product all such points are as far as
+    the farthest candidate, up to the rounding of two products.
     """
     nearest, farthest = cut
     if complete:
@@ -75,7 +76,7 @@ def _doubtful(queries: Tensor, norms: Tensor, cut: tuple[Tensor, Tensor], comple
 
 
 def rounding(x: Tensor) -> float:
-    """Of the numbers that a matrix product multiplies."""
+    """The relative rounding of the numbers that a matrix product multiplies."""
     rounded = x.is_cuda and x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     return 2.0**-11 if rounded else torch.finfo(x.dtype).eps / 2
 
@@ -83,7 +84,7 @@ def rounding(x: Tensor) -> float:
 def _decide(
     queries: Tensor, points: Tensor, k: int, own: int | None, doubtful: Tensor, distances: Tensor, indices: Tensor
 ) -> None:
-    """Puts the k nearest of these queries, by differences from every point, in their place."""
+    """Replace the results of these queries by those from the differences to every point."""
     for problem, row in doubtful.nonzero().tolist():
         squared = (queries[problem, row].double() - points[problem].double()).square().sum(-1)
         if own is not None:

@@ -6,20 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops.checks import check_choice, check_floating, check_same_type
 from fastgen.ops.masked_autoregressive.activations import ACTIVATIONS
 from fastgen.ops.masked_autoregressive.cases import cases, cost, drawn, samples
 from fastgen.ops.masked_autoregressive.elements import SCALE_MAPS, Affine, RationalQuadratic
 from fastgen.ops.masked_autoregressive.gradient import implicit_gradient
 from fastgen.ops.masked_autoregressive.order import DegreeOrder
-from fastgen.ops.registry import (
-    Op,
-    Tolerance,
-    differentiates_again,
-    full_precision,
-    needs_gradient,
-    reference_gradient,
-)
-from fastgen.ops.spline.arguments import check_domain
+from fastgen.ops.registry import Op, Tolerance, differentiable, full_precision
+from fastgen.ops.spline import check_domain
 
 
 def masked_autoregressive_inverse(
@@ -68,8 +62,6 @@ def masked_autoregressive_inverse(
         return masked_autoregressive_inverse_reference(
             y, weights, context, order, element=element, activation=activation
         )
-    if needs_gradient(y, weights, context):
-        return _MaskedAutoregressiveInverse.apply(y, weights, context, order, element, activation, backend)
     return _inverse(y, weights, context, order, element, activation, backend)
 
 
@@ -91,7 +83,7 @@ def masked_autoregressive_inverse_reference(
     logabsdet = y.new_zeros(y.shape[0])
     starts = [(0, *start) for start in order.starts]
 
-    # From one degree to the next every list grows by the units of that degree; a prefix is what is there.
+    # Each degree appends its units to every list, so that the lists hold the units of all degrees so far.
     for degree in range(order.levels + 1):
         if degree:
             first, last = starts[0][degree : degree + 2]
@@ -128,11 +120,9 @@ def _check(
     element: Affine | RationalQuadratic,
     activation: str,
 ) -> None:
-    if not y.is_floating_point():
-        raise TypeError(f"y: expected a floating dtype, got {y.dtype}")
+    check_floating("y", y)
     for name, tensor in (("weights", weights), ("context", context)):
-        if tensor is not None and (tensor.dtype != y.dtype or tensor.device != y.device):
-            raise TypeError(f"{name}: expected {y.dtype} on {y.device}, got {tensor.dtype} on {tensor.device}")
+        check_same_type(name, tensor, y)
     if y.dim() != 2 or y.shape[1] != order.features:
         raise ValueError(f"y: expected [batch, {order.features}], got {tuple(y.shape)}")
     if weights.shape != (order.packed_size,):
@@ -146,11 +136,10 @@ def _check(
         )
     if isinstance(element, RationalQuadratic):
         check_domain("y", y, element.tails, element.tail_bound)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    check_choice("activation", activation, ACTIVATIONS)
 
 
-def _inverse(
+def _run(
     y: Tensor,
     weights: Tensor,
     context: Tensor | None,
@@ -158,77 +147,41 @@ def _inverse(
     element: Affine | RationalQuadratic,
     activation: str,
     backend: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     call = MASKED_AUTOREGRESSIVE_INVERSE.call[backend]
     context = None if context is None else context.contiguous()
     network = (y.contiguous(), weights.contiguous(), context, order.feature_order, order.starts_tensor)
     units = order.hidden_features
     settings = (sum(units), units[-1], order.residual, tuple(ACTIVATIONS).index(activation))
     if isinstance(element, Affine):
-        return call["masked_autoregressive_inverse_affine"](
-            *network, *settings, SCALE_MAPS.index(element.scale_map), float(element.bound), float(element.min_scale)
-        )
+        numbers = SCALE_MAPS.index(element.scale_map), float(element.bound), float(element.min_scale)
+        x, logabsdet = call["masked_autoregressive_inverse_affine"](*network, *settings, *numbers)
+        return x, logabsdet, x
     _, *numbers = element.settings
-    return call["masked_autoregressive_inverse_spline"](
-        *network,
-        *settings,
-        element.num_bins,
-        element.num_parameters - 2 * element.num_bins,
-        *map(float, numbers),
-        element.parameterization == "zuko",
-    )
+    sizes = element.num_bins, element.num_parameters - 2 * element.num_bins
+    numbers = *map(float, numbers), element.parameterization == "zuko"
+    x, logabsdet = call["masked_autoregressive_inverse_spline"](*network, *settings, *sizes, *numbers)
+    return x, logabsdet, x
 
 
-class _MaskedAutoregressiveInverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, y, weights, context, order, element, activation, backend):
-        x, logabsdet = _inverse(y, weights, context, order, element, activation, backend)
-        ctx.save_for_backward(y, x, weights, context)
-        ctx.call, ctx.backend = (order, element, activation), backend
-        return x, logabsdet
-
-    @staticmethod
-    def backward(ctx, grad_x: Tensor, grad_logabsdet: Tensor):
-        y, x, weights, context = ctx.saved_tensors
-        order, element, activation = ctx.call
-        needed = ctx.needs_input_grad[:3]
-        if differentiates_again():
-
-            def reference(y: Tensor, weights: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-                return masked_autoregressive_inverse_reference(
-                    y, weights, context, order, element=element, activation=activation
-                )
-
-            gradients = reference_gradient(reference, (y, weights, context), needed, (grad_x, grad_logabsdet))
-        else:
-            gradients = implicit_gradient(grad_x, grad_logabsdet, x, weights, context, *ctx.call, ctx.backend)
-        return *gradients, None, None, None, None
+def _gradient(ctx, grad_x: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    _, weights, context, x = ctx.saved_tensors
+    return implicit_gradient(grad_x, grad_logabsdet, x, weights, context, *ctx.settings)
 
 
-def _fake(y: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-    return y.new_empty(y.shape), y.new_empty(y.shape[:1])
+def _reference(y: Tensor, weights: Tensor, context: Tensor | None, order: DegreeOrder, element, activation, backend):
+    return masked_autoregressive_inverse_reference(y, weights, context, order, element=element, activation=activation)
 
 
-def _supports(
-    y: Tensor,
-    weights: Tensor,
-    context: Tensor | None,
-    order: DegreeOrder,
-    element: Affine | RationalQuadratic,
-    activation: str,
-) -> str:
-    # The gradient is the spline's kernel.
+_inverse = differentiable(_run, _gradient, _reference, inputs=3, kept=1)
+
+
+def _supports(y, weights, context, order: DegreeOrder, element: Affine | RationalQuadratic, activation: str) -> str:
+    # The gradient calls the kernel of the spline, which takes two bins or more.
     return "splines of one bin" if isinstance(element, RationalQuadratic) and element.num_bins < 2 else ""
 
 
-def _supports_triton(
-    y: Tensor,
-    weights: Tensor,
-    context: Tensor | None,
-    order: DegreeOrder,
-    element: Affine | RationalQuadratic,
-    activation: str,
-) -> str:
+def _supports_triton(y, weights, context, order, element: Affine | RationalQuadratic, activation: str) -> str:
     return "" if isinstance(element, Affine) else "the kernel has affine elements only"
 
 
@@ -246,7 +199,7 @@ MASKED_AUTOREGRESSIVE_INVERSE = Op(
         f"masked_autoregressive_inverse_spline({_NETWORK}, int num_bins, int num_derivatives, float tail_bound, "
         "float min_bin_width, float min_bin_height, float min_derivative, bool zuko) -> (Tensor, Tensor)",
     ),
-    fake=(_fake, _fake),
+    fake=(("y", "y[batch]"), ("y", "y[batch]")),
     reference=masked_autoregressive_inverse_reference,
     supports={"triton": _supports_triton, "cpp": _supports},
     dtypes={"triton": (torch.float32,), "cpp": _DTYPES},
@@ -255,7 +208,7 @@ MASKED_AUTOREGRESSIVE_INVERSE = Op(
     cases=cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-13),
-        # That of the spline: the gradient of what it solves for is no better.
+        # The tolerance of the spline, whose error is in the gradient.
         torch.float32: Tolerance(2, 1e-5),
     },
     cost=cost,

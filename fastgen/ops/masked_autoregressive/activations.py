@@ -45,7 +45,7 @@ def softplus_derivative(x: Tensor) -> Tensor:
     return torch.where(x > 20, torch.ones_like(x), torch.sigmoid(x))
 
 
-# As a function of what the activation is applied to.
+# As functions of the argument of the activation.
 DERIVATIVES = {
     "relu": _relu_derivative,
     "leaky_relu": partial(_relu_derivative, below=0.01),

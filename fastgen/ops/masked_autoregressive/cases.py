@@ -1,4 +1,4 @@
-"""What the masked autoregressive inverse is tested and measured on."""
+"""Test inputs, benchmark cases and cost of the masked autoregressive inverse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.masked_autoregressive.activations import ACTIVATIONS
 from fastgen.ops.masked_autoregressive.elements import SCALE_MAPS, Affine, RationalQuadratic
 from fastgen.ops.masked_autoregressive.order import DegreeOrder, degree_order
@@ -40,8 +40,7 @@ def random_network(
 
 
 def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def network(*sizes, **kwargs) -> tuple[Tensor, DegreeOrder]:
         return random_network(*sizes, device, dtype, **kwargs)
@@ -84,7 +83,7 @@ def samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 def drawn(drawing: Drawing) -> Sample:
     features, layers = drawing.size(18, 1), drawing.random.randint(1, 3)
-    # One hidden layer, and pairs of them.
+    # A residual network has one hidden layer and then pairs of them.
     residual = layers == 3 and drawing.chance(0.5)
     hidden = (drawing.size(34, 1),) * layers if residual else tuple(drawing.size(34, 1) for _ in range(layers))
     element = Affine(drawing.choice(SCALE_MAPS), drawing.number(0.5, 5), drawing.choice((0.0, 1e-3, 0.1)))

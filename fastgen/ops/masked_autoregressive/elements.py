@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from fastgen.ops.checks import check_choice
 from fastgen.ops.masked_autoregressive.activations import softplus_derivative
-from fastgen.ops.spline import MAX_BINS, RATIONAL_QUADRATIC_COUPLING, rational_quadratic_spline_reference
-from fastgen.ops.spline.arguments import DERIVATIVES, check_settings
+from fastgen.ops.spline import (
+    DERIVATIVES,
+    MAX_BINS,
+    RATIONAL_QUADRATIC_COUPLING,
+    check_settings,
+    rational_quadratic_spline_reference,
+)
 
 SCALE_MAPS = ("exp", "tanh", "sigmoid", "softplus", "softclip")
 
@@ -44,8 +50,7 @@ class Affine:
     num_parameters = 2
 
     def __post_init__(self) -> None:
-        if self.scale_map not in SCALE_MAPS:
-            raise ValueError(f"scale_map: expected one of {', '.join(SCALE_MAPS)}, got {self.scale_map!r}")
+        check_choice("scale_map", self.scale_map, SCALE_MAPS)
         if not self.bound > 0:
             raise ValueError(f"bound: expected a positive number, got {self.bound}")
         if not self.min_scale >= 0:

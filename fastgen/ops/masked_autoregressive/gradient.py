@@ -104,7 +104,7 @@ def _solve(
         v[:, here] = direct[:, here] + through * inverse_slope[:, here]
         outputs[:, here] = -v[:, here, None] * y_slopes[:, here] - constant[:, here]
         for i in reversed(range(len(units))):
-            # The units just below this level: all that reads them is known now.
+            # The units just below this level, whose readers are all known now.
             below = slice(starts[i][level - 1] if level else 0, starts[i][level])
             if i == len(units) - 1:
                 rows = slice(features[level] * order.num_parameters, None)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Rows of packed weights start at multiples of a cache line of float32.
+# Rows of packed weights start at multiples of a cache line, 16 numbers of float32.
 ROW_ALIGNMENT = 16
 
 
@@ -70,7 +70,7 @@ class DegreeOrder:
 
     @property
     def multiplications(self) -> int:
-        """For one sample: the weights in the prefixes that are read."""
+        """The number of weights that are read for one sample."""
         counts = [[b - a for a, b in pairwise(start)] for start in self.starts]
         total = 0
         for below, count in zip(self.starts, counts[1:], strict=False):
@@ -100,7 +100,7 @@ class DegreeOrder:
         return layers
 
     def context_terms(self, context: Tensor | None) -> dict[int, Tensor]:
-        """What the context adds to each hidden layer, by layer."""
+        """The terms that the context adds to hidden layers, by layer."""
         if context is None:
             return {}
         widths = [self.hidden_features[layer] for layer in self.context_layers]

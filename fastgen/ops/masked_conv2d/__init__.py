@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -27,14 +26,7 @@ from fastgen.ops.masked_conv2d.geometry import (
     margins_of,
     pad,
 )
-from fastgen.ops.registry import (
-    Op,
-    Tolerance,
-    differentiates_again,
-    is_forced,
-    needs_gradient,
-    reference_gradient,
-)
+from fastgen.ops.registry import GPU_DTYPES, Op, Tolerance, differentiable, is_forced, needs_gradient
 
 
 def masked_conv2d(
@@ -89,8 +81,9 @@ def masked_conv2d(
     if backend == "reference":
         return masked_conv2d_reference(x, weight, bias, **conv.options)
     if needs_gradient(x, weight, bias):
-        function = _LibraryConv if backend == "library" else _KernelConv
-        return function.apply(x, weight, bias, conv, backend)
+        if backend == "library":
+            return _LibraryConv.apply(x, weight, bias, conv)
+        return _conv(x, weight, bias, conv, backend)
     if live_weight is not None and live_weight.shape != (*weight.shape[:2], *conv.live):
         expected = (*weight.shape[:2], *conv.live)
         raise ValueError(f"live_weight: expected {expected}, got {tuple(live_weight.shape)}")
@@ -162,7 +155,7 @@ def masked_conv2d_live_weight(weight: Tensor, *, mask_type: str, color_groups: i
 
 
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The arguments as `conv2d` takes them under autocast."""
+    """The arguments in the dtype that autocast gives those of `conv2d`."""
     device = tensors[0].device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
@@ -176,8 +169,8 @@ def _library_forward(x: Tensor, live_weight: Tensor, bias: Tensor | None, conv: 
 
 
 def _folds_input_gradient(grad: Tensor, conv: Geometry) -> bool:
-    # oneDNN's input gradient works on whole vectors of input channels, and a first layer has a few. In the narrow
-    # dtypes the products would be rounded before they are added up.
+    # oneDNN's input gradient works on whole vectors of input channels, of which a first layer has a few. In half types
+    # the products would be rounded before they are added up.
     return (
         grad.device.type == "cpu"
         and grad.dtype in (torch.float32, torch.float64)
@@ -187,7 +180,7 @@ def _folds_input_gradient(grad: Tensor, conv: Geometry) -> bool:
 
 
 def _folded_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, conv: Geometry) -> Tensor:
-    """The gradient in the padded input: one matrix product for all taps, whose results are added where they read."""
+    """The gradient in the padded input: one product for all taps, whose results are added at the pixels they read."""
     margins, padding = margins_of(x, conv)
     size = (x.shape[2] + margins[2] + margins[3], x.shape[3] + margins[0] + margins[1])
     products = live_weight_of(weight, conv).flatten(1).t() @ grad.flatten(2)
@@ -198,7 +191,7 @@ class _LibraryConv(torch.autograd.Function):
     """oneDNN or cuDNN on the live rows. The backward is made of differentiable operators, so it has every order."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry, backend: str) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.conv = conv
         return _library_forward(x, live_weight_of(weight, conv), bias, conv)
@@ -234,7 +227,7 @@ class _LibraryConv(torch.autograd.Function):
             grad_x = pad(grad_x, [-margin for margin in margins])
         if grad_weight is not None:
             grad_weight = full_gradient(grad_weight, conv)
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None
 
 
 def _kernel_forward(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry, backend: str) -> Tensor:
@@ -252,38 +245,37 @@ def _kernel_forward(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geomet
     )
 
 
-class _KernelConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry, backend: str) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        ctx.conv, ctx.backend = conv, backend
-        return _kernel_forward(x, live_taps(weight, conv), bias, conv, backend)
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry, backend: str) -> Tensor:
+    return _kernel_forward(x, live_taps(weight, conv), bias, conv, backend)
 
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        x, weight, bias = ctx.saved_tensors
-        conv, needed = ctx.conv, ctx.needs_input_grad[:3]
-        if differentiates_again():
-            reference = functools.partial(masked_conv2d_reference, **conv.options)
-            return *reference_gradient(reference, (x, weight, bias), needed, grad), None, None
-        call, grad = MASKED_CONV2D.call[ctx.backend], grad.contiguous()
-        width, (row_step, column_step) = conv.weight[3], conv.dilation
-        grad_x = grad_weight = grad_bias = None
-        if needed[0]:
-            # The same convolution with inputs and outputs exchanged, walking back from where each tap read.
-            transposed = live_taps(weight, conv).transpose(0, 1)
-            grad_x = call["masked_conv2d"](
-                grad, transposed, None, conv.taps, width, *x.shape[2:], *conv.padding, -row_step, -column_step
-            )
-        if needed[1]:
-            top, left = conv.padding
-            taps = call["masked_conv2d_weight_gradient"](
-                grad, x.contiguous(), conv.taps, width, -top, -left, row_step, column_step
-            )
-            grad_weight = full_gradient(taps, conv)
-        if needed[2]:
-            grad_bias = grad.sum((0, 2, 3))
-        return grad_x, grad_weight, grad_bias, None, None
+
+def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    (x, weight, _), (conv, backend), needed = ctx.saved_tensors, ctx.settings, ctx.needs_input_grad
+    call, grad = MASKED_CONV2D.call[backend], grad.contiguous()
+    width, (row_step, column_step) = conv.weight[3], conv.dilation
+    grad_x = grad_weight = grad_bias = None
+    if needed[0]:
+        # The same convolution with inputs and outputs exchanged, walking back from where each tap read.
+        transposed = live_taps(weight, conv).transpose(0, 1)
+        grad_x = call["masked_conv2d"](
+            grad, transposed, None, conv.taps, width, *x.shape[2:], *conv.padding, -row_step, -column_step
+        )
+    if needed[1]:
+        top, left = conv.padding
+        taps = call["masked_conv2d_weight_gradient"](
+            grad, x.contiguous(), conv.taps, width, -top, -left, row_step, column_step
+        )
+        grad_weight = full_gradient(taps, conv)
+    if needed[2]:
+        grad_bias = grad.sum((0, 2, 3))
+    return grad_x, grad_weight, grad_bias
+
+
+def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry, backend: str) -> Tensor:
+    return masked_conv2d_reference(x, weight, bias, **conv.options)
+
+
+_conv = differentiable(_run, _gradient, _reference, inputs=3)
 
 
 def _fake(
@@ -329,9 +321,8 @@ def _supports_triton(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geome
 
 _FEWEST_PRODUCTS = 128
 _MOST_FOLDED_CHANNELS = 4
-# Elements of x times those of the weight: where the calls around the arithmetic are most of the time.
+# Elements of x times elements of the weight, below which most of the time goes into calls and not into arithmetic.
 _SMALL = 2**26
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 MASKED_CONV2D = Op(
     "masked_conv2d",
@@ -346,7 +337,7 @@ MASKED_CONV2D = Op(
     reference=masked_conv2d_reference,
     supports={"triton": _supports_triton, "cpp": _supports_cpp, "library": _supports_library},
     dtypes={
-        "triton": _GPU_DTYPES,
+        "triton": GPU_DTYPES,
         "cpp": (torch.float32, torch.float64),
         "library": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     },

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.masked_conv2d.geometry import checked
 from fastgen.ops.registry import Cost, Sample
 
@@ -15,8 +15,7 @@ _DEFAULTS = {"stride": 1, "padding": "same", "dilation": 1, "color_groups": 1}
 
 
 def masked_conv2d_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def sample(
         name: str, x: Tensor, out_channels: int, kernel: tuple[int, int], bias: bool = True, **options
@@ -60,7 +59,7 @@ def masked_conv2d_drawn(drawing: Drawing) -> Sample:
         kwargs["padding"] = "same"
     batch, height, width = drawing.shape(3, max(1, 8000 // channels))
     bias = drawing.values(outputs) if drawing.chance(0.8) else None
-    # Finite: kernels do not read what is masked, the reference multiplies it by zero.
+    # Finite, because kernels do not read dead taps, which the reference multiplies by zero.
     x = drawing.values(batch, channels, height, width, finite=True)
     weight = drawing.values(outputs, channels, *kernel, finite=True)
     return Sample("drawn", (x, weight, bias), kwargs)
@@ -80,7 +79,7 @@ def masked_conv2d_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
         name = f"{batch}x{channels}x{size}x{size} to {out_channels}, {kernel}x{kernel} {mask_type}"
         yield Sample(name, (x, weight, bias), {"mask_type": mask_type})
         if channels == 1:
-            # What a first layer does in a model: its input is the image, which needs no gradient.
+            # The first layer of a model, whose input is the image and needs no gradient.
             parameters = (weight.clone().requires_grad_(), bias.clone().requires_grad_())
             yield Sample(f"{name}, of the image", (x, *parameters), {"mask_type": mask_type})
 
@@ -89,7 +88,7 @@ def masked_conv2d_cost(pass_: str, x: Tensor, weight: Tensor, bias: Tensor | Non
     conv = checked(x, weight, bias, **{**_DEFAULTS, **options})
     height, width = conv.output_size(x.shape)
     positions = x.shape[0] * height * width
-    # The weight counts whole: what is dead lies between what is live.
+    # The weight counts as a whole, since its dead taps lie between live ones.
     parameters = weight.numel() + (0 if bias is None else bias.numel())
     elements = x.numel() + parameters + positions * weight.shape[0]
     flops = 2 * positions * weight.shape[0] * weight.shape[1] * conv.taps

@@ -1,4 +1,4 @@
-"""What a masked convolution's arguments say: which taps are live, where they read, how large the result is."""
+"""The geometry of a masked convolution, from its arguments: live taps, where they read, and the size of the result."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastgen.ops.checks import check_floating, check_same_type
 
 
 class Geometry(NamedTuple):
@@ -51,7 +53,7 @@ class Geometry(NamedTuple):
 def checked_pair(name: str, value: int | Sequence[int], at_least: int) -> tuple[int, int]:
     try:
         pair = tuple(value) if isinstance(value, Sequence) else (value, value)
-        # NumPy's too, and those of sizes under torch.jit.trace, which are tensors.
+        # `index` takes NumPy's integers too, and sizes under torch.jit.trace, which are tensors.
         pair = tuple(v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in pair)
     except TypeError:
         pair = ()
@@ -84,13 +86,11 @@ def checked(
     dilation: int | Sequence[int],
     color_groups: int,
 ) -> Geometry:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device):
-            raise TypeError(f"{name}: expected {x.dtype} on {x.device}, got {tensor.dtype} on {tensor.device}")
-    # Shapes and options are checked once: the next call with the same ones finds its answer in the cache, which
-    # torch.compile, asking only while it traces, does without; under torch.jit.trace sizes are tensors.
+        check_same_type(name, tensor, x)
+    # The answer for these shapes and options is cached. torch.compile asks only while it traces and needs no cache;
+    # under torch.jit.trace sizes are tensors, which cannot be looked up.
     traced = torch.compiler.is_compiling() or torch._C._is_tracing()
     geometry = _geometry.__wrapped__ if traced else _geometry
     options = (v if isinstance(v, (int, str)) else tuple(v) for v in (stride, padding, dilation))
@@ -182,7 +182,7 @@ def pad(x: Tensor, margins: list[int]) -> Tensor:
     if not any(margins):
         return x
     if min(margins) < 0:
-        # F.pad cuts first, and a small image may have less to cut than it has after the zeros on its other side.
+        # F.pad cuts before it pads, and a small image may be too small to cut before it is padded on its other side.
         x = F.pad(x, [max(margin, 0) for margin in margins])
         margins = [min(margin, 0) for margin in margins]
     return F.pad(x, margins)

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fastgen.ops.mmd import cases
-from fastgen.ops.mmd.gradient import Polynomial, Rbf
-from fastgen.ops.pairs import check_finite, check_pairs, computing_dtype, rows_of
-from fastgen.ops.registry import Op, Tolerance, full_precision
+from fastgen.ops.mmd.gradient import polynomial_gradient, polynomial_value, rbf_gradient, rbf_value
+from fastgen.ops.pairs import check_finite, check_pairs, rows_of
+from fastgen.ops.registry import Op, Tolerance, always, computing_dtype, differentiable, full_precision
 
-# Kernel values that the reference holds at once.
+# How many values of the kernel the reference holds at once.
 CHUNK = 2**22
-# That the CPU kernel has coefficients for.
+# The highest degree that the CPU kernel has coefficients for.
 MOST_DEGREES = 8
 
 
@@ -74,9 +74,8 @@ def polynomial_mmd(
     if backend == "reference":
         return polynomial_mmd_reference(x, y, degree=degree, gamma=gamma, coef0=coef0, unbiased=unbiased)
     dtype = computing_dtype(x, y)
-    call = POLYNOMIAL_MMD.call[backend]["polynomial_mmd"]
     rows = rows_of(x, batch, dtype), rows_of(y, batch, dtype)
-    return Polynomial.apply(*rows, degree, gamma, coef0, unbiased, call).view(batch)
+    return _polynomial(*rows, degree, gamma, coef0, unbiased, backend).view(batch)
 
 
 def rbf_mmd(x: Tensor, y: Tensor, gamma: float, *, unbiased: bool = False) -> Tensor:
@@ -115,7 +114,7 @@ def rbf_mmd(x: Tensor, y: Tensor, gamma: float, *, unbiased: bool = False) -> Te
         return rbf_mmd_reference(x, y, gamma, unbiased=unbiased)
     dtype = computing_dtype(x, y)
     rows = rows_of(x, batch, dtype), rows_of(y, batch, dtype)
-    return Rbf.apply(*rows, gamma, unbiased, RBF_MMD.call[backend]["rbf_mmd"]).view(batch)
+    return _rbf(*rows, gamma, unbiased, backend).view(batch)
 
 
 @full_precision
@@ -140,7 +139,7 @@ def polynomial_mmd_reference(
 def rbf_mmd_reference(x: Tensor, y: Tensor, gamma: float, *, unbiased: bool = False) -> Tensor:
     dtype = computing_dtype(x, y)
     x, y = x.to(dtype), y.to(dtype)
-    # Where norms are short, little is lost in |a|^2 - 2 a.b + |b|^2.
+    # Centred, since |a|^2 - 2 a.b + |b|^2 loses fewer digits where the norms are small.
     centre = y.mean(-2, keepdim=True).detach()
     x, y = x - centre, y - centre
 
@@ -188,6 +187,31 @@ def _check(x: Tensor, y: Tensor, unbiased: bool) -> torch.Size:
     return batch
 
 
+def _run_polynomial(x: Tensor, y: Tensor, degree: int, gamma: float, coef0: float, unbiased: bool, backend: str):
+    # One centre for both sets and all problems, so that what it contributes to every pair cancels.
+    centre = y.mean((0, 1)) if len(y) else y.new_zeros(y.shape[-1])
+    sums = POLYNOMIAL_MMD.call[backend]["polynomial_mmd"](x, y, centre, degree, gamma, coef0)
+    return polynomial_value(sums, x, y, centre, degree, gamma, coef0, unbiased)
+
+
+def _reference_of_polynomial(
+    x: Tensor, y: Tensor, degree: int, gamma: float, coef0: float, unbiased: bool, backend: str
+) -> Tensor:
+    return polynomial_mmd_reference(x, y, degree=degree, gamma=gamma, coef0=coef0, unbiased=unbiased)
+
+
+def _run_rbf(x: Tensor, y: Tensor, gamma: float, unbiased: bool, backend: str) -> Tensor:
+    return rbf_value(RBF_MMD.call[backend]["rbf_mmd"](x, y, gamma), x, y, unbiased)
+
+
+def _reference_of_rbf(x: Tensor, y: Tensor, gamma: float, unbiased: bool, backend: str) -> Tensor:
+    return rbf_mmd_reference(x, y, gamma, unbiased=unbiased)
+
+
+_polynomial = differentiable(_run_polynomial, polynomial_gradient, _reference_of_polynomial, inputs=2)
+_rbf = differentiable(_run_rbf, rbf_gradient, _reference_of_rbf, inputs=2)
+
+
 def _fake_polynomial(x: Tensor, y: Tensor, centre: Tensor, degree: int, gamma: float, coef0: float) -> Tensor:
     return x.new_empty((x.shape[0], 3), dtype=torch.float64)
 
@@ -200,12 +224,7 @@ def _supports_polynomial(x: Tensor, y: Tensor, degree: int) -> str:
     return "" if degree <= MOST_DEGREES else f"no kernel for a degree above {MOST_DEGREES}"
 
 
-def _supports_rbf(x: Tensor, y: Tensor) -> str:
-    return ""
-
-
-_DTYPES = {"cpp": (torch.float32, torch.float64, torch.bfloat16)}
-# Relative to a difference of means that are much larger.
+# Relative to the result, a difference of means that are much larger.
 _TOLERANCE = {
     torch.float64: Tolerance(2, 1e-11),
     torch.float32: Tolerance(2, 1e-5),
@@ -219,7 +238,6 @@ POLYNOMIAL_MMD = Op(
     fake=(_fake_polynomial,),
     reference=polynomial_mmd_reference,
     supports={"cpp": _supports_polynomial},
-    dtypes=_DTYPES,
     samples=cases.polynomial_samples,
     draw=cases.polynomial_drawn,
     cases=cases.polynomial_cases,
@@ -232,8 +250,7 @@ RBF_MMD = Op(
     schema=("rbf_mmd(Tensor x, Tensor y, float gamma) -> Tensor",),
     fake=(_fake_rbf,),
     reference=rbf_mmd_reference,
-    supports={"cpp": _supports_rbf},
-    dtypes=_DTYPES,
+    supports={"cpp": always},
     samples=cases.rbf_samples,
     draw=cases.rbf_drawn,
     cases=cases.rbf_cases,

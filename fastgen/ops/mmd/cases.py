@@ -1,4 +1,4 @@
-"""What maximum mean discrepancies are tested and measured on."""
+"""Test inputs, benchmark cases and cost of maximum mean discrepancies."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
-from fastgen.ops.knn.cases import features
+from fastgen.ops.drawing import Drawing, normals
+from fastgen.ops.pairs import features
 from fastgen.ops.registry import Cost, Sample
 
 
 def _shapes(device: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, Tensor]]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
-
+    randn = normals(device, dtype)
     yield "two dimensions", randn(7, 2), randn(11, 2) + 1
     yield "batch", randn(3, 7, 2), randn(3, 5, 2) + 1
     yield "shared", randn(2, 3, 4, 2), randn(3, 5, 2) + 1
@@ -48,7 +46,7 @@ def polynomial_drawn(drawing: Drawing) -> Sample:
 
 def rbf_drawn(drawing: Drawing) -> Sample:
     x, y = _clouds_drawn(drawing)
-    # Of an exponent of about one: the result is a difference of means, and has what digits these leave.
+    # Exponents are about one; otherwise the means would agree to most digits, and their difference would have few.
     exponent = float(torch.cat([t.double().reshape(-1, t.shape[-1]) for t in (x, y)]).var(0).sum())
     gamma = drawing.number(0.3, 3) / exponent if exponent > 0 else 1.0
     return Sample("drawn", (x, y, gamma), {"unbiased": drawing.chance(0.5)})
@@ -75,7 +73,7 @@ def rbf_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def polynomial_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    """A subset of KID, ten of them, and all that there is."""
+    """A subset of KID, ten subsets, and a whole set."""
     generator = torch.Generator().manual_seed(0)
     for name, shape in (
         ("1000x1000, d=2048", (1000, 2048)), ("10 problems of 1000x1000, d=2048", (10, 1000, 2048)),
@@ -94,7 +92,7 @@ def rbf_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def cost(pass_: str, x: Tensor, y: Tensor, *args: object, **kwargs: object) -> Cost:
-    """Products of different pairs, each once; for the gradient one more for each side of all ordered pairs."""
+    """The cost of the products of all unordered pairs; the gradient takes one more product for each side of a pair."""
     d, m, n = x.shape[-1], x.shape[-2], y.shape[-2]
     problems = max(x.numel() // (m * d), y.numel() // (n * d))
     pairs = problems * (m * m // 2 + n * n // 2 + m * n)

@@ -11,80 +11,49 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastgen.ops.registry import differentiates_again, reference_gradient
-
-# Elements of W that are held at once: with what is made of them, in a cache.
+# How many elements of W are held at once, so that they fit into a cache with their products.
 CHUNK = 2**20
 
 
-class Polynomial(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y, degree, gamma, coef0, unbiased, call):
-        ctx.save_for_backward(x, y)
-        ctx.settings = degree, gamma, coef0, unbiased
-        # Of both sets, for all problems: what is the same for every pair cancels only if it is the same.
-        centre = y.mean((0, 1)) if len(y) else y.new_zeros(y.shape[-1])
-        sums = call(x, y, centre, degree, gamma, coef0)
-        shift = gamma * centre.double().square().sum()
-        slope = degree * (coef0 + shift) ** (degree - 1)
-        own = [0.0 if unbiased else _own_terms(t, degree, gamma, coef0, shift) for t in (x, y)]
-        value = _combine(sums, own, x, y, unbiased) + slope * gamma * _linear(x, y, unbiased)
-        return value.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, y = ctx.saved_tensors
-        degree, gamma, coef0, unbiased = ctx.settings
-        if differentiates_again():
-            from fastgen.ops.mmd import polynomial_mmd_reference
-
-            def reference(x: Tensor, y: Tensor) -> Tensor:
-                options = {"degree": degree, "gamma": gamma, "coef0": coef0, "unbiased": unbiased}
-                return polynomial_mmd_reference(x, y, **options)
-
-            found = reference_gradient(reference, (x, y), ctx.needs_input_grad[:2], grad)
-            return *found, *[None] * 5
-
-        def slopes(a: Tensor, b: Tensor) -> Tensor:
-            products = a @ b.mT
-            if degree == 1:
-                return products.fill_(gamma)
-            base = products.mul_(gamma).add_(coef0)
-            return (base.square_() if degree == 3 else base.pow_(degree - 1)).mul_(degree * gamma)
-
-        found = _gradients(x, y, slopes, False, unbiased, grad)
-        return *found, *[None] * 5
+def polynomial_value(
+    sums: Tensor, x: Tensor, y: Tensor, centre: Tensor, degree: int, gamma: float, coef0: float, unbiased: bool
+) -> Tensor:
+    """MMD^2 from the sums of a kernel that counts products from that of the centre with itself."""
+    shift = gamma * centre.double().square().sum()
+    slope = degree * (coef0 + shift) ** (degree - 1)
+    own = [0.0 if unbiased else _own_terms(t, degree, gamma, coef0, shift) for t in (x, y)]
+    value = _combine(sums, own, x, y, unbiased) + slope * gamma * _linear(x, y, unbiased)
+    return value.to(x.dtype)
 
 
-class Rbf(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, y, gamma, unbiased, call):
-        ctx.save_for_backward(x, y)
-        ctx.settings = gamma, unbiased
-        own = [0.0 if unbiased else float(t.shape[-2]) for t in (x, y)]
-        return _combine(call(x, y, gamma), own, x, y, unbiased).to(x.dtype)
+def polynomial_gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    (x, y), (degree, gamma, coef0, unbiased, _) = ctx.saved_tensors, ctx.settings
 
-    @staticmethod
-    def backward(ctx, grad):
-        x, y = ctx.saved_tensors
-        gamma, unbiased = ctx.settings
-        if differentiates_again():
-            from fastgen.ops.mmd import rbf_mmd_reference
+    def slopes(a: Tensor, b: Tensor) -> Tensor:
+        products = a @ b.mT
+        if degree == 1:
+            return products.fill_(gamma)
+        base = products.mul_(gamma).add_(coef0)
+        return (base.square_() if degree == 3 else base.pow_(degree - 1)).mul_(degree * gamma)
 
-            def reference(x: Tensor, y: Tensor) -> Tensor:
-                return rbf_mmd_reference(x, y, gamma, unbiased=unbiased)
+    return _gradients(x, y, slopes, False, unbiased, grad)
 
-            found = reference_gradient(reference, (x, y), ctx.needs_input_grad[:2], grad)
-            return *found, *[None] * 3
-        centre = y.mean(1, keepdim=True)
 
-        def slopes(a: Tensor, b: Tensor) -> Tensor:
-            exponents = (a @ b.mT).mul_(2).sub_(a.square().sum(-1).unsqueeze(-1)).sub_(b.square().sum(-1).unsqueeze(-2))
-            # Nothing is gained from denormal numbers, which are slow.
-            return exponents.mul_(gamma).clamp_(min=-80.0, max=0.0).exp_().mul_(-2 * gamma)
+def rbf_value(sums: Tensor, x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
+    own = [0.0 if unbiased else float(t.shape[-2]) for t in (x, y)]
+    return _combine(sums, own, x, y, unbiased).to(x.dtype)
 
-        found = _gradients(x - centre, y - centre, slopes, True, unbiased, grad)
-        return *found, *[None] * 3
+
+def rbf_gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    (x, y), (gamma, unbiased, _) = ctx.saved_tensors, ctx.settings
+
+    def slopes(a: Tensor, b: Tensor) -> Tensor:
+        exponents = (a @ b.mT).mul_(2).sub_(a.square().sum(-1).unsqueeze(-1)).sub_(b.square().sum(-1).unsqueeze(-2))
+        # Nothing is gained from denormal numbers, which are slow.
+        return exponents.mul_(gamma).clamp_(min=-80.0, max=0.0).exp_().mul_(-2 * gamma)
+
+    centre = y.mean(1, keepdim=True)
+    return _gradients(x - centre, y - centre, slopes, True, unbiased, grad)
 
 
 def _own_terms(x: Tensor, degree: int, gamma: float, coef0: float, shift: Tensor) -> Tensor:
@@ -125,7 +94,7 @@ def _gradients(
     grad: Tensor,
 ) -> tuple[Tensor, Tensor]:
     m, n = x.shape[-2], y.shape[-2]
-    # A pair of one set counts in the gradients of both its points.
+    # A pair within one set counts in the gradients of both of its points.
     of_x = _pulls(x, x, slopes, of_difference, unbiased, None).mul_(2 / (m * (m - unbiased)))
     of_y = _pulls(y, y, slopes, of_difference, unbiased, None).mul_(2 / (n * (n - unbiased)))
     pull_y = torch.zeros_like(y)

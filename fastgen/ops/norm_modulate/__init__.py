@@ -16,8 +16,16 @@ from fastgen.ops.norm_modulate.cases import (
     norm_modulate_drawn,
     norm_modulate_samples,
 )
-from fastgen.ops.norm_modulate.fakes import fake_gradient, fake_norm_modulate, fake_second
-from fastgen.ops.registry import Op, Tolerance, differentiates_again, fresh, needs_gradient, reference_gradient
+from fastgen.ops.registry import (
+    Op,
+    Tolerance,
+    always,
+    computing_dtype,
+    differentiates_again,
+    fresh,
+    needs_gradient,
+    reference_gradient,
+)
 
 
 def norm_modulate(
@@ -110,7 +118,7 @@ def norm_modulate_reference(
 
 
 class Settings(NamedTuple):
-    """Groups of channels in a sample, 0 where a channel is normalised over the batch."""
+    """The settings of kernels; `groups` counts groups of channels in a sample, 0 for a batch norm."""
 
     groups: int
     negative_slope: float
@@ -125,7 +133,7 @@ def _reference(
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The result, and mean and (biased) variance: [batch * groups], or [channels] of a batch norm."""
-    dtype = _compute_type(x)
+    dtype = computing_dtype(x)
     batch, channels = x.shape[:2]
     values = x.to(dtype).reshape(batch, channels, x.shape[2:].numel())
     if settings.groups:
@@ -147,17 +155,13 @@ def _reference(
     return y.to(x.dtype), mean, variance
 
 
-def _compute_type(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _as_computed(x: Tensor, modulation: Tensor | None) -> Tensor | None:
-    """[batch, channels] in the dtype that is computed with, or the shape and dtype of `x`."""
+    """A scale or shift as kernels take it: [batch, channels] in the computing dtype, or the shape and dtype of `x`."""
     if modulation is None:
         return None
     if modulation.dim() == x.dim() > 2:
         return modulation.to(x.dtype).contiguous()
-    return modulation.to(_compute_type(x)).expand(x.shape[:2]).contiguous()
+    return modulation.to(computing_dtype(x)).expand(x.shape[:2]).contiguous()
 
 
 @torch.no_grad()
@@ -183,7 +187,7 @@ class _NormModulate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, scale: Tensor | None, shift: Tensor | None, settings: Settings, backend: str):
         y, mean, rstd = NORM_MODULATE.call[backend]["norm_modulate"](x, scale, shift, *settings)
-        # Which side of zero an element was on can be read from the result, which the next layer keeps anyway.
+        # The sign of the result, which the next layer keeps anyway, tells on which side of zero an element was.
         ctx.save_for_backward(x, scale, y if settings.negative_slope != 1 else None, mean, rstd)
         ctx.mark_non_differentiable(mean, rstd)
         ctx.settings, ctx.backend = settings, backend
@@ -211,7 +215,7 @@ def _gradient(
 
 
 class _Gradient(torch.autograd.Function):
-    """`_gradient`, to be differentiated."""
+    """`_gradient` recorded by autograd."""
 
     @staticmethod
     def forward(
@@ -245,10 +249,10 @@ def _gradient_reference(
     grad: Tensor, x: Tensor, scale: Tensor | None, *, y: Tensor | None, settings: Settings, per_pixel: bool,
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """`_gradient` in PyTorch: leaky ReLU is a factor, whose side the result tells."""
+    """`_gradient` in PyTorch. Leaky ReLU is a factor, which the sign of the result tells."""
     with torch.enable_grad():
         x, scale = fresh(x), None if scale is None else fresh(scale)
-        shift = grad.new_zeros(x.shape if per_pixel else x.shape[:2], dtype=_compute_type(x)).requires_grad_()
+        shift = grad.new_zeros(x.shape if per_pixel else x.shape[:2], dtype=computing_dtype(x)).requires_grad_()
         result = _reference(x, scale, shift, settings._replace(negative_slope=1.0))[0]
         if y is not None:
             result = torch.where(y > 0, result, result * settings.negative_slope)
@@ -256,12 +260,32 @@ def _gradient_reference(
         return torch.autograd.grad(result, inputs, grad, create_graph=True)
 
 
-def _supports(x: Tensor, scale: Tensor | None, shift: Tensor | None) -> str:
-    return ""
+def _fake(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, groups: int, negative_slope: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean = x.new_empty(x.shape[0] * groups if groups else x.shape[1], dtype=computing_dtype(x))
+    return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+def _fake_gradient(
+    grad: Tensor, x: Tensor, scale: Tensor | None, y: Tensor | None, mean: Tensor, rstd: Tensor, groups: int,
+    negative_slope: float, per_pixel: bool, of_scale: bool, of_shift: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    def modulation(wanted: bool) -> Tensor:
+        if not wanted:
+            return mean.new_empty(0)
+        return torch.empty_like(x) if per_pixel else mean.new_empty(x.shape[:2])
+
+    return torch.empty_like(x), modulation(of_scale), modulation(of_shift)
+
+
+def _fake_second(
+    h: Tensor, h_scale: Tensor | None, h_shift: Tensor | None, grad: Tensor, x: Tensor, scale: Tensor | None,
+    y: Tensor | None, mean: Tensor, rstd: Tensor, groups: int, negative_slope: float, per_pixel: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    of_scale = mean.new_empty(0) if scale is None else torch.empty_like(scale)
+    return torch.empty_like(x), torch.empty_like(x), of_scale
+
 
 NORM_MODULATE = Op(
     "norm_modulate",
@@ -274,10 +298,9 @@ NORM_MODULATE = Op(
         "Tensor? y, Tensor mean, Tensor rstd, int groups, float negative_slope, bool per_pixel)"
         " -> (Tensor, Tensor, Tensor)",
     ),
-    fake=(fake_norm_modulate, fake_gradient, fake_second),
+    fake=(_fake, _fake_gradient, _fake_second),
     reference=norm_modulate_reference,
-    supports={"triton": _supports, "cpp": _supports},
-    dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
+    supports={"triton": always, "cpp": always},
     samples=norm_modulate_samples,
     draw=norm_modulate_drawn,
     cases=norm_modulate_cases,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastgen.ops.checks import check_choice, check_floating, check_floating_on
+
 NORMS = ("instance", "batch", "layer", "group")
 
 
@@ -16,13 +18,11 @@ def check_norm_modulate(
     negative_slope: float,
     eps: float,
 ) -> int:
-    """How many groups a sample's channels fall into; 0 where a channel is normalised over the batch."""
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    """Check the arguments; returns the number of groups in a sample, 0 where a channel is normalised over the batch."""
+    check_floating("x", x)
     if x.dim() < 2 or x.shape[1] < 1:
         raise ValueError(f"x: expected [batch, channels, ...], got {tuple(x.shape)}")
-    if norm not in NORMS:
-        raise ValueError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
+    check_choice("norm", norm, NORMS)
     if (norm == "group") != (num_groups is not None):
         raise ValueError(f"num_groups: expected with norm 'group' and no other, got {num_groups} with {norm!r}")
     if norm == "group" and (num_groups < 1 or x.shape[1] % num_groups):
@@ -42,9 +42,9 @@ def check_norm_modulate(
 def _check_modulation(name: str, tensor: Tensor | None, x: Tensor) -> None:
     if tensor is None:
         return
-    if not tensor.is_floating_point() or tensor.device != x.device:
-        raise TypeError(f"{name}: expected a floating dtype on {x.device}, got {tensor.dtype} on {tensor.device}")
-    # Of the one shape that it can be: to compare with others would tie a batch of any size to the channels.
+    check_floating_on(name, tensor, x)
+    # Compared with the one shape that its rank allows: other comparisons would tie the batch size to the channels
+    # under torch.compile with dynamic shapes.
     if tensor.shape != {1: x.shape[1:2], 2: x.shape[:2]}.get(tensor.dim(), x.shape):
         raise ValueError(
             f"{name}: expected {tuple(x.shape[1:2])}, {tuple(x.shape[:2])} or {tuple(x.shape)}, "

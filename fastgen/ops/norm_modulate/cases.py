@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.registry import Cost, Sample
 
 _NORMS = (
@@ -19,9 +19,7 @@ _NORMS = (
 
 
 def norm_modulate_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
-
+    randn = normals(device, dtype)
     for how in _NORMS:
         name = how["norm"]
         x = randn(2, 6, 3, 5)
@@ -53,7 +51,7 @@ def norm_modulate_drawn(drawing: Drawing) -> Sample:
     channels = groups * drawing.size(17, 2)
     if how["norm"] == "group":
         how["num_groups"] = groups
-    # Two elements or more in a group: one alone is its own mean, and all of its gradient is rounding.
+    # Two elements or more in a group: a single one is its own mean, and its gradient is nothing but rounding.
     least = 2 if how["norm"] in ("instance", "batch") else 0
     batch, *space = drawing.shape(drawing.random.randint(1 + least // 2, 4), max(4, 6000 // channels), least)
     shape = (batch, channels, *space)

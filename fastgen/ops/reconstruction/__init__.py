@@ -1,17 +1,17 @@
-"""How likely a decoder finds what it should have reconstructed: log-probabilities, summed over each sample."""
+"""Log-probabilities of data under the distribution that a decoder gives, summed over each sample."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from fastgen.ops.checks import check_floating, check_same_shape, check_same_type
 from fastgen.ops.discretized_logistic import MIN_LOG_SCALE, check_levels, log_bin_probability
 from fastgen.ops.reconstruction import cases
-from fastgen.ops.registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
+from fastgen.ops.registry import Op, always, computing_dtype, differentiable
 
 # exp(80) is 6e34: squares of differences up to a hundred stay finite in float32.
 MIN_LOGVAR = -80.0
@@ -44,15 +44,13 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
     backend = BERNOULLI_LOG_PROB.choose((logits, x))
     if backend == "reference":
         return bernoulli_log_prob_reference(logits, x)
-    if needs_gradient(logits, x):
-        return _BernoulliLogProb.apply(logits, x, backend)
-    return BERNOULLI_LOG_PROB.call[backend]["bernoulli_log_prob"](logits.contiguous(), x.contiguous())
+    return _bernoulli(logits, x, backend)
 
 
 def bernoulli_log_prob_reference(logits: Tensor, x: Tensor) -> Tensor:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     value, target = logits.to(dtype), x.to(dtype)
-    # Of two logarithms instead of one difference, so that nothing cancels where x is 0 or 1.
+    # Two logarithms instead of a difference, so that nothing cancels where x is 0 or 1.
     return _per_sample(target * logsigmoid(value) + (1 - target) * logsigmoid(-value))
 
 
@@ -82,7 +80,7 @@ def gaussian_log_prob(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
     """
     _check(("mean", "x"), (mean, x))
     _check_spread("logvar", logvar, mean)
-    return _log_prob(GAUSSIAN_LOG_PROB, mean, logvar, x, None)
+    return _log_prob(GAUSSIAN_LOG_PROB, mean, logvar, x)
 
 
 def gaussian_log_prob_reference(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
@@ -126,7 +124,7 @@ def discretized_logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, *,
     _check(("mean", "x"), (mean, x))
     _check_spread("log_scale", log_scale, mean)
     check_levels(levels)
-    return _log_prob(DISCRETIZED_LOGISTIC_LOG_PROB, mean, log_scale, x, levels)
+    return _log_prob(DISCRETIZED_LOGISTIC_LOG_PROB, mean, log_scale, x, levels=levels)
 
 
 def discretized_logistic_log_prob_reference(mean: Tensor, log_scale: Tensor, x: Tensor, *, levels: int = 256) -> Tensor:
@@ -141,123 +139,87 @@ def _per_sample(terms: Tensor) -> Tensor:
 
 def _check(names: tuple[str, str], tensors: tuple[Tensor, Tensor]) -> None:
     first, x = tensors
-    if not first.is_floating_point():
-        raise TypeError(f"{names[0]}: expected a floating dtype, got {first.dtype}")
+    check_floating(names[0], first)
     if first.dim() < 1:
         raise ValueError(f"{names[0]}: expected [batch, ...], got a single number")
-    if x.dtype != first.dtype or x.device != first.device:
-        raise TypeError(f"{names[1]}: expected {first.dtype} on {first.device}, got {x.dtype} on {x.device}")
-    if x.shape != first.shape:
-        raise ValueError(f"{names[1]}: expected the shape of {names[0]}, {tuple(first.shape)}, got {tuple(x.shape)}")
+    check_same_type(names[1], x, first)
+    check_same_shape(names[1], x, first, names[0])
 
 
 def _check_spread(name: str, spread: Tensor, mean: Tensor) -> None:
-    if spread.dtype != mean.dtype or spread.device != mean.device:
-        raise TypeError(f"{name}: expected {mean.dtype} on {mean.device}, got {spread.dtype} on {spread.device}")
+    check_same_type(name, spread, mean)
     if spread.shape != mean.shape and spread.numel() != 1:
         raise ValueError(
             f"{name}: expected the shape of mean, {tuple(mean.shape)}, or one number, got {tuple(spread.shape)}"
         )
 
 
-class _BernoulliLogProb(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits: Tensor, x: Tensor, backend: str) -> Tensor:
-        ctx.save_for_backward(logits, x)
-        ctx.backend = backend
-        return BERNOULLI_LOG_PROB.call[backend]["bernoulli_log_prob"](logits.contiguous(), x.contiguous())
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        logits, x = ctx.saved_tensors
-        of_logits, of_x = ctx.needs_input_grad[:2]
-        if differentiates_again():
-            grads = reference_gradient(bernoulli_log_prob_reference, (logits, x), (of_logits, of_x), grad)
-            return *grads, None
-        call = BERNOULLI_LOG_PROB.call[ctx.backend]["bernoulli_log_prob_backward"]
-        grad_logits = call(grad.contiguous(), logits.contiguous(), x.contiguous()) if of_logits else None
-        # Of pixels, which seldom need it, it is one product.
-        grad_x = (grad.view(-1, *(1,) * (x.dim() - 1)) * logits).to(x.dtype) if of_x else None
-        return grad_logits, grad_x, None
+def _run_bernoulli(logits: Tensor, x: Tensor, backend: str) -> Tensor:
+    return BERNOULLI_LOG_PROB.call[backend]["bernoulli_log_prob"](logits.contiguous(), x.contiguous())
 
 
-def _log_prob(op: Op, mean: Tensor, spread: Tensor, x: Tensor, levels: int | None) -> Tensor:
+def _gradient_of_bernoulli(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    (logits, x), (backend,), (of_logits, of_x, _) = ctx.saved_tensors, ctx.settings, ctx.needs_input_grad
+    call = BERNOULLI_LOG_PROB.call[backend]["bernoulli_log_prob_backward"]
+    grad_logits = call(grad.contiguous(), logits.contiguous(), x.contiguous()) if of_logits else None
+    # The gradient in the pixels, which is seldom needed, is one product.
+    grad_x = (grad.view(-1, *(1,) * (x.dim() - 1)) * logits).to(x.dtype) if of_x else None
+    return grad_logits, grad_x
+
+
+def _reference_of_bernoulli(logits: Tensor, x: Tensor, backend: str) -> Tensor:
+    return bernoulli_log_prob_reference(logits, x)
+
+
+_bernoulli = differentiable(_run_bernoulli, _gradient_of_bernoulli, _reference_of_bernoulli, inputs=2)
+
+
+def _log_prob(op: Op, mean: Tensor, spread: Tensor, x: Tensor, **options: int) -> Tensor:
     backend = op.choose((mean, spread, x))
-    options = () if levels is None else (levels,)
     if backend == "reference":
-        return op.reference(mean, spread, x, **({} if levels is None else {"levels": levels}))
+        return op.reference(mean, spread, x, **options)
     if spread.shape != mean.shape:
         spread = spread.reshape(())
-    if needs_gradient(mean, spread, x):
-        return _LocationScaleLogProb.apply(mean, spread, x, op, options, backend)
-    return op.call[backend][op.name](mean.contiguous(), spread.contiguous(), x.contiguous(), *options)
+    return _location_scale(mean, spread, x, op, options, backend)
 
 
-class _LocationScaleLogProb(torch.autograd.Function):
-    """Of distributions with a location and a scale, in which x and the location have opposite gradients."""
-
-    @staticmethod
-    def forward(ctx, mean: Tensor, spread: Tensor, x: Tensor, op: Op, options: tuple, backend: str) -> Tensor:
-        ctx.save_for_backward(mean, spread, x)
-        ctx.op, ctx.options, ctx.backend = op, options, backend
-        return op.call[backend][op.name](mean.contiguous(), spread.contiguous(), x.contiguous(), *options)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        inputs = ctx.saved_tensors
-        if differentiates_again():
-            reference = partial(_reference_of, ctx.op, ctx.options)
-            return *reference_gradient(reference, inputs, ctx.needs_input_grad[:3], grad), None, None, None
-        call = ctx.op.call[ctx.backend][f"{ctx.op.name}_backward"]
-        grad_mean, grad_spread = call(grad.contiguous(), *(t.contiguous() for t in inputs), *ctx.options)
-        if inputs[1].dim() == 0:
-            # Where all share it, the kernel gives each sample's.
-            grad_spread = grad_spread.sum().to(inputs[1].dtype)
-        return grad_mean, grad_spread, -grad_mean if ctx.needs_input_grad[2] else None, None, None, None
+def _run_location_scale(mean: Tensor, spread: Tensor, x: Tensor, op: Op, options: dict, backend: str) -> Tensor:
+    call = op.call[backend][op.name]
+    return call(mean.contiguous(), spread.contiguous(), x.contiguous(), *options.values())
 
 
-def _reference_of(op: Op, options: tuple, mean: Tensor, spread: Tensor, x: Tensor) -> Tensor:
-    return op.reference(mean, spread, x, **({"levels": options[0]} if options else {}))
+def _gradient_of_location_scale(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    inputs, (op, options, backend) = ctx.saved_tensors, ctx.settings
+    call = op.call[backend][f"{op.name}_backward"]
+    grad_mean, grad_spread = call(grad.contiguous(), *(t.contiguous() for t in inputs), *options.values())
+    if inputs[1].dim() == 0:
+        # For a spread that all samples share, the kernel returns a gradient for each sample.
+        grad_spread = grad_spread.sum().to(inputs[1].dtype)
+    # x and the location have opposite gradients.
+    return grad_mean, grad_spread, -grad_mean if ctx.needs_input_grad[2] else None
 
 
-def _fake_bernoulli(logits: Tensor, x: Tensor) -> Tensor:
-    return _fake_sums(logits)
+def _reference_of_location_scale(
+    mean: Tensor, spread: Tensor, x: Tensor, op: Op, options: dict, backend: str
+) -> Tensor:
+    return op.reference(mean, spread, x, **options)
 
 
-def _fake_bernoulli_backward(grad: Tensor, logits: Tensor, x: Tensor) -> Tensor:
-    return logits.new_empty(logits.shape)
-
-
-def _fake_log_prob(mean: Tensor, spread: Tensor, x: Tensor, levels: int = 0) -> Tensor:
-    return _fake_sums(mean)
+_location_scale = differentiable(
+    _run_location_scale, _gradient_of_location_scale, _reference_of_location_scale, inputs=3
+)
 
 
 def _fake_log_prob_backward(
     grad: Tensor, mean: Tensor, spread: Tensor, x: Tensor, levels: int = 0
 ) -> tuple[Tensor, Tensor]:
-    return mean.new_empty(mean.shape), mean.new_empty(mean.shape) if spread.dim() else _fake_sums(mean)
-
-
-def _fake_sums(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-def _supports(*args: object) -> str:
-    return ""
+    if spread.dim():
+        return mean.new_empty(mean.shape), mean.new_empty(mean.shape)
+    return mean.new_empty(mean.shape), mean.new_empty(mean.shape[0], dtype=computing_dtype(mean))
 
 
 _OF_EVERY = {
-    "supports": {"triton": _supports, "cpp": _supports},
-    "dtypes": {
-        "triton": (torch.float32, torch.float16, torch.bfloat16),
-        "cpp": (torch.float32, torch.float64, torch.bfloat16),
-    },
-    "tolerance": {
-        torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 2e-7),
-        torch.bfloat16: Tolerance(1, 1e-4),
-        torch.float16: Tolerance(1, 1e-5),
-    },
+    "supports": {"triton": always, "cpp": always},
     "cost": cases.cost,
 }
 
@@ -267,7 +229,7 @@ BERNOULLI_LOG_PROB = Op(
         "bernoulli_log_prob(Tensor logits, Tensor x) -> Tensor",
         "bernoulli_log_prob_backward(Tensor grad, Tensor logits, Tensor x) -> Tensor",
     ),
-    fake=(_fake_bernoulli, _fake_bernoulli_backward),
+    fake=(("logits[batch]",), ("logits",)),
     reference=bernoulli_log_prob_reference,
     samples=cases.bernoulli_samples,
     cases=cases.bernoulli_cases,
@@ -280,7 +242,7 @@ GAUSSIAN_LOG_PROB = Op(
         "gaussian_log_prob(Tensor mean, Tensor logvar, Tensor x) -> Tensor",
         "gaussian_log_prob_backward(Tensor grad, Tensor mean, Tensor logvar, Tensor x) -> (Tensor, Tensor)",
     ),
-    fake=(_fake_log_prob, _fake_log_prob_backward),
+    fake=(("mean[batch]",), _fake_log_prob_backward),
     reference=gaussian_log_prob_reference,
     samples=cases.gaussian_samples,
     cases=cases.gaussian_cases,
@@ -294,7 +256,7 @@ DISCRETIZED_LOGISTIC_LOG_PROB = Op(
         "discretized_logistic_log_prob_backward(Tensor grad, Tensor mean, Tensor log_scale, Tensor x, int levels)"
         " -> (Tensor, Tensor)",
     ),
-    fake=(_fake_log_prob, _fake_log_prob_backward),
+    fake=(("mean[batch]",), _fake_log_prob_backward),
     reference=discretized_logistic_log_prob_reference,
     samples=cases.logistic_samples,
     cases=cases.logistic_cases,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastgen.ops.registry import Cost, Sample
 
-# A batch of 28 x 28 digits, and one of small colour images.
+# A batch of 28 x 28 digits, and a batch of small colour images.
 SHAPES = ((256, 784), (64, 3, 32, 32))
 
 
@@ -52,7 +52,7 @@ def logistic_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
         def pixels(*shape: int, levels: int = levels) -> Tensor:
             level = torch.randint(levels, shape, dtype=torch.float64)
-            # The two edges among them.
+            # Some pixels have the lowest and the highest level.
             level.view(-1)[::5] = 0
             level.view(-1)[1::5] = levels - 1
             return 2 * level / (levels - 1) - 1
@@ -75,7 +75,7 @@ def _location_scale_samples(
         return 0.5 * _randn(*shape), scales(*shape), pixels(*shape)
 
     def shared(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
-        # Narrow: the gradient in it, one number, has terms of one sign, and its error is no matter of chance.
+        # So narrow that the terms of the gradient in the spread have one sign and do not cancel by chance.
         return 0.5 * _randn(*shape), torch.tensor(-3.0, dtype=torch.float64), pixels(*shape)
 
     yield sample("images", *three(3, 2, 5, 4))
@@ -107,7 +107,7 @@ def logistic_cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _location_scale_cases(device: str, dtype: torch.dtype, centre: float) -> Iterator[Sample]:
-    """x is data, without a gradient."""
+    """Cases in which x is data that needs no gradient."""
     for shape in SHAPES:
         x = (torch.randint(256, shape, device=device) / 127.5 - 1).to(dtype)
         mean = (0.5 * torch.randn(shape, device=device)).to(dtype).requires_grad_()

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
 
-from fastgen.ops.registry import Op, Tolerance, differentiates_again, needs_gradient, reference_gradient
+from fastgen.ops.checks import check_floating, is_visible
+from fastgen.ops.registry import Op, Tolerance, differentiable
 from fastgen.ops.spline import cases
-from fastgen.ops.spline.arguments import (
+from fastgen.ops.spline.reference import (
     DERIVATIVES,
-    check_coupling,
-    check_domain,
-    check_settings,
-    check_splines,
     common_dtype,
+    rational_quadratic_coupling_reference,
+    rational_quadratic_spline_reference,
 )
 
-# What a CPU kernel keeps of a tile's bins must fit in its stack.
+PARAMETERIZATIONS = ("nflows", "zuko")
+# A CPU kernel keeps the bins of a tile on its stack.
 MAX_BINS = 64
 
 
@@ -92,10 +92,8 @@ def rational_quadratic_spline(
         return rational_quadratic_spline_reference(
             *tensors, inverse, tails, tail_bound, *minima, parameterization=parameterization
         )
-    settings = (inverse, float(tail_bound), *map(float, minima), parameterization == "zuko")
-    if needs_gradient(*tensors):
-        return _Spline.apply(*tensors, settings, tails, backend)
-    return _spline(*tensors, settings, backend)
+    settings = (inverse, float(tail_bound), *map(float, minima), parameterization == "zuko", backend)
+    return _spline(*tensors, *settings)
 
 
 def rational_quadratic_coupling(
@@ -154,138 +152,155 @@ def rational_quadratic_coupling(
             min_bin_width=min_bin_width, min_bin_height=min_bin_height, min_derivative=min_derivative,
             parameterization=parameterization, softmax_scale=softmax_scale,
         )  # fmt: skip
-    settings = (inverse, float(tail_bound), *map(float, minima), parameterization == "zuko")
-    if needs_gradient(x, params):
-        return _Coupling.apply(x, params, num_bins, float(softmax_scale), settings, tails, backend)
-    return _coupling(x, params, num_bins, float(softmax_scale), settings, backend)
+    settings = (inverse, float(tail_bound), *map(float, minima), parameterization == "zuko", backend)
+    return _coupling(x, params, num_bins, float(softmax_scale), tails, *settings)
 
 
-def rational_quadratic_spline_reference(
-    inputs: Tensor,
-    unnormalized_widths: Tensor,
-    unnormalized_heights: Tensor,
-    unnormalized_derivatives: Tensor,
-    inverse: bool = False,
-    tails: str | None = "linear",
-    tail_bound: float = 1.0,
-    min_bin_width: float = 1e-3,
-    min_bin_height: float = 1e-3,
-    min_derivative: float = 1e-3,
-    *,
-    parameterization: str = "nflows",
-) -> tuple[Tensor, Tensor]:
-    given = common_dtype(inputs, unnormalized_widths, unnormalized_heights, unnormalized_derivatives)
-    dtype = torch.promote_types(given, torch.float32)
-    raw = [t.to(dtype) for t in (unnormalized_widths, unnormalized_heights, unnormalized_derivatives)]
+def check_splines(inputs: Tensor, parameters: Sequence[Tensor], tails: str | None) -> int:
+    """Check that parameters fit each other and the inputs, and return the number of bins."""
+    names = ("unnormalized_widths", "unnormalized_heights", "unnormalized_derivatives")
+    _check_kind(inputs=inputs, **dict(zip(names, parameters, strict=True)))
+    _check_tails(tails)
+    bins = parameters[0].shape[-1] if parameters[0].dim() else 0
+    if bins < 1:
+        raise ValueError(f"unnormalized_widths: expected [..., bins], got {tuple(parameters[0].shape)}")
+    sizes = (bins, bins, bins + DERIVATIVES[tails])
+    for name, parameter, size in zip(names, parameters, sizes, strict=True):
+        if parameter.shape != (*inputs.shape, size):
+            raise ValueError(
+                f"{name}: expected {(*inputs.shape, size)} for inputs {tuple(inputs.shape)}, {bins} bins and "
+                f"tails={tails!r}, got {tuple(parameter.shape)}"
+            )
+    return bins
+
+
+def check_coupling(x: Tensor, params: Tensor, num_bins: int, tails: str | None, softmax_scale: float) -> None:
+    _check_kind(x=x, params=params)
+    _check_tails(tails)
+    if x.dim() < 2:
+        raise ValueError(f"x: expected [batch, features] or [batch, channels, height, width], got {tuple(x.shape)}")
+    if num_bins < 1:
+        raise ValueError(f"num_bins: expected at least 1, got {num_bins}")
+    each = 3 * num_bins + DERIVATIVES[tails]
+    flat, apart = (x.shape[0], x.shape[1] * each, *x.shape[2:]), (*x.shape, each)
+    if params.shape != flat and (x.dim() > 2 or params.shape != apart):
+        raise ValueError(
+            f"params: expected {flat}{f' or {apart}' if x.dim() == 2 else ''}, {each} for each element of x "
+            f"{tuple(x.shape)} with num_bins={num_bins} and tails={tails!r}, got {tuple(params.shape)}"
+        )
+    if not softmax_scale > 0 or softmax_scale == math.inf:
+        raise ValueError(f"softmax_scale: expected a positive number, got {softmax_scale}")
+
+
+def _check_kind(**tensors: Tensor) -> None:
+    first, *others = tensors
+    for name, tensor in tensors.items():
+        check_floating(name, tensor)
+    for name in others:
+        if tensors[name].device != tensors[first].device:
+            raise TypeError(f"{name}: expected {tensors[first].device} as {first}, got {tensors[name].device}")
+
+
+def _check_tails(tails: str | None) -> None:
+    if tails not in DERIVATIVES:
+        raise ValueError(f"tails: expected 'linear', 'circular' or None, got {tails!r}")
+
+
+def check_settings(
+    bins: int,
+    tails: str | None,
+    tail_bound: float,
+    min_bin_width: float,
+    min_bin_height: float,
+    min_derivative: float,
+    parameterization: str,
+) -> None:
+    if parameterization not in PARAMETERIZATIONS:
+        raise ValueError(f"parameterization: expected 'nflows' or 'zuko', got {parameterization!r}")
+    if not tail_bound > 0 or tail_bound == math.inf:
+        raise ValueError(f"tail_bound: expected a positive number, got {tail_bound}")
     if parameterization == "zuko":
-        steepness = 1 / math.log(min_derivative)
-        widths, heights = (torch.softmax(_soft_clip(a, 2 * steepness), -1) for a in raw[:2])
-        derivatives = _soft_clip(raw[2], steepness).exp()
-    else:
-        widths, heights = _bins(raw[0], min_bin_width), _bins(raw[1], min_bin_height)
-        derivatives = min_derivative + softplus(raw[2])
-    if tails == "linear":
-        derivatives = pad(derivatives, (1, 1), value=1.0)
-    elif tails == "circular":
-        derivatives = torch.cat([derivatives, derivatives[..., :1]], -1)
-
-    # Bins of the unit square, which has the slopes of [-B, B]^2, counted from the nearer end: the right half is turned
-    # onto the left one. Digits of a position are then lost at neither end. A NaN counts as inside and stays NaN.
-    x = inputs.to(dtype)
-    outside = x.abs() > tail_bound
-    turned = x > 0
-    widths, heights, derivatives = (
-        torch.where(turned.unsqueeze(-1), t.flip(-1), t) for t in (widths, heights, derivatives)
-    )
-    position = (tail_bound - torch.where(turned, x, -x).clamp(max=tail_bound)) / (2 * tail_bound)
-    left, bottom = (pad(sizes[..., :-1].cumsum(-1), (1, 0)) for sizes in (widths, heights))
-    knots = bottom if inverse else left
-    index = (position.unsqueeze(-1) >= knots[..., 1:]).sum(-1, keepdim=True)
-    left, bottom, width, height = (t.gather(-1, index).squeeze(-1) for t in (left, bottom, widths, heights))
-    slope = height / width
-    d0, d1 = (derivatives.gather(-1, index + end).squeeze(-1) for end in (0, 1))
-
-    if inverse:
-        theta = _root(_unit((position - bottom) / height), d0 / slope, d1 / slope)
-    else:
-        theta = _unit((position - left) / width)
-    phi = 1 - theta
-    # The paper's s + (d0 + d1 - 2 s) theta phi, divided by s, without its cancellation.
-    denominator = theta**2 + phi**2 + (d0 + d1) / slope * theta * phi
-    if inverse:
-        result = left + width * theta
-    else:
-        result = bottom + height * (theta**2 + d0 / slope * theta * phi) / denominator
-    logabsdet = torch.log((d1 * theta**2 + 2 * slope * theta * phi + d0 * phi**2) / denominator**2)
-    result = (2 * _unit(result) - 1) * tail_bound
-    result = torch.where(turned, -result, result)
-    # Nothing is defined beyond the spline where it has no tails.
-    result = torch.where(outside, x if tails else torch.nan, result)
-    logabsdet = torch.where(outside, 0.0 if tails else torch.nan, -logabsdet if inverse else logabsdet)
-    return result.to(given), logabsdet.to(given)
+        if not 0 < min_derivative < 1:
+            raise ValueError(f"min_derivative: expected a number in (0, 1), got {min_derivative}")
+        return
+    for name, minimum in (("min_bin_width", min_bin_width), ("min_bin_height", min_bin_height)):
+        if not 0 <= minimum * bins < 1:
+            raise ValueError(f"{name}: expected a number in [0, 1 / {bins}) for {bins} bins, got {minimum}")
+    if not min_derivative >= 0 or (tails == "linear" and min_derivative >= 1) or min_derivative == math.inf:
+        below = "in [0, 1) for linear tails" if tails == "linear" else "of at least 0"
+        raise ValueError(f"min_derivative: expected a number {below}, got {min_derivative}")
 
 
-def rational_quadratic_coupling_reference(
-    x: Tensor,
-    params: Tensor,
-    *,
-    inverse: bool = False,
-    num_bins: int,
-    tails: str | None = "linear",
-    tail_bound: float = 1.0,
-    min_bin_width: float = 1e-3,
-    min_bin_height: float = 1e-3,
-    min_derivative: float = 1e-3,
-    parameterization: str = "nflows",
-    softmax_scale: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    given = common_dtype(x, params)
-    dtype = torch.promote_types(given, torch.float32)
-    sizes = [num_bins, num_bins, num_bins + DERIVATIVES[tails]]
-    # The parameters of an element, last.
-    params = params.to(dtype).reshape(*x.shape[:2], sum(sizes), *x.shape[2:]).movedim(2, -1)
-    widths, heights, derivatives = params.split(sizes, -1)
-    y, logabsdet = rational_quadratic_spline_reference(
-        x.to(dtype), widths * softmax_scale, heights * softmax_scale, derivatives, inverse, tails, tail_bound,
-        min_bin_width, min_bin_height, min_derivative, parameterization=parameterization,
-    )  # fmt: skip
-    return y.to(given), logabsdet.flatten(1).sum(1)
+def check_domain(name: str, x: Tensor, tails: str | None, tail_bound: float) -> None:
+    """Refuse values beyond a spline without tails, where that costs no wait for a device and breaks no graph."""
+    if tails is not None or not is_visible(x):
+        return
+    # Compared in float32, as the kernels do: a half type may round the bound itself to a number beyond it.
+    outside = x.detach().to(torch.promote_types(x.dtype, torch.float32)).abs() > tail_bound
+    if outside.any():
+        raise ValueError(
+            f"{name}: expected values in [-{tail_bound}, {tail_bound}] since tails=None, "
+            f"got {x.detach()[outside][0].item()}"
+        )
 
 
-def _bins(raw: Tensor, minimum: float) -> Tensor:
-    return minimum + (1 - minimum * raw.shape[-1]) * torch.softmax(raw, -1)
+def recorded_elementwise(op: Op, reference: Callable) -> Callable:
+    """The kernels of an elementwise spline, of (inputs, parameters, settings, backend), with their gradient.
 
-
-def _soft_clip(raw: Tensor, steepness: float) -> Tensor:
-    return raw / (1 + (raw * steepness).abs())
-
-
-def _unit(ratio: Tensor) -> Tensor:
-    """Cut to [0, 1] what rounding put beyond it, with the gradient of what is inside."""
-    return ratio + (ratio.clamp(0, 1) - ratio).detach()
-
-
-def _root(eta: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
-    """The theta in [0, 1] at which a bin has risen by eta of its height, with derivatives in units of its slope.
-
-    It solves `(1 - b) theta^2 + b theta - eta = 0`, whose discriminant is a sum of non-negative terms. Each of the two
-    forms of the root is used where all of its terms are positive. Beyond the middle of the bin, `1 - theta` is solved
-    for instead, in the bin turned around.
+    `reference` takes the same arguments. Parameters are [..., K] with the inputs' shape in front.
     """
-    # A bin has risen by (1 + d0) / (2 + d0 + d1) in its middle.
-    second = (1 - eta) * (1 + d0) < eta * (1 + d1)
-    eta, d0, d1 = torch.where(second, 1 - eta, eta), torch.where(second, d1, d0), torch.where(second, d0, d1)
-    b = d0 * (1 - eta) - d1 * eta + 2 * eta
-    root = torch.sqrt((b - 2 * eta) ** 2 + 4 * eta * (1 - eta))
-    rising = b >= 0
-    numerator = torch.where(rising, 2 * eta, root - b)
-    solution = numerator / torch.where(rising, b + root, 2 * (1 - b)).clamp(min=1e-30)
-    return torch.where(second, 1 - solution, solution)
+    tensors = op.schema[0].count("Tensor ")
+
+    def run(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        *settings, backend = rest[tensors - 1 :]
+        return op.call[backend][op.name](x.contiguous(), *map(_rows, rest[: tensors - 1]), *settings)
+
+    def gradient(ctx, *grads: Tensor | None) -> tuple[Tensor, ...]:
+        (x, *parameters), (*settings, backend) = ctx.saved_tensors, ctx.settings
+        call = op.call[backend][f"{op.name}_backward"]
+        grad_x, grad_parameters = call(*map(_contiguous, grads), x.contiguous(), *map(_rows, parameters), *settings)
+        sizes = [parameter.shape[-1] for parameter in parameters]
+        return grad_x, *grad_parameters.view(*x.shape, sum(sizes)).split(sizes, -1)
+
+    return differentiable(run, gradient, reference, inputs=tensors, undefined_grads=True)
 
 
-def _spline(x: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, settings: tuple, backend: str):
-    call = RATIONAL_QUADRATIC_SPLINE.call[backend]["rational_quadratic_spline"]
-    return call(x.contiguous(), _rows(widths), _rows(heights), _rows(derivatives), *settings)
+def _reference_of_spline(x: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, *settings: Any):
+    count = derivatives.shape[-1] - widths.shape[-1]
+    tails = next(name for name, more in DERIVATIVES.items() if more == count)
+    return rational_quadratic_spline_reference(x, widths, heights, derivatives, tails=tails, **_options(*settings))
+
+
+def _run_coupling(x: Tensor, params: Tensor, bins: int, softmax_scale: float, tails: str | None, *settings: Any):
+    *settings, backend = settings
+    call = RATIONAL_QUADRATIC_COUPLING.call[backend]["rational_quadratic_coupling"]
+    return call(x.contiguous(), params.contiguous(), bins, softmax_scale, *settings)
+
+
+def _gradient_of_coupling(ctx, *grads: Tensor | None) -> tuple[Tensor, Tensor]:
+    (x, params), (bins, softmax_scale, _, *settings, backend) = ctx.saved_tensors, ctx.settings
+    call = RATIONAL_QUADRATIC_COUPLING.call[backend]["rational_quadratic_coupling_backward"]
+    return call(*map(_contiguous, grads), x.contiguous(), params.contiguous(), bins, softmax_scale, *settings)
+
+
+def _reference_of_coupling(x: Tensor, params: Tensor, bins: int, softmax_scale: float, tails: str | None, *settings):
+    return rational_quadratic_coupling_reference(
+        x, params, num_bins=bins, softmax_scale=softmax_scale, tails=tails, **_options(*settings)
+    )
+
+
+_coupling = differentiable(_run_coupling, _gradient_of_coupling, _reference_of_coupling, inputs=2, undefined_grads=True)
+
+
+def _options(
+    inverse: bool, tail_bound: float, min_bin_width: float, min_bin_height: float, min_derivative: float, zuko: bool,
+    backend: str,
+) -> dict[str, Any]:  # fmt: skip
+    """The settings of a kernel, as keyword arguments of the reference."""
+    return {
+        "inverse": inverse, "tail_bound": tail_bound, "min_bin_width": min_bin_width, "min_bin_height": min_bin_height,
+        "min_derivative": min_derivative, "parameterization": "zuko" if zuko else "nflows",
+    }  # fmt: skip
 
 
 def _rows(parameter: Tensor) -> Tensor:
@@ -294,83 +309,8 @@ def _rows(parameter: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-class _Spline(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, widths, heights, derivatives, settings, tails, backend):
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, widths, heights, derivatives)
-        ctx.settings, ctx.tails, ctx.backend = settings, tails, backend
-        return _spline(x, widths, heights, derivatives, settings, backend)
-
-    @staticmethod
-    def backward(ctx, grad, grad_logabsdet):
-        tensors = ctx.saved_tensors
-        if differentiates_again():
-            reference = _reference(rational_quadratic_spline_reference, ctx)
-            grads = (grad, grad_logabsdet)
-            return *reference_gradient(reference, tensors, ctx.needs_input_grad[:4], grads), None, None, None
-        x, *parameters = tensors
-        call = RATIONAL_QUADRATIC_SPLINE.call[ctx.backend]["rational_quadratic_spline_backward"]
-        grad_x, grad_parameters = call(
-            _contiguous(grad), _contiguous(grad_logabsdet), x.contiguous(), *map(_rows, parameters), *ctx.settings
-        )
-        sizes = [parameter.shape[-1] for parameter in parameters]
-        return grad_x, *grad_parameters.view(*x.shape, sum(sizes)).split(sizes, -1), None, None, None
-
-
-def _coupling(x: Tensor, params: Tensor, bins: int, softmax_scale: float, settings: tuple, backend: str):
-    call = RATIONAL_QUADRATIC_COUPLING.call[backend]["rational_quadratic_coupling"]
-    return call(x.contiguous(), params.contiguous(), bins, softmax_scale, *settings)
-
-
-class _Coupling(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, params, bins, softmax_scale, settings, tails, backend):
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, params)
-        ctx.bins, ctx.softmax_scale, ctx.settings, ctx.tails, ctx.backend = (
-            bins,
-            softmax_scale,
-            settings,
-            tails,
-            backend,
-        )
-        return _coupling(x, params, bins, softmax_scale, settings, backend)
-
-    @staticmethod
-    def backward(ctx, grad, grad_logabsdet):
-        x, params = ctx.saved_tensors
-        unused = (None,) * 5
-        if differentiates_again():
-            reference = _reference(
-                rational_quadratic_coupling_reference, ctx, num_bins=ctx.bins, softmax_scale=ctx.softmax_scale
-            )
-            grads = (grad, grad_logabsdet)
-            return *reference_gradient(reference, (x, params), ctx.needs_input_grad[:2], grads), *unused
-        call = RATIONAL_QUADRATIC_COUPLING.call[ctx.backend]["rational_quadratic_coupling_backward"]
-        grad_x, grad_params = call(
-            _contiguous(grad), _contiguous(grad_logabsdet), x.contiguous(), params.contiguous(), ctx.bins,
-            ctx.softmax_scale, *ctx.settings,
-        )  # fmt: skip
-        return grad_x, grad_params, *unused
-
-
 def _contiguous(grad: Tensor | None) -> Tensor | None:
     return None if grad is None else grad.contiguous()
-
-
-def _reference(function, ctx, **kwargs):
-    """The reference with the settings of a call that was recorded."""
-    inverse, tail_bound, min_bin_width, min_bin_height, min_derivative, zuko = ctx.settings
-    return partial(
-        function, inverse=inverse, tails=ctx.tails, tail_bound=tail_bound, min_bin_width=min_bin_width,
-        min_bin_height=min_bin_height, min_derivative=min_derivative,
-        parameterization="zuko" if zuko else "nflows", **kwargs,
-    )  # fmt: skip
-
-
-def _fake_spline(x, widths, heights, derivatives, *settings):
-    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
 def _fake_spline_backward(grad, grad_logabsdet, x, widths, heights, derivatives, *settings):
@@ -378,20 +318,13 @@ def _fake_spline_backward(grad, grad_logabsdet, x, widths, heights, derivatives,
     return x.new_empty(x.shape), x.new_empty((x.numel(), parameters))
 
 
-def _fake_coupling(x, params, bins, softmax_scale, *settings):
-    return x.new_empty(x.shape), x.new_empty(x.shape[:1], dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-def _fake_coupling_backward(grad, grad_logabsdet, x, params, bins, softmax_scale, *settings):
-    return x.new_empty(x.shape), params.new_empty(params.shape)
+def supports_bins(inputs: Tensor, parameters: Tensor, *others: Any) -> str:
+    """The reason against a kernel for these splines, by the number of bins."""
+    return _supports(parameters.shape[-1])
 
 
 def _supports(bins: int) -> str:
     return "" if 2 <= bins <= MAX_BINS else f"kernels take 2 to {MAX_BINS} bins, not {bins}"
-
-
-def _spline_supports(inputs: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor) -> str:
-    return _supports(widths.shape[-1])
 
 
 def _coupling_supports(x: Tensor, params: Tensor, bins: int) -> str:
@@ -399,13 +332,10 @@ def _coupling_supports(x: Tensor, params: Tensor, bins: int) -> str:
 
 
 _SETTINGS = "bool inverse, float tail_bound, float min_bin_width, float min_bin_height, float min_derivative, bool zuko"
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_DTYPES = {"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES}
 _PASSES = ("forward", "inverse", "forward_backward", "inverse_backward")
-# A few elements beside a knot, where the slope turns within a hundredth of the interval, make most of an L2 error, and
-# whose rounding hits them harder is chance. The tests of this family compare medians and quantiles too.
-# Half types compute in float32: their factor is float32's, since a log-determinant is not rounded to half again.
+# Most of an L2 error comes from a few elements beside a knot, where the slope changes within a hundredth of the
+# interval; whether the kernel or the reference rounds them better is chance. The tests of this family compare medians
+# and quantiles too. Half types compute in float32 and have its factor, since a log-determinant is not rounded to half.
 _TOLERANCE = {
     torch.float64: Tolerance(3, 1e-12),
     torch.float32: Tolerance(3, 1e-5),
@@ -421,10 +351,9 @@ RATIONAL_QUADRATIC_SPLINE = Op(
         "rational_quadratic_spline_backward(Tensor? grad, Tensor? grad_logabsdet, Tensor x, Tensor widths, "
         f"Tensor heights, Tensor derivatives, {_SETTINGS}) -> (Tensor, Tensor)",
     ),
-    fake=(_fake_spline, _fake_spline_backward),
+    fake=(("x", "x"), _fake_spline_backward),
     reference=rational_quadratic_spline_reference,
-    supports={"triton": _spline_supports, "cpp": _spline_supports},
-    dtypes=_DTYPES,
+    supports={"triton": supports_bins, "cpp": supports_bins},
     samples=cases.spline_samples,
     draw=cases.spline_drawn,
     cases=cases.spline_cases,
@@ -432,6 +361,8 @@ RATIONAL_QUADRATIC_SPLINE = Op(
     cost=cases.spline_cost,
     passes=_PASSES,
 )
+
+_spline = recorded_elementwise(RATIONAL_QUADRATIC_SPLINE, _reference_of_spline)
 
 RATIONAL_QUADRATIC_COUPLING = Op(
     "rational_quadratic_coupling",
@@ -441,10 +372,9 @@ RATIONAL_QUADRATIC_COUPLING = Op(
         "rational_quadratic_coupling_backward(Tensor? grad, Tensor? grad_logabsdet, Tensor x, Tensor params, int bins, "
         f"float softmax_scale, {_SETTINGS}) -> (Tensor, Tensor)",
     ),
-    fake=(_fake_coupling, _fake_coupling_backward),
+    fake=(("x", "x[batch]"), ("x", "params")),
     reference=rational_quadratic_coupling_reference,
     supports={"triton": _coupling_supports, "cpp": _coupling_supports},
-    dtypes=_DTYPES,
     samples=cases.coupling_samples,
     draw=cases.coupling_drawn,
     cases=cases.coupling_cases,

@@ -1,4 +1,4 @@
-"""What the rational-quadratic spline is tested and measured on."""
+"""Test inputs, benchmark cases and costs of the rational-quadratic spline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgen.ops.drawing import Drawing
 from fastgen.ops.registry import Cost, Sample
-from fastgen.ops.spline.arguments import DERIVATIVES
+from fastgen.ops.spline.reference import DERIVATIVES
 
 
 def spline_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -9,18 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.ops.registry import (
-    Op,
-    Tolerance,
-    differentiates_again,
-    full_precision,
-    needs_gradient,
-    reference_gradient,
-)
-from fastgen.ops.sqrtm import cases, reference
+from fastgen.ops.registry import Op, Tolerance, always, differentiable, needs_gradient
+from fastgen.ops.sqrtm import cases
 from fastgen.ops.sqrtm.arguments import check_matrix, check_pair, check_values
-from fastgen.ops.sqrtm.root import root_and_basis
-from fastgen.ops.sqrtm.trace import trace_and_gradients
+from fastgen.ops.sqrtm.reference import solve_sylvester, sqrtm_reference, trace_sqrtm_reference
+from fastgen.ops.sqrtm.roots import root_and_basis, trace_and_gradients
 
 
 def sqrtm(a: Tensor) -> Tensor:
@@ -52,12 +45,7 @@ def sqrtm(a: Tensor) -> Tensor:
     if SQRTM.choose((a,)) == "reference":
         check_values("a", a)
         return sqrtm_reference(a)
-    matrices = _as_batch(a, a.shape[:-2])
-    if needs_gradient(a):
-        root = _Root.apply(matrices)
-    else:
-        root, _, _ = SQRTM.call["library"]["sqrtm"](matrices, False)
-    return root.view(a.shape).to(a.dtype)
+    return _root(_as_batch(a, a.shape[:-2]), needs_gradient(a)).view(a.shape).to(a.dtype)
 
 
 def trace_sqrtm(a: Tensor, b: Tensor) -> Tensor:
@@ -108,22 +96,7 @@ def trace_sqrtm_of_factor(a: Tensor, b: Tensor, factor: Tensor | None, names: tu
         check_values(names[1], b)
         return trace_sqrtm_reference(a, b)
     matrices = [_as_batch(a, batch), _as_batch(b, batch)]
-    if needs_gradient(a, b):
-        trace = _Trace.apply(*matrices, factor, needs_gradient(a), needs_gradient(b), *names)
-    else:
-        trace, _, _ = TRACE_SQRTM.call["library"]["trace_sqrtm"](*matrices, factor, False, False, *names)
-    return trace.view(batch).to(dtype)
-
-
-@full_precision
-def sqrtm_reference(a: Tensor) -> Tensor:
-    return reference.sqrtm(a)
-
-
-@full_precision
-def trace_sqrtm_reference(a: Tensor, b: Tensor) -> Tensor:
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return reference.trace_sqrtm(a.to(dtype), b.to(dtype))
+    return _trace(*matrices, factor, needs_gradient(a), needs_gradient(b), *names).view(batch).to(dtype)
 
 
 def _as_batch(a: Tensor, batch: torch.Size) -> Tensor:
@@ -131,37 +104,36 @@ def _as_batch(a: Tensor, batch: torch.Size) -> Tensor:
     return a.double().expand(*batch, *a.shape[-2:]).reshape(batch.numel(), *a.shape[-2:])
 
 
-class _Root(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, a):
-        root, basis, roots = SQRTM.call["library"]["sqrtm"](a, True)
-        ctx.save_for_backward(a, basis, roots)
-        return root
-
-    @staticmethod
-    def backward(ctx, grad):
-        a, basis, roots = ctx.saved_tensors
-        if differentiates_again():
-            return reference_gradient(sqrtm_reference, (a,), (True,), grad)
-        return reference.solve_sylvester((grad + grad.mT) / 2, basis, roots)
+def _run_root(a: Tensor, wants_basis: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return SQRTM.call["library"]["sqrtm"](a, wants_basis)
 
 
-class _Trace(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, a, b, factor, of_a, of_b, *names):
-        trace, in_a, in_b = TRACE_SQRTM.call["library"]["trace_sqrtm"](a, b, factor, of_a, of_b, *names)
-        ctx.save_for_backward(a, b, in_a, in_b)
-        return trace
+def _gradient_of_root(ctx, grad: Tensor) -> tuple[Tensor]:
+    _, basis, roots = ctx.saved_tensors
+    return (solve_sylvester((grad + grad.mT) / 2, basis, roots),)
 
-    @staticmethod
-    def backward(ctx, grad):
-        a, b, in_a, in_b = ctx.saved_tensors
-        if differentiates_again():
-            found = reference_gradient(trace_sqrtm_reference, (a, b), ctx.needs_input_grad[:2], grad)
-            return *found, None, None, None, None, None
-        grad = grad.view(-1, 1, 1)
-        found = (grad * g if need else None for g, need in zip((in_a, in_b), ctx.needs_input_grad[:2], strict=True))
-        return *found, None, None, None, None, None
+
+def _reference_of_root(a: Tensor, wants_basis: bool) -> Tensor:
+    return sqrtm_reference(a)
+
+
+def _run_trace(a: Tensor, b: Tensor, factor: Tensor | None, of_a: bool, of_b: bool, *names: str):
+    return TRACE_SQRTM.call["library"]["trace_sqrtm"](a, b, factor, of_a, of_b, *names)
+
+
+def _gradient_of_trace(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *_, in_a, in_b = ctx.saved_tensors
+    grad = grad.view(-1, 1, 1)
+    found = (grad * g if need else None for g, need in zip((in_a, in_b), ctx.needs_input_grad[:2], strict=True))
+    return *found, None
+
+
+def _reference_of_trace(a: Tensor, b: Tensor, *settings: object) -> Tensor:
+    return trace_sqrtm_reference(a, b)
+
+
+_root = differentiable(_run_root, _gradient_of_root, _reference_of_root, inputs=1, kept=2)
+_trace = differentiable(_run_trace, _gradient_of_trace, _reference_of_trace, inputs=3, kept=2)
 
 
 def _library_trace(a: Tensor, b: Tensor, factor: Tensor | None, of_a: bool, of_b: bool, *names: str):
@@ -172,7 +144,7 @@ def _library_trace(a: Tensor, b: Tensor, factor: Tensor | None, of_a: bool, of_b
 def _fake_root(a: Tensor, wants_basis: bool) -> tuple[Tensor, Tensor, Tensor]:
     if not wants_basis:
         return a.new_empty(a.shape), a.new_empty(0), a.new_empty(0)
-    # Eigenvectors are columns.
+    # Eigenvectors are columns, and LAPACK returns them column by column.
     return a.new_empty(a.shape), a.new_empty(a.shape).mT, a.new_empty(a.shape[:-1])
 
 
@@ -181,11 +153,7 @@ def _fake_trace(a: Tensor, b: Tensor, factor, of_a: bool, of_b: bool, *names: st
     return a.new_empty(a.shape[:1]), of_a, of_b
 
 
-def _supports_library(*matrices: Tensor) -> str:
-    return ""
-
-
-# A root's error is a square root's: the eigenvalue's over twice the root.
+# The error of a root is that of the eigenvalue over twice the root.
 _TOLERANCE = {torch.float64: Tolerance(2, 1e-10), torch.float32: Tolerance(2, 1e-6)}
 
 SQRTM = Op(
@@ -194,7 +162,7 @@ SQRTM = Op(
     fake=(_fake_root,),
     library=(root_and_basis,),
     reference=sqrtm_reference,
-    supports={"library": _supports_library},
+    supports={"library": always},
     dtypes={"library": (torch.float32, torch.float64)},
     samples=cases.samples,
     draw=cases.drawn,
@@ -212,7 +180,7 @@ TRACE_SQRTM = Op(
     fake=(_fake_trace,),
     library=(_library_trace,),
     reference=trace_sqrtm_reference,
-    supports={"library": _supports_library},
+    supports={"library": always},
     dtypes={"library": (torch.float32, torch.float64)},
     samples=cases.pair_samples,
     draw=cases.pair_drawn,

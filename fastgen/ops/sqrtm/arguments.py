@@ -1,4 +1,4 @@
-"""What a covariance must be before its root is taken."""
+"""Checks of covariance matrices before their root is taken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from fastgen.ops.linalg import asymmetry
 from fastgen.ops.registry import can_be_read
 
-# Relative to the largest entry or eigenvalue: what a matrix that was computed in float32 may be off by, in any dtype.
+# The asymmetry and the negative eigenvalues that pass for rounding, relative to the largest entry or eigenvalue: a
+# matrix in float64 may have been computed in float32.
 ROUNDING = 1e-5
 
 
@@ -22,7 +23,7 @@ def check_matrix(name: str, a: Tensor) -> None:
 
 
 def check_pair(a: Tensor, b: Tensor, names: tuple[str, str] = ("a", "b")) -> torch.Size:
-    """The batch shape of a function of two matrices."""
+    """Check two matrices and return their common batch shape."""
     for name, matrix in zip(names, (a, b), strict=True):
         check_matrix(name, matrix)
     if a.device != b.device:
@@ -55,7 +56,7 @@ def symmetric(name: str, a: Tensor) -> Tensor:
 
 
 def check_semidefinite(name: str, smallest: Tensor | float, largest: Tensor | float) -> None:
-    """That the smallest eigenvalue of a matrix is not negative beyond rounding."""
+    """Check that the smallest eigenvalue of a matrix is not negative beyond rounding."""
     smallest, largest = float(smallest), float(largest)
     if smallest < -ROUNDING * max(largest, 0):
         raise ValueError(
@@ -64,8 +65,9 @@ def check_semidefinite(name: str, smallest: Tensor | float, largest: Tensor | fl
 
 
 def check_values(name: str, a: Tensor) -> None:
-    """That the reference's matrices [..., d, d] are what the library finds out on its way; not where values cannot be
-    read, under torch.compile and in torch.func.
+    """Check, as backend `library` does on its way, that matrices [..., d, d] are symmetric, finite and semi-definite.
+
+    Where values cannot be read, under torch.compile and in torch.func, nothing is checked.
     """
     if not can_be_read(a):
         return

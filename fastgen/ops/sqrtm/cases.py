@@ -1,4 +1,4 @@
-"""What roots of covariances are tested and measured on."""
+"""Test inputs, benchmark cases and costs of roots of covariances."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pair_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _covariance_drawn(drawing: Drawing, d: int, *batch: int) -> Tensor:
-    """Of any scale, and mostly of full rank."""
+    """A covariance of any scale, and mostly of full rank."""
     n = d + drawing.random.randint(1, 20) if drawing.chance(0.85) else drawing.random.randint(1, d + 1)
     points = drawing.normal(*batch, n, d).double()
     return _symmetric(points.mT @ points / n * drawing.choice((1.0, 1.0, 1e-4, 1e4))).to(drawing.dtype)
@@ -54,11 +54,11 @@ def _pairs() -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "batch", _covariance(9, 4, 3), _covariance(9, 4, 3)
     yield "empty batch", _covariance(9, 4, 0), _covariance(9, 4, 0)
     yield "empty matrix", _covariance(9, 0), _covariance(9, 0)
-    # Finite differences leave the range of a matrix that lacks rank, so gradcheck does not take these.
+    # gradcheck leaves these out, since finite differences leave the range of a matrix that lacks rank.
     yield "extreme: rank 3 of 5", _covariance(3, 5), _covariance(9, 5)
     yield "extreme: batch, one of rank 3", torch.stack([_covariance(9, 5), _covariance(3, 5)]), _covariance(9, 5, 2)
     yield "extreme: condition 1e5", _with_spectrum(10 ** torch.linspace(-5, 0, 5).double()), _covariance(9, 5)
-    # More than a block of the products of which half is computed.
+    # Larger than one block of the symmetric products in `linalg`.
     yield "extreme: 300 dimensions", _covariance(900, 300), _covariance(800, 300)
 
 

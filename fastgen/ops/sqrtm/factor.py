@@ -49,12 +49,12 @@ def factor_of(name: str, a: Tensor) -> Factor:
     eigenvalues, basis = torch.linalg.eigh(a)
     check_semidefinite(name, eigenvalues[0], eigenvalues[-1])
     roots = roots_of(eigenvalues)
-    # A matrix that has all eigenvalues and no Cholesky factor is one whose last eigenvalue is as good as none.
+    # Without a Cholesky factor the matrix lacks rank, even if rounding left its smallest eigenvalue positive.
     rank = min(int((roots > 0).sum()), len(a) - 1)
     return Factor(basis[:, len(a) - rank :] * roots[len(a) - rank :])
 
 
 def has_full_rank(a: Tensor, lower: Tensor, info: Tensor) -> Tensor:
-    """Of each matrix [..., d, d] and its Cholesky factor, whether no pivot is lost in rounding, [...]."""
+    """Whether no pivot of a matrix's Cholesky factor is lost in rounding, [...] for matrices [..., d, d]."""
     lost = a.shape[-1] * torch.finfo(a.dtype).eps * a.diagonal(dim1=-2, dim2=-1).amax(-1)
     return (info == 0) & (lower.diagonal(dim1=-2, dim2=-1).square().amin(-1) > lost)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fastgen.ops.linalg import gram
 
-# Singular values from here, of the largest, become one to the last digit; smaller ones come less far, and a trace
-# misses less than all of them. Factors of covariances of features have condition numbers of 1e4 to 1e5.
+# Singular values above this share of the largest become one to the last digit. Smaller ones do not get there, so that a
+# trace misses a part of them. Factors of covariances of features have condition numbers of 1e4 to 1e5.
 SMALLEST = 1e-7
-# Below this size the library's eigenvalues take less than the products' launches.
+# Below this size the library's eigenvalues take less time than the launches of the products.
 _SMALL = 128
 
 
@@ -59,8 +59,8 @@ def polar_factor(a: Tensor) -> Tensor:
 
 
 def _norm_bound(a: Tensor) -> Tensor:
-    """At least the largest singular value, and for a decaying spectrum little more: the fourth root of the sum of
-    their fourth powers.
+    """An upper bound on the largest singular value, close for a decaying spectrum: the fourth root of the sum of the
+    fourth powers of all.
     """
     smallest = torch.finfo(a.dtype).tiny
     scale = a.norm().clamp(min=smallest)
@@ -69,13 +69,13 @@ def _norm_bound(a: Tensor) -> Tensor:
 
 @functools.cache
 def coefficients(smallest: float) -> tuple[tuple[float, float, float], ...]:
-    """Of the quintics whose composition maps [smallest, 1] to one within 1e-15."""
+    """Coefficients of the quintics whose composition maps [smallest, 1] to one within 1e-15."""
     low, high, steps = smallest, 1.0, []
     while not steps or high - low > 1e-15:
         steps.append(best := _best_quintic(low, high))
         a, b, c = best
         low = a * low + b * low**3 + c * low**5
-        # What lies below one by the error at one end, lies above it by as much in between.
+        # The error at the ends, where the map is below one, equals that in between, where it is above one.
         high = 2 - low
     return tuple(steps)
 

@@ -10,18 +10,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.ops.registry import full_precision
 
-def sqrtm(a: Tensor) -> Tensor:
+
+@full_precision
+def sqrtm_reference(a: Tensor) -> Tensor:
     return _Root.apply((a + a.mT) / 2)[0]
 
 
-def trace_sqrtm(a: Tensor, b: Tensor) -> Tensor:
-    root = sqrtm(a)
-    return sqrtm(root @ b @ root).diagonal(dim1=-2, dim2=-1).sum(-1)
+@full_precision
+def trace_sqrtm_reference(a: Tensor, b: Tensor) -> Tensor:
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    root = sqrtm_reference(a.to(dtype))
+    return sqrtm_reference(root @ b.to(dtype) @ root).diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def roots_of(eigenvalues: Tensor) -> Tensor:
-    """Of ascending eigenvalues [..., d]: zero for those that are lost in the rounding of the largest."""
+    """The roots of ascending eigenvalues [..., d]; zero for eigenvalues lost in the rounding of the largest."""
     if not eigenvalues.numel():
         return eigenvalues
     d, eps = eigenvalues.shape[-1], torch.finfo(eigenvalues.dtype).eps
@@ -31,7 +36,7 @@ def roots_of(eigenvalues: Tensor) -> Tensor:
 
 
 def solve_sylvester(g: Tensor, basis: Tensor, roots: Tensor) -> Tensor:
-    """X of `S X + X S = G` for `S = V diag(s) V^T`; zero where two roots are zero, and the equation says nothing."""
+    """X of `S X + X S = G` for `S = V diag(s) V^T`; zero between roots of zero, where it is not determined."""
     sums = roots.unsqueeze(-1) + roots.unsqueeze(-2)
     inverse = torch.where(sums > 0, 1 / torch.where(sums > 0, sums, 1), 0)
     return basis @ ((basis.mT @ g @ basis) * inverse) @ basis.mT
@@ -57,7 +62,7 @@ class _Root(torch.autograd.Function):
 
 
 class _Sylvester(torch.autograd.Function):
-    """X of `S X + X S = G`, a function of G and of S, whose eigenvectors and eigenvalues are at hand."""
+    """X of `S X + X S = G` as a function of G and of S, whose eigenvectors and eigenvalues are given."""
 
     generate_vmap_rule = True
 

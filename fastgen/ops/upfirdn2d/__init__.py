@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.ops.registry import (
     Op,
-    Tolerance,
+    computing_dtype,
     differentiates_again,
     full_precision,
     needs_gradient,
@@ -61,7 +61,7 @@ def upfirdn2d(
     Oppenheim and Schafer, "Discrete-Time Signal Processing", section 4.6.
     """
     how = checked_resampling(x, f, up, down, padding, flip_filter, gain)
-    f = x.new_ones(1, dtype=_compute_type(x)) if f is None else f
+    f = x.new_ones(1, dtype=computing_dtype(x)) if f is None else f
     backend = UPFIRDN2D.choose((x, f), how)
     if backend == "reference":
         return _reference(x, f, how)
@@ -85,13 +85,13 @@ def upfirdn2d_reference(
 
 @full_precision
 def _reference(x: Tensor, f: Tensor, how: Resampling) -> Tensor:
-    f = f.to(_compute_type(x))
+    f = f.to(computing_dtype(x))
     f = (torch.outer(f, f) if f.dim() == 1 else f) * how.gain
     batch, channels, height, width = x.shape
     images = x.to(f.dtype).reshape(batch * channels, 1, height, 1, width, 1)
     images = F.pad(images, (0, how.up[0] - 1, 0, 0, 0, how.up[1] - 1))
     images = images.reshape(batch * channels, 1, height * how.up[1], width * how.up[0])
-    # Padded before it is cut: what is cut off may be of the padding on the other side.
+    # Padded before it is cropped, since the crop may reach into the padding of the other side.
     images = F.pad(F.pad(images, [max(p, 0) for p in how.padding]), [min(p, 0) for p in how.padding])
     images = F.conv2d(images, (f if how.flip_filter else f.flip(0, 1))[None, None])
     images = images[:, :, :: how.down[1], :: how.down[0]]
@@ -137,10 +137,6 @@ def setup_filter(
     return f.flip(*range(f.dim())) if flip_filter else f
 
 
-def _compute_type(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -148,7 +144,7 @@ def _is_channels_last(x: Tensor) -> bool:
 def _resample(x: Tensor, f: Tensor, how: Resampling, backend: str) -> Tensor:
     channels_last = _is_channels_last(x)
     x = x if channels_last else x.contiguous()
-    f = f.to(_compute_type(x)).contiguous()
+    f = f.to(computing_dtype(x)).contiguous()
     return UPFIRDN2D.call[backend]["upfirdn2d"](x, f, *how.of_kernel, channels_last)
 
 
@@ -185,23 +181,19 @@ def _fake(
 
 
 def _supports(x: Tensor, f: Tensor, how: Resampling) -> str:
-    # The gradient is the same kernel the other way, and a result of no pixels is none.
+    # The gradient runs the same kernel backwards, which cannot make pixels of none.
     return "images without pixels" if x.shape[2:].numel() == 0 else ""
 
 
 def _supports_gpu(x: Tensor, f: Tensor, how: Resampling) -> str:
     if refusal := _supports(x, f, how):
         return refusal
-    # Offsets inside a plane, which has all channels where they are last, are 32 bits wide; a padded image is not much
-    # larger.
+    # Offsets inside a plane have 32 bits; a channels-last plane has all channels.
     size = x.shape[1] * max(x.shape[2:].numel(), math.prod(how.output_size(x.shape[2:], f)))
     if size >= 2**31:
         return "images of more than 2^31 elements"
     return "factors above 32" if max(how.up + how.down) > 32 else ""
 
-
-_CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_GPU_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 UPFIRDN2D = Op(
     "upfirdn2d",
@@ -212,16 +204,9 @@ UPFIRDN2D = Op(
     fake=(_fake,),
     reference=upfirdn2d_reference,
     supports={"triton": _supports_gpu, "cpp": _supports},
-    dtypes={"triton": _GPU_DTYPES, "cpp": _CPU_DTYPES},
     samples=upfirdn2d_samples,
     draw=upfirdn2d_drawn,
     cases=upfirdn2d_cases,
-    tolerance={
-        torch.float64: Tolerance(2, 1e-14),
-        torch.float32: Tolerance(2, 2e-7),
-        torch.bfloat16: Tolerance(1, 1e-4),
-        torch.float16: Tolerance(1, 1e-5),
-    },
     cost=upfirdn2d_cost,
     grad_order=2,
 )

@@ -1,4 +1,4 @@
-"""How `upfirdn2d` resamples: its arguments, checked, and those of its gradient."""
+"""The resampling that the arguments of `upfirdn2d` ask for, and the resampling that its gradient is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from fastgen.ops.checks import check_floating, check_floating_on
 
 
 class Resampling(NamedTuple):
@@ -25,7 +27,7 @@ class Resampling(NamedTuple):
         return *self.up, *self.down, *self.padding, self.flip_filter, self.gain
 
     def output_size(self, size: Sequence[int], f: Tensor) -> tuple[int, int]:
-        """(height, width) of what becomes of an image of this (height, width)."""
+        """(height, width) of the result for an image of this (height, width)."""
         (taps_y, taps_x), (left, right, top, bottom) = _taps(f), self.padding
         height = (size[0] * self.up[1] + top + bottom - taps_y) // self.down[1] + 1
         return height, (size[1] * self.up[0] + left + right - taps_x) // self.down[0] + 1
@@ -59,16 +61,14 @@ def checked_resampling(
     flip_filter: bool,
     gain: float,
 ) -> Resampling:
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    check_floating("x", x)
     if x.dim() != 4:
         raise ValueError(f"x: expected [batch, channels, height, width], got {tuple(x.shape)}")
     if f is not None:
-        if not f.is_floating_point() or f.device != x.device:
-            raise TypeError(f"f: expected a floating dtype on {x.device}, got {f.dtype} on {f.device}")
+        check_floating_on("f", f, x)
         if f.dim() not in (1, 2) or f.numel() == 0:
             raise ValueError(f"f: expected [taps] or [taps_y, taps_x], got {tuple(f.shape)}")
-    # As comparisons, which torch.compile takes also of a number that is not a constant.
+    # Compared and not tested with isfinite, so that torch.compile accepts a number that is not a constant.
     if not -math.inf < gain < math.inf:
         raise ValueError(f"gain: expected a finite number, got {gain}")
     pads = _integers("padding", padding, (1, 2, 4))
@@ -93,7 +93,7 @@ def checked_resampling(
 def _integers(name: str, value: int | Sequence[int], lengths: tuple[int, ...]) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, Sequence) else (value,)
     try:
-        # NumPy's too, and those of sizes under torch.jit.trace, which are tensors.
+        # `index` takes NumPy's integers too, and sizes under torch.jit.trace, which are tensors.
         values = tuple(v if isinstance(v, (int, torch.SymInt)) else operator.index(v) for v in values)
     except TypeError:
         values = ()

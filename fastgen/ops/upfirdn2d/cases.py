@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.drawing import Drawing
+from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.registry import Cost, Sample
 
-# (up, down, taps, padding): as networks resample, and with what else can be asked for.
+# (up, down, taps, padding): first as networks resample, then other choices.
 _SETTINGS = {
     "2x up": (2, 1, 4, (2, 1, 2, 1)),
     "2x down": (1, 2, 4, 1),
@@ -29,11 +29,10 @@ _SETTINGS = {
 
 
 def upfirdn2d_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
-    def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+    randn = normals(device, dtype)
 
     def taps(*shape: int) -> Tensor:
-        # A filter has a dtype of its own, and no gradient where the image has one.
+        # A filter may have another dtype than the image, and here it needs no gradient.
         return torch.rand(*shape).to(device) + 0.1
 
     networks = ("2x up", "2x down", "blur")

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastgen.ops.pairs import check_finite, check_tensor, computing_dtype
-from fastgen.ops.registry import Op, Tolerance, needs_gradient, no_view
-from fastgen.ops.vector_quantize import cases
+from fastgen.ops.checks import check_tensor
+from fastgen.ops.drawing import normals
+from fastgen.ops.pairs import check_finite
+from fastgen.ops.registry import (
+    CPU_DTYPES,
+    Cost,
+    Op,
+    Sample,
+    Tolerance,
+    always,
+    computing_dtype,
+    needs_gradient,
+    no_view,
+)
 from fastgen.ops.vector_quantize.products import quantize_by_products
 
-# Differences that the reference holds at once.
+# How many differences the reference holds at once.
 CHUNK = 2**22
+# How many vectors of a benchmark case are compared with the reference, which computes all differences.
+_COMPARED = 512
 
 
 class VectorQuantized(NamedTuple):
@@ -98,7 +111,7 @@ def vector_quantize_reference(x: Tensor, codebook: Tensor) -> VectorQuantized:
     has_code = (indices >= 0).unsqueeze(1)
     index = indices.clamp(min=0)
     quantized = torch.where(has_code, codes[index], torch.nan).to(x.dtype)
-    # Added is zero, with the gradient of x.
+    # Adds zero, which has the gradient of x.
     quantized = quantized + (rows - rows.detach())
     counts = torch.zeros_like(codes[:, 0], dtype=torch.int64).index_add(0, index, has_code[:, 0].long())
     sums = torch.zeros_like(codes).index_add(0, index, torch.where(has_code, rows.detach().to(dtype), 0))
@@ -181,6 +194,44 @@ def _check(x: Tensor, codebook: Tensor) -> None:
     check_finite("codebook", codebook)
 
 
+def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    randn = normals(device, dtype)
+    yield Sample("vectors", (randn(9, 5), randn(7, 5)))
+    yield Sample("sequences", (randn(2, 6, 4), randn(8, 4)))
+    yield Sample("images", (randn(2, 3, 5, 4), randn(11, 4)))
+    yield Sample("one vector", (randn(3), randn(4, 3)))
+    yield Sample("one code", (randn(6, 3), randn(1, 3)))
+    yield Sample("one number", (randn(1, 1), randn(1, 1)))
+    yield Sample("more codes than vectors", (randn(5, 3), randn(200, 3)))
+    yield Sample("more than a tile", (randn(143, 8), randn(67, 8)))
+    yield Sample("several depths of a tile", (randn(33, 300), randn(45, 300)))
+    yield Sample("no vectors", (randn(0, 4), randn(3, 4)))
+    yield Sample("codes twice", (randn(40, 3), randn(6, 3).repeat(2, 1)))
+    yield Sample("between codes", (randn(8, 3).floor() + 0.5, torch.arange(24.0).view(8, 3).to(device, dtype) % 3))
+    yield Sample("transposed", (randn(5, 8).t(), randn(5, 9).t()))
+    yield Sample("expanded", (randn(1, 3).expand(8, 3), randn(1, 3).expand(9, 3)))
+    yield Sample("far away", (randn(90, 4) - 1000, randn(50, 4) - 1000))
+    yield Sample("extreme", (randn(9, 3) * 1e4, randn(20, 3) * 1e4))
+
+
+def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
+    for n, k, d in ((16384, 1024, 64), (16384, 512, 64), (4096, 8192, 32)):
+        x, codebook = torch.randn(n, d, device=device), torch.randn(k, d, device=device)
+        yield Sample(f"{n}x{d}, {k} codes", (x.to(dtype), codebook.to(dtype)))
+
+
+def _gate_part(case: Sample) -> Sample:
+    x, codebook = case.args
+    return case._replace(args=(x[:_COMPARED], codebook))
+
+
+def _cost(pass_: str, x: Tensor, codebook: Tensor) -> Cost:
+    """The cost of one matrix product; codes and indices are written."""
+    rows, (codes, d) = x.numel() // x.shape[-1], codebook.shape
+    moved = 2 * x.numel() + 2 * codebook.numel() + 2 * rows
+    return Cost(moved * x.element_size(), 2 * rows * codes * d + 1)
+
+
 def _fake(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     indices = x.new_empty(x.shape[0], dtype=torch.int64)
     return x.new_empty(x.shape), indices, indices.new_empty(codebook.shape[0]), x.new_empty(codebook.shape)
@@ -190,31 +241,27 @@ def _supports_cpp(x: Tensor, codebook: Tensor) -> str:
     return "" if codebook.shape[0] <= 2**24 else "more than 2^24 codes"
 
 
-def _supports_library(x: Tensor, codebook: Tensor) -> str:
-    return ""
-
-
 VECTOR_QUANTIZE = Op(
     "vector_quantize",
     schema=("vector_quantize(Tensor x, Tensor codebook) -> (Tensor, Tensor, Tensor, Tensor)",),
     fake=(_fake,),
     reference=vector_quantize_reference,
     library=(quantize_by_products,),
-    supports={"cpp": _supports_cpp, "library": _supports_library},
+    supports={"cpp": _supports_cpp, "library": always},
     dtypes={
-        "cpp": (torch.float32, torch.float64, torch.bfloat16),
+        "cpp": CPU_DTYPES,
         "library": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     },
-    samples=cases.samples,
-    cases=cases.cases,
+    samples=_samples,
+    cases=_cases,
     tolerance={
         torch.float64: Tolerance(2, 1e-14),
         torch.float32: Tolerance(2, 1e-7),
         torch.bfloat16: Tolerance(2, 1e-7),
         torch.float16: Tolerance(2, 1e-7),
     },
-    cost=cases.cost,
+    cost=_cost,
     grad_order=0,
     passes=("forward",),
-    gate_part=cases.gate_part,
+    gate_part=_gate_part,
 )

@@ -1,6 +1,6 @@
 """Nearest codes by a matrix product, with PyTorch's own product and minimum.
 
-What runs on a GPU. A product's rounding may put a code before the nearest: where a bound on it leaves more than one in
+GPUs run this. A product's rounding may put a code before the nearest: where a bound on it leaves more than one in
 question, differences in float64 decide.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgen.ops.knn.products import rounding
 
-# Elements of a chunk's product: on a CPU what its second cache holds.
+# How many elements the product of one chunk has; on a CPU it fits into the second cache.
 CHUNK, CPU_CHUNK = 2**24, 2**18
 
 
@@ -23,7 +23,7 @@ def quantize_by_products(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, T
     quantized = torch.where(has_code.unsqueeze(1), codebook[index], torch.nan)
     counts = torch.zeros_like(codebook[:, 0], dtype=torch.int64).scatter_add_(0, index, has_code.long())
     rows = torch.where(has_code.unsqueeze(1), x, 0)
-    # Of rows that are expanded PyTorch knows to sort them first; index_add_ would add one row after another.
+    # For an expanded index PyTorch's scatter_add_ sorts the rows first; index_add_ would add one row after another.
     sums = torch.zeros_like(codebook).scatter_add_(0, index.unsqueeze(1).expand_as(rows), rows)
     return quantized, indices, counts, sums
 
@@ -33,7 +33,7 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     d = codebook.shape[1]
     centre = codebook.mean(0)
     codes = codebook - centre
-    # Of any scale: squares neither vanish nor overflow.
+    # Scaled, so that squares of numbers of any size neither vanish nor overflow.
     scale = codes.abs().amax()
     scale = torch.where(scale > 0, scale, 1)
     codes = codes / scale
@@ -45,10 +45,10 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
         relative = (rows - centre) / scale
         scores = torch.addmm(norms, relative, codes.T, alpha=-2)
         least, index = scores.min(1)
-        # How far a score may be from the true one, which is a squared distance less the row's own.
+        # A bound on the rounding of a score, which is a squared distance without the row's own square.
         error = (d + 8) * rounding(x) * (longest + relative.double().square().sum(1).sqrt()).square()
         limit = (least.double() + 2 * error).to(x.dtype)
-        # A limit that was rounded down, too.
+        # The limit itself may have been rounded down.
         limit = limit + 4 * torch.finfo(x.dtype).eps * limit.abs()
         second = scores.scatter_(1, index.unsqueeze(1), torch.inf).amin(1)
         found.append(index)

@@ -18,7 +18,7 @@ from fastgen.ops.linalg import gram, lower_half_of_product
 from fastgen.ops.sqrtm.factor import factor_of
 from fastgen.ops.sqrtm.polar import pays, polar_factor
 
-# What rounding may take of a sum of roots before singular values are computed without the square.
+# The share of a sum of roots that may be lost in rounding before singular values are computed without the square.
 _LOST = 1e-8
 
 
@@ -46,7 +46,7 @@ def overlap_with_covariance(x: Tensor, s: Tensor, of_x: bool) -> tuple[Tensor, T
 
 
 def _nuclear_norm(product: Tensor, wants_polar: bool) -> tuple[Tensor, Tensor]:
-    """That of C, and its polar factor."""
+    """The nuclear norm of C, and its polar factor."""
     if pays(product):
         polar = polar_factor(product)
         return (polar * product).sum(), polar
@@ -57,8 +57,8 @@ def _nuclear_norm(product: Tensor, wants_polar: bool) -> tuple[Tensor, Tensor]:
 
 
 def _roots(g: Tensor, wants_basis: bool) -> tuple[Tensor | None, Tensor | None]:
-    """The roots of g's eigenvalues and their eigenvectors, without the smallest: centred rows add up to zero. None
-    where another is lost in rounding as well.
+    """The roots of g's eigenvalues and their eigenvectors, without the smallest, which is zero since centred rows add
+    up to zero. None where another eigenvalue is lost in rounding as well.
     """
     eps = torch.finfo(g.dtype).eps
     if wants_basis:
@@ -68,7 +68,7 @@ def _roots(g: Tensor, wants_basis: bool) -> tuple[Tensor | None, Tensor | None]:
         return squares[1:].sqrt(), basis[:, 1:]
     squares = torch.linalg.eigvalsh(g)
     roots = squares[1:].clamp(min=0).sqrt()
-    # A sum of roots forgives a few that are lost, where a polar factor does not.
+    # A sum of roots tolerates that a few are lost; a polar factor does not.
     rounding = 4 * eps * squares[-1]
     if (rounding / (roots + rounding.sqrt())).sum() >= _LOST * roots.sum():
         return None, None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.ops.diffusion.arguments import PREDICTION_TYPES
+from fastgen.ops.checks import check_choice
+from fastgen.ops.diffusion import PREDICTION_TYPES
 
 WEIGHTS = ("min_snr", "p2")
 
@@ -72,10 +73,8 @@ def diffusion_loss_weight(
     Source: Hang et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy" (2023), section 3.4; Choi et al.,
     "Perception Prioritized Training of Diffusion Models" (2022), equation 8.
     """
-    if kind not in WEIGHTS:
-        raise ValueError(f"kind: expected one of {', '.join(WEIGHTS)}, got {kind!r}")
-    if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"prediction_type: expected one of {', '.join(PREDICTION_TYPES)}, got {prediction_type!r}")
+    check_choice("kind", kind, WEIGHTS)
+    check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     if alphas_cumprod.dim() != 1 or not alphas_cumprod.is_floating_point():
         raise ValueError(f"alphas_cumprod: expected floating [steps], got {tuple(alphas_cumprod.shape)}")
     gamma = {"min_snr": 5.0, "p2": 1.0}[kind] if gamma is None else gamma

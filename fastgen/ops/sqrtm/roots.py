@@ -1,4 +1,4 @@
-"""`tr (ab)^1/2` and its gradients by factors, in float64: LAPACK's part of `trace_sqrtm`.
+"""LAPACK's part of `sqrtm` and of `trace_sqrtm`, in float64: the root of a covariance, and `tr (ab)^1/2` by factors.
 
 With `a = L L^T` the eigenvalues of ab are those of `M = L^T b L`, a symmetric matrix, so none is complex. M squares the
 condition of the factors; where that loses its smallest eigenvalues, the singular values of `K^T L`, `b = K K^T`, are
@@ -17,16 +17,48 @@ import torch
 from torch import Tensor
 
 from fastgen.ops.linalg import gram
-from fastgen.ops.sqrtm.arguments import symmetric
+from fastgen.ops.sqrtm.arguments import check_semidefinite, symmetric
 from fastgen.ops.sqrtm.factor import Factor, factor_of, has_full_rank
-from fastgen.ops.sqrtm.polar import pays, polar_trace
+from fastgen.ops.sqrtm.polar import pays, polar_factor, polar_trace
+from fastgen.ops.sqrtm.reference import roots_of
 
-# Up to this size a batch is one call of LAPACK's wrapper, and blocks would gain nothing.
+# Up to this size a batch is one product, or one call of LAPACK's wrapper, and blocks would gain nothing.
 _SMALL = 128
 
 Results = tuple[Tensor, Tensor | None, Tensor | None]
-# What errors call the two matrices.
+# What the two matrices are called in errors.
 Names = tuple[str, str]
+
+
+def root_and_basis(a: Tensor, wants_basis: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The root [B, d, d]; where wanted, eigenvectors [B, d, d] and the roots of the eigenvalues [B, d], ascending.
+
+    Raises:
+        ValueError: a matrix that is not finite, symmetric or positive semi-definite.
+    """
+    a = symmetric("a", a)
+    if not wants_basis and pays(a) and (root := _by_polar_factor(a)) is not None:
+        return root, a.new_empty(0), a.new_empty(0)
+    eigenvalues, basis = torch.linalg.eigh(a)
+    if eigenvalues.numel():
+        for smallest, largest in eigenvalues[:, [0, -1]].tolist():
+            check_semidefinite("a", smallest, largest)
+    roots = roots_of(eigenvalues)
+    scaled = basis * roots.sqrt().unsqueeze(-2)
+    if len(a) == 0 or a.shape[-1] <= _SMALL:
+        product = scaled @ scaled.mT
+        # Not every library's product of a matrix with itself is symmetric to the bit.
+        return (product + product.mT) / 2, basis, roots
+    return torch.stack([gram(one.mT) for one in scaled]), basis, roots
+
+
+def _by_polar_factor(a: Tensor) -> Tensor | None:
+    """The symmetric half of `L^T = U H`, for `H^2 = L L^T`; None where a matrix lacks rank."""
+    lower, info = torch.linalg.cholesky_ex(a)
+    if not has_full_rank(a, lower, info).all():
+        return None
+    halves = [polar_factor(one.mT).mT @ one.mT for one in lower]
+    return torch.stack([(half + half.mT) / 2 for half in halves])
 
 
 def trace_and_gradients(
@@ -68,7 +100,7 @@ def _of_pair(a: Tensor, b: Tensor, of_a: bool, of_b: bool, names: Names, factor:
 
 
 def _singular_values(factor: Factor, other: Factor, vectors: bool) -> tuple[Tensor, Tensor | None]:
-    """Of `K^T L`, and its right singular vectors; without those that are lost in rounding."""
+    """The singular values of `K^T L` and its right singular vectors, without those that are lost in rounding."""
     product = other.matrix.mT @ factor.matrix
     if not product.numel():
         return product.new_zeros(0), product.new_zeros(product.shape[1], 0)
