@@ -87,8 +87,8 @@ class _State:
 
     Attributes:
         forced: the backends that `FASTGEN_BACKEND` names.
-        asked: whether any thread is inside `use_backend` or `explain`. Only then the state of the thread itself is read,
-            which takes longer.
+        asked: whether any thread is inside `use_backend` or `explain`. Only then the thread's own state is read, which
+            takes longer.
     """
 
     forced: tuple[str, ...] = ()
@@ -522,7 +522,7 @@ def explain(fn: Callable, *args: Any, **kwargs: Any) -> Explanation:
     """Call `fn(*args, **kwargs)` and tell which kernel each fastgen op inside it took, and why not the ones before it.
 
     >>> print(fastgen.explain(fastgen.ops.gated_activation, torch.randn(2, 8)))
-    gated_activation: cpp (not triton: the tensors are on cpu)
+    gated_activation: cpp (not cuda: the tensors are on cpu; not triton: the tensors are on cpu)
     """
     told = Explanation()
     with _asking("log", told):
