@@ -98,11 +98,7 @@ def _gradient(ctx, grad: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor, Tensor
     return ACTNORM.call[backend]["actnorm_backward"](grad.contiguous(), grad_logabsdet.contiguous(), *inputs, inverse)
 
 
-def _reference(x: Tensor, shift: Tensor, log_scale: Tensor, inverse: bool, backend: str) -> tuple[Tensor, Tensor]:
-    return actnorm_reference(x, shift, log_scale, inverse=inverse)
-
-
-_actnorm = differentiable(_forward, _gradient, _reference, inputs=3)
+_actnorm = differentiable(_forward, _gradient, actnorm_reference, inputs=3, settings=("inverse",))
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

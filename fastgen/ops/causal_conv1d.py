@@ -130,11 +130,7 @@ def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor |
     return grad_x, grad_weight, grad_bias
 
 
-def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, backend: str) -> Tensor:
-    return causal_conv1d_reference(x, weight, bias, dilation=dilation)
-
-
-_causal_conv1d = differentiable(_forward, _gradient, _reference, inputs=3)
+_causal_conv1d = differentiable(_forward, _gradient, causal_conv1d_reference, inputs=3, settings=("dilation",))
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

@@ -213,11 +213,9 @@ def _gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
     return call(grad.contiguous(), x.contiguous(), parameters.contiguous(), levels)
 
 
-def _reference(x: Tensor, parameters: Tensor, levels: int, backend: str) -> Tensor:
-    return discretized_logistic_mixture_log_prob_reference(x, parameters, levels=levels)
-
-
-_differentiable_log_prob = differentiable(_log_prob, _gradient, _reference, inputs=2)
+_differentiable_log_prob = differentiable(
+    _log_prob, _gradient, discretized_logistic_mixture_log_prob_reference, inputs=2, settings=("levels",)
+)
 
 
 def _fake_log_prob(x: Tensor, parameters: Tensor, levels: int) -> Tensor:

@@ -76,11 +76,7 @@ def _gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:
     return grad_x, grad_x if condition.dim() == x.dim() else grad_x.flatten(2).sum(2)
 
 
-def _reference(x: Tensor, condition: Tensor | None, backend: str) -> Tensor:
-    return gated_activation_reference(x, condition)
-
-
-_gated_activation = differentiable(_forward, _gradient, _reference, inputs=2)
+_gated_activation = differentiable(_forward, _gradient, gated_activation_reference, inputs=2)
 
 
 def _fake(x: Tensor, condition: Tensor | None) -> Tensor:

@@ -164,11 +164,11 @@ def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(g.to(t.dtype) if needed else None for g, t, needed in given)
 
 
-def _reference(x: Tensor, weight, bias, scale, shift, num_groups: int, eps: float, backend: str) -> Tensor:
+def _reference(x: Tensor, weight, bias, scale, shift, num_groups: int, eps: float) -> Tensor:
     return group_norm_silu_reference(x, num_groups, weight, bias, scale, shift, eps)
 
 
-_group_norm_silu = differentiable(_forward, _gradient, _reference, inputs=5, kept=2)
+_group_norm_silu = differentiable(_forward, _gradient, _reference, inputs=5, settings=("num_groups", "eps"), kept=2)
 
 
 def _fake(

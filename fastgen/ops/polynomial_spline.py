@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -276,18 +275,6 @@ def _check_bins(name: str, inputs: Tensor, parameter: Tensor) -> int:
     return parameter.shape[-1]
 
 
-def _reference_of_linear(x: Tensor, pdf: Tensor, inverse: bool, has_tails: bool, *numbers: Any):
-    *numbers, _ = numbers
-    return linear_spline_reference(x, pdf, inverse, "linear" if has_tails else None, *numbers)
-
-
-def _reference_of_quadratic(
-    x: Tensor, widths: Tensor, heights: Tensor, inverse: bool, has_tails: bool, *numbers: Any
-) -> tuple[Tensor, Tensor]:
-    *numbers, _ = numbers
-    return quadratic_spline_reference(x, widths, heights, inverse, "linear" if has_tails else None, *numbers)
-
-
 def _fake_linear_backward(grad, grad_logabsdet, x: Tensor, pdf: Tensor, *settings) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty((x.numel(), pdf.shape[1]))
 
@@ -412,5 +399,10 @@ QUADRATIC_SPLINE = Op(
     passes=_PASSES,
 )
 
-_linear_spline = recorded_elementwise(LINEAR_SPLINE, _reference_of_linear)
-_quadratic_spline = recorded_elementwise(QUADRATIC_SPLINE, _reference_of_quadratic)
+# The kernels take `tails` as whether there are any, which is all that the references ask.
+_linear_spline = recorded_elementwise(LINEAR_SPLINE, linear_spline_reference, ("inverse", "tails", "tail_bound"))
+_quadratic_spline = recorded_elementwise(
+    QUADRATIC_SPLINE,
+    quadratic_spline_reference,
+    ("inverse", "tails", "tail_bound", "min_bin_width", "min_bin_height"),
+)

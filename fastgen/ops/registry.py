@@ -250,7 +250,10 @@ class Op:
             return ""
         if backend not in self.supports:
             return f"{self.name} has no {backend} kernel"
-        return _general_refusal(backend, self.dtypes[backend], tensors) or self.supports[backend](*tensors, *args)
+        reason = _general_refusal(backend, self.dtypes[backend], tensors)
+        if reason or self.supports[backend] is always:
+            return reason
+        return self.supports[backend](*tensors, *args)
 
     def _choose_as_asked(self, tensors: tuple[Tensor | None, ...], args: tuple) -> str:
         reasons = {}
@@ -391,6 +394,7 @@ def differentiable(
     reference: Callable,
     *,
     inputs: int,
+    settings: Sequence[str] = (),
     kept: int = 0,
     undefined_grads: bool = False,
 ) -> Callable:
@@ -402,8 +406,9 @@ def differentiable(
         gradient: of `(ctx, *grads)`, the gradients in the inputs by kernels, None where there is none.
             `ctx.saved_tensors` are the inputs and what was kept, `ctx.settings` is the rest of the arguments, and
             `ctx.needs_input_grad` says what is needed.
-        reference: of the arguments of `run`, the same results in differentiable PyTorch. It is differentiated in place
-            of the kernels where the gradient will be differentiated (`create_graph=True`).
+        reference: of the same tensors, the same results in differentiable PyTorch. It is differentiated in place of the
+            kernels where the gradient will be differentiated (`create_graph=True`).
+        settings: the names by which the reference takes the first of the settings; it does not get the others.
         undefined_grads: `gradient` takes None for a result that was not used; else it is given zeros.
     """
 
@@ -420,11 +425,8 @@ def differentiable(
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-
-            def function(*tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
-                return reference(*tensors, *ctx.settings)
-
-            found = reference_gradient(function, ctx.saved_tensors[:inputs], ctx.needs_input_grad[:inputs], grads)
+            plain = functools.partial(reference, **dict(zip(settings, ctx.settings, strict=False)))
+            found = reference_gradient(plain, ctx.saved_tensors[:inputs], ctx.needs_input_grad[:inputs], grads)
         else:
             found = gradient(ctx, *grads)
         return *found, *(None,) * len(ctx.settings)

@@ -98,14 +98,12 @@ def _gradient(ctx, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor, Tensor, Non
     return *call(*tensors, seed, seed_tensor, offset), None
 
 
-def _reference(
-    mu: Tensor, logvar: Tensor, seed_tensor: Tensor | None, seed: int, offset: int, backend: str
-) -> tuple[Tensor, Tensor]:
+def _reference(mu: Tensor, logvar: Tensor, seed_tensor: Tensor | None, seed: int, offset: int) -> tuple[Tensor, Tensor]:
     given = seed if seed_tensor is None else seed_tensor
     return gaussian_reparameterize_kl_reference(mu, logvar, seed=given, offset=offset)
 
 
-_reparameterize_kl = differentiable(_forward, _gradient, _reference, inputs=3)
+_reparameterize_kl = differentiable(_forward, _gradient, _reference, inputs=3, settings=("seed", "offset"))
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:

@@ -164,10 +164,6 @@ def _gradient_of_rows(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     return tuple(grad * g if need else None for g, need in zip((in_x, in_y), ctx.needs_input_grad[:2], strict=True))
 
 
-def _reference_of_rows(x: Tensor, y: Tensor, of_x: bool, of_y: bool) -> Tensor:
-    return nuclear_norm(x, y)
-
-
 def _run_with_covariance(x: Tensor, sigma: Tensor, of_x: bool) -> tuple[Tensor, Tensor]:
     return FRECHET_DISTANCE_FROM_FEATURES.call["library"]["frechet_overlap_with_covariance"](x, sigma, of_x)
 
@@ -176,12 +172,12 @@ def _gradient_with_covariance(ctx, grad: Tensor) -> tuple[Tensor, None]:
     return grad * ctx.saved_tensors[2], None
 
 
-def _reference_with_covariance(x: Tensor, sigma: Tensor, of_x: bool) -> Tensor:
+def _reference_with_covariance(x: Tensor, sigma: Tensor) -> Tensor:
     return nuclear_norm(x, factor_of("sigma", sigma).matrix.mT)
 
 
 # The overlap of centred rows [N, d] and [M, d], and of centred rows and a covariance [d, d], which gets no gradient.
-_overlap = differentiable(_run_of_rows, _gradient_of_rows, _reference_of_rows, inputs=2, kept=2)
+_overlap = differentiable(_run_of_rows, _gradient_of_rows, nuclear_norm, inputs=2, kept=2)
 _overlap_with = differentiable(
     _run_with_covariance, _gradient_with_covariance, _reference_with_covariance, inputs=2, kept=1
 )

@@ -42,10 +42,6 @@ def _call(backend: str, name: str) -> Any:
     return REGISTRY["kde_log_density"].call[backend][name]
 
 
-def _reference(queries, points, offsets, precisions, leave_one_out: bool, kernel: str, backend: str) -> Tensor:
-    return log_sum(queries, points, offsets, precisions, kernel, leave_one_out)
-
-
 def _run_gaussian(queries, points, offsets, precisions, leave_one_out: bool, kernel: str, backend: str):
     return _call(backend, "kde_log_density")(queries, points, offsets, precisions, leave_one_out)
 
@@ -85,6 +81,7 @@ def _needed(ctx, found: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     return tuple(g if need else None for g, need in zip(found, ctx.needs_input_grad[:4], strict=True))
 
 
-_gaussian = differentiable(_run_gaussian, _gradient_of_gaussian, _reference, inputs=4, kept=1)
-_gaussian_of_queries = differentiable(_run_of_queries, _gradient_of_queries, _reference, inputs=4, kept=1)
-_direct = differentiable(_run_direct, _gradient_of_direct, _reference, inputs=4, kept=1)
+_RECORDED = {"inputs": 4, "settings": ("leave_one_out", "kernel"), "kept": 1}
+_gaussian = differentiable(_run_gaussian, _gradient_of_gaussian, log_sum, **_RECORDED)
+_gaussian_of_queries = differentiable(_run_of_queries, _gradient_of_queries, log_sum, **_RECORDED)
+_direct = differentiable(_run_direct, _gradient_of_direct, log_sum, **_RECORDED)

@@ -169,11 +169,14 @@ def _gradient(ctx, grad_x: Tensor, grad_logabsdet: Tensor) -> tuple[Tensor, Tens
     return implicit_gradient(grad_x, grad_logabsdet, x, weights, context, *ctx.settings)
 
 
-def _reference(y: Tensor, weights: Tensor, context: Tensor | None, order: DegreeOrder, element, activation, backend):
-    return masked_autoregressive_inverse_reference(y, weights, context, order, element=element, activation=activation)
-
-
-_inverse = differentiable(_run, _gradient, _reference, inputs=3, kept=1)
+_inverse = differentiable(
+    _run,
+    _gradient,
+    masked_autoregressive_inverse_reference,
+    inputs=3,
+    settings=("order", "element", "activation"),
+    kept=1,
+)
 
 
 def _supports(y, weights, context, order: DegreeOrder, element: Affine | RationalQuadratic, activation: str) -> str:

@@ -271,11 +271,11 @@ def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor |
     return grad_x, grad_weight, grad_bias
 
 
-def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry, backend: str) -> Tensor:
+def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry) -> Tensor:
     return masked_conv2d_reference(x, weight, bias, **conv.options)
 
 
-_conv = differentiable(_run, _gradient, _reference, inputs=3)
+_conv = differentiable(_run, _gradient, _reference, inputs=3, settings=("conv",))
 
 
 def _fake(

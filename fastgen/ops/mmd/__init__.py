@@ -194,22 +194,18 @@ def _run_polynomial(x: Tensor, y: Tensor, degree: int, gamma: float, coef0: floa
     return polynomial_value(sums, x, y, centre, degree, gamma, coef0, unbiased)
 
 
-def _reference_of_polynomial(
-    x: Tensor, y: Tensor, degree: int, gamma: float, coef0: float, unbiased: bool, backend: str
-) -> Tensor:
-    return polynomial_mmd_reference(x, y, degree=degree, gamma=gamma, coef0=coef0, unbiased=unbiased)
-
-
 def _run_rbf(x: Tensor, y: Tensor, gamma: float, unbiased: bool, backend: str) -> Tensor:
     return rbf_value(RBF_MMD.call[backend]["rbf_mmd"](x, y, gamma), x, y, unbiased)
 
 
-def _reference_of_rbf(x: Tensor, y: Tensor, gamma: float, unbiased: bool, backend: str) -> Tensor:
-    return rbf_mmd_reference(x, y, gamma, unbiased=unbiased)
-
-
-_polynomial = differentiable(_run_polynomial, polynomial_gradient, _reference_of_polynomial, inputs=2)
-_rbf = differentiable(_run_rbf, rbf_gradient, _reference_of_rbf, inputs=2)
+_polynomial = differentiable(
+    _run_polynomial,
+    polynomial_gradient,
+    polynomial_mmd_reference,
+    inputs=2,
+    settings=("degree", "gamma", "coef0", "unbiased"),
+)
+_rbf = differentiable(_run_rbf, rbf_gradient, rbf_mmd_reference, inputs=2, settings=("gamma", "unbiased"))
 
 
 def _fake_polynomial(x: Tensor, y: Tensor, centre: Tensor, degree: int, gamma: float, coef0: float) -> Tensor:

@@ -167,11 +167,7 @@ def _gradient_of_bernoulli(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | N
     return grad_logits, grad_x
 
 
-def _reference_of_bernoulli(logits: Tensor, x: Tensor, backend: str) -> Tensor:
-    return bernoulli_log_prob_reference(logits, x)
-
-
-_bernoulli = differentiable(_run_bernoulli, _gradient_of_bernoulli, _reference_of_bernoulli, inputs=2)
+_bernoulli = differentiable(_run_bernoulli, _gradient_of_bernoulli, bernoulli_log_prob_reference, inputs=2)
 
 
 def _log_prob(op: Op, mean: Tensor, spread: Tensor, x: Tensor, **options: int) -> Tensor:
@@ -199,14 +195,16 @@ def _gradient_of_location_scale(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tens
     return grad_mean, grad_spread, -grad_mean if ctx.needs_input_grad[2] else None
 
 
-def _reference_of_location_scale(
-    mean: Tensor, spread: Tensor, x: Tensor, op: Op, options: dict, backend: str
-) -> Tensor:
+def _reference_of_location_scale(mean: Tensor, spread: Tensor, x: Tensor, op: Op, options: dict) -> Tensor:
     return op.reference(mean, spread, x, **options)
 
 
 _location_scale = differentiable(
-    _run_location_scale, _gradient_of_location_scale, _reference_of_location_scale, inputs=3
+    _run_location_scale,
+    _gradient_of_location_scale,
+    _reference_of_location_scale,
+    inputs=3,
+    settings=("op", "options"),
 )
 
 

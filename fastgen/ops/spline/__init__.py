@@ -244,10 +244,10 @@ def check_domain(name: str, x: Tensor, tails: str | None, tail_bound: float) -> 
         )
 
 
-def recorded_elementwise(op: Op, reference: Callable) -> Callable:
+def recorded_elementwise(op: Op, reference: Callable, settings: Sequence[str]) -> Callable:
     """The kernels of an elementwise spline, of (inputs, parameters, settings, backend), with their gradient.
 
-    `reference` takes the same arguments. Parameters are [..., K] with the inputs' shape in front.
+    Parameters are [..., K] with the inputs' shape in front. `reference` takes the settings by their names.
     """
     tensors = op.schema[0].count("Tensor ")
 
@@ -262,13 +262,14 @@ def recorded_elementwise(op: Op, reference: Callable) -> Callable:
         sizes = [parameter.shape[-1] for parameter in parameters]
         return grad_x, *grad_parameters.view(*x.shape, sum(sizes)).split(sizes, -1)
 
-    return differentiable(run, gradient, reference, inputs=tensors, undefined_grads=True)
+    return differentiable(run, gradient, reference, inputs=tensors, settings=settings, undefined_grads=True)
 
 
-def _reference_of_spline(x: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor, *settings: Any):
+def _reference_of_spline(x, widths, heights, derivatives, zuko: bool, **settings: Any) -> tuple[Tensor, Tensor]:
     count = derivatives.shape[-1] - widths.shape[-1]
     tails = next(name for name, more in DERIVATIVES.items() if more == count)
-    return rational_quadratic_spline_reference(x, widths, heights, derivatives, tails=tails, **_options(*settings))
+    settings |= {"tails": tails, "parameterization": "zuko" if zuko else "nflows"}
+    return rational_quadratic_spline_reference(x, widths, heights, derivatives, **settings)
 
 
 def _run_coupling(x: Tensor, params: Tensor, bins: int, softmax_scale: float, tails: str | None, *settings: Any):
@@ -283,24 +284,20 @@ def _gradient_of_coupling(ctx, *grads: Tensor | None) -> tuple[Tensor, Tensor]:
     return call(*map(_contiguous, grads), x.contiguous(), params.contiguous(), bins, softmax_scale, *settings)
 
 
-def _reference_of_coupling(x: Tensor, params: Tensor, bins: int, softmax_scale: float, tails: str | None, *settings):
-    return rational_quadratic_coupling_reference(
-        x, params, num_bins=bins, softmax_scale=softmax_scale, tails=tails, **_options(*settings)
-    )
+def _reference_of_coupling(x: Tensor, params: Tensor, zuko: bool, **settings: Any) -> tuple[Tensor, Tensor]:
+    settings["parameterization"] = "zuko" if zuko else "nflows"
+    return rational_quadratic_coupling_reference(x, params, **settings)
 
 
-_coupling = differentiable(_run_coupling, _gradient_of_coupling, _reference_of_coupling, inputs=2, undefined_grads=True)
-
-
-def _options(
-    inverse: bool, tail_bound: float, min_bin_width: float, min_bin_height: float, min_derivative: float, zuko: bool,
-    backend: str,
-) -> dict[str, Any]:  # fmt: skip
-    """The settings of a kernel, as keyword arguments of the reference."""
-    return {
-        "inverse": inverse, "tail_bound": tail_bound, "min_bin_width": min_bin_width, "min_bin_height": min_bin_height,
-        "min_derivative": min_derivative, "parameterization": "zuko" if zuko else "nflows",
-    }  # fmt: skip
+_KERNEL_SETTINGS = ("inverse", "tail_bound", "min_bin_width", "min_bin_height", "min_derivative", "zuko")
+_coupling = differentiable(
+    _run_coupling,
+    _gradient_of_coupling,
+    _reference_of_coupling,
+    inputs=2,
+    settings=("num_bins", "softmax_scale", "tails", *_KERNEL_SETTINGS),
+    undefined_grads=True,
+)
 
 
 def _rows(parameter: Tensor) -> Tensor:
@@ -362,7 +359,7 @@ RATIONAL_QUADRATIC_SPLINE = Op(
     passes=_PASSES,
 )
 
-_spline = recorded_elementwise(RATIONAL_QUADRATIC_SPLINE, _reference_of_spline)
+_spline = recorded_elementwise(RATIONAL_QUADRATIC_SPLINE, _reference_of_spline, _KERNEL_SETTINGS)
 
 RATIONAL_QUADRATIC_COUPLING = Op(
     "rational_quadratic_coupling",

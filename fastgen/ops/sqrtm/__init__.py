@@ -113,10 +113,6 @@ def _gradient_of_root(ctx, grad: Tensor) -> tuple[Tensor]:
     return (solve_sylvester((grad + grad.mT) / 2, basis, roots),)
 
 
-def _reference_of_root(a: Tensor, wants_basis: bool) -> Tensor:
-    return sqrtm_reference(a)
-
-
 def _run_trace(a: Tensor, b: Tensor, factor: Tensor | None, of_a: bool, of_b: bool, *names: str):
     return TRACE_SQRTM.call["library"]["trace_sqrtm"](a, b, factor, of_a, of_b, *names)
 
@@ -128,11 +124,11 @@ def _gradient_of_trace(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *found, None
 
 
-def _reference_of_trace(a: Tensor, b: Tensor, *settings: object) -> Tensor:
+def _reference_of_trace(a: Tensor, b: Tensor, factor: Tensor | None) -> Tensor:
     return trace_sqrtm_reference(a, b)
 
 
-_root = differentiable(_run_root, _gradient_of_root, _reference_of_root, inputs=1, kept=2)
+_root = differentiable(_run_root, _gradient_of_root, sqrtm_reference, inputs=1, kept=2)
 _trace = differentiable(_run_trace, _gradient_of_trace, _reference_of_trace, inputs=3, kept=2)
 
 
