@@ -165,7 +165,9 @@ class DensityEstimator:
             ValueError: not fitted yet.
         """
         self._check_fitted()
-        arguments = {name: _plain(value) for name, value in self.get_params().items()}
+        # JSON knows neither tensors nor arrays.
+        given = self.get_params().items()
+        arguments = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in given}
         tensors, plain = _split(self._learned)
         write_file(Path(path), tensors, {"class": type(self).__name__, "arguments": arguments, "learned": plain})
 
@@ -279,11 +281,6 @@ def _safetensors() -> Any:
 
 def _is_learned(name: str) -> bool:
     return name.endswith("_") and not name.startswith("_")
-
-
-def _plain(argument: Any) -> Any:
-    """A constructor's argument without tensors and arrays, which JSON does not know."""
-    return argument.tolist() if hasattr(argument, "tolist") else argument
 
 
 def _split(learned: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -78,7 +78,9 @@ class GaussianMixture(DensityEstimator):
         Raises:
             TypeError, ValueError: as `score_samples`, and no points.
         """
-        return super().score(X) / self._number(X)
+        if not len(X):
+            raise ValueError(f"X: expected at least 1 point, got {tuple(np.shape(X))}")
+        return super().score(X) / len(X)
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion `-2 log L + (number of parameters) log M` of points [M, d]; lower is better.
@@ -88,10 +90,10 @@ class GaussianMixture(DensityEstimator):
 
         Source: Schwarz, "Estimating the dimension of a model" (1978).
         """
-        log_likelihood = super().score(X)
+        log_likelihood = self.score(X) * len(X)
         k, d = self.means_.shape
         parameters = k * d + {"full": k * d * (d + 1) // 2, "diag": k * d, "spherical": k}[self.covariance_type] + k - 1
-        return -2 * log_likelihood + parameters * math.log(self._number(X))
+        return -2 * log_likelihood + parameters * math.log(len(X))
 
     @full_precision
     @torch.no_grad()
@@ -115,11 +117,6 @@ class GaussianMixture(DensityEstimator):
         n = number_of_samples(n, n_samples)
         points, component = self._draw(n, as_generator(random_state, self._anchor.device))
         return self._kind.restore(points), self._kind.restore(component)
-
-    def _number(self, X: Any) -> int:
-        if not len(X):
-            raise ValueError(f"X: expected at least 1 point, got {tuple(np.shape(X))}")
-        return len(X)
 
     def _at_least(self, features: int) -> int:
         return self.n_components

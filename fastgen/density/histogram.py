@@ -84,7 +84,7 @@ class Histogram(DensityEstimator):
         check_varying(x, f"and '{self.bin_width}' has no scale to go by: expected bin_width as a number")
         if self.bin_width == "freedman-diaconis":
             return _freedman_diaconis(x)
-        width = _scott(x)
+        width = (24 * math.sqrt(math.pi)) ** (1 / 3) * x.std(0) * len(x) ** (-1 / (2 + x.shape[1]))
         if self.bin_width == "scott":
             return width
         risks = [cross_validated_risk(x, self.origin_, factor * width) for factor in _CV_FACTORS]
@@ -111,10 +111,6 @@ def cross_validated_risk(x: Tensor, origin: Tensor, width: Tensor) -> float:
     n = len(x)
     share = count_cells(cell_numbers(x, origin, width))[1].double() / n
     return ((2 - (n + 1) * share.square().sum()) / ((n - 1) * width.double().prod())).item()
-
-
-def _scott(x: Tensor) -> Tensor:
-    return (24 * math.sqrt(math.pi)) ** (1 / 3) * x.std(0) * len(x) ** (-1 / (2 + x.shape[1]))
 
 
 def _freedman_diaconis(x: Tensor) -> Tensor:

@@ -223,14 +223,13 @@ class KernelDensity(DensityEstimator):
             if self.scales_ is not None:
                 around = around * self.scales_[index, None]
             x = self.points_[index] + self._stretched(around)
-            drawn.append(x if self.debias != "laplace" else self._thinned(x, generator))
+            if self.debias == "laplace":
+                # By rejection: the correction multiplies the density by at most 1 + d / 2.
+                factor = laplace_factor(self._to_bandwidths(x), self._to_bandwidths(self.points_), self.weights_)
+                uniform = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
+                x = x[uniform * (1 + 0.5 * x.shape[1]) < factor]
+            drawn.append(x)
         return torch.cat(drawn)
-
-    def _thinned(self, x: Tensor, generator: Generator | None) -> Tensor:
-        """Those of points drawn from the plain estimate that remain under the Laplace correction, by rejection."""
-        factor = laplace_factor(self._to_bandwidths(x), self._to_bandwidths(self.points_), self.weights_)
-        uniform = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device)
-        return x[uniform * (1 + 0.5 * x.shape[1]) < factor]
 
 
 def _adaptive_scales(y: Tensor, k: int) -> Tensor:

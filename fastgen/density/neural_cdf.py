@@ -168,7 +168,8 @@ class NeuralCDF(DensityEstimator):
             (slope,) = torch.autograd.grad(height.sum(), own, create_graph=x.requires_grad)
         # Given a condition far from all data, a network may have the same value at both ends.
         mass = (stop - start).clamp(min=torch.finfo(x.dtype).tiny)
-        density = (1 - self.floor) * (slope / mass).clamp(min=0) + self.floor * _wide_density(own)
+        wide = (-0.5 * (own / _WIDE).square()).exp() / (_WIDE * math.sqrt(2 * math.pi))
+        density = (1 - self.floor) * (slope / mass).clamp(min=0) + self.floor * wide
         log_density = density.log().sum(0) - self.deviation_.log().sum()
         return log_density if x.requires_grad else log_density.detach()
 
@@ -195,10 +196,6 @@ class NeuralCDF(DensityEstimator):
             return ((1 - self.floor) * share + self.floor * torch.special.ndtr(y / _WIDE))[0]
 
         return cdf
-
-
-def _wide_density(y: Tensor) -> Tensor:
-    return (-0.5 * (y / _WIDE).square()).exp() / (_WIDE * math.sqrt(2 * math.pi))
 
 
 def initial_weights(z: Tensor, hidden_features: int, num_layers: int, generator: Generator | None) -> Parameters:

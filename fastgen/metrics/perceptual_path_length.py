@@ -12,8 +12,6 @@ from torch import Tensor
 from fastgen.metrics.arguments import seed_of
 from fastgen.metrics.metric import Metric
 
-INTERPOLATIONS = ("lerp", "slerp")
-
 
 def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """The point at `t` [B] of the straight line from `a` to `b`, both [B, d]."""
@@ -35,6 +33,9 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     path = (((1 - t) * safe).sin() * a + (t * safe).sin() * b) / safe.sin()
     path = torch.where(small, torch.lerp(a, b, t), path)
     return path / path.norm(dim=1, keepdim=True)
+
+
+INTERPOLATIONS = {"lerp": lerp, "slerp": slerp}
 
 
 class PerceptualPathLength(Metric):
@@ -88,7 +89,7 @@ class PerceptualPathLength(Metric):
             raise ValueError(f"quantiles: expected two rising numbers from 0 to 1, got {quantiles!r}")
         self.distance, self.full, self.seed = distance, bool(full), seed_of(seed)
         self.epsilon, self.quantiles = float(epsilon), (float(low), float(high))
-        self.path = {"lerp": lerp, "slerp": slerp}[interpolation]
+        self.path = INTERPOLATIONS[interpolation]
         # The generator's state, before the next update.
         self.random = torch.Generator().manual_seed(self.seed).get_state()
         self.add_state("distances", default=[], dist_reduce_fx="cat")
