@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from fastgen.sampling.program import Builder, Graph
-from fastgen.sampling.trace.rules import CONDITIONAL, RULES, why_not
+from fastgen.sampling.trace.rules import COMPOSED, CONDITIONAL, RULES, why_not
 from fastgen.sampling.trace.value import (
     BATCH,
     Conditional,
@@ -240,7 +240,16 @@ class Recorder(TorchDispatchMode):
         if kwargs.get("out") is not None:
             self.builder.refuse(f"no rule for {name} with out=")
         target = _written(function, args)
-        rule = RULES.get(base.removesuffix("_") if target is not None else base)
+        operator = base.removesuffix("_") if target is not None else base
+        if operator in COMPOSED:
+            with self:
+                made = COMPOSED[operator](*args, **kwargs)
+            if target is None:
+                return made
+            results = function(*args, **kwargs)
+            self._overwrite(target, self.value(made), name)
+            return results
+        rule = RULES.get(operator)
         if base.endswith("_like") or base.startswith("new_"):
             if base.startswith("rand"):
                 self.builder.refuse(f"{name} makes the network random")
@@ -253,7 +262,7 @@ class Recorder(TorchDispatchMode):
         if rule is None and not fill:
             self.builder.refuse(f"{name} has no one-pixel rule (it may mix positions)")
         conditional = any(self.tape.key(leaf) is not None for leaf in tree_flatten((args, kwargs))[0])
-        if conditional and base.removesuffix("_") not in CONDITIONAL:
+        if conditional and operator not in CONDITIONAL:
             self.builder.refuse(f"no rule for {name} of the image and the condition")
         # The values before the operator runs, because it may run in place.
         symbolic = tree_map(self._symbol, (args, kwargs))

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -43,10 +44,46 @@ from fastgen.sampling.trace.value import (
     trim,
 )
 
-__all__ = ["CONDITIONAL", "RULES", "why_not"]
+__all__ = ["COMPOSED", "CONDITIONAL", "RULES", "why_not"]
 
 # Operators that may mix the image with values that depend on the condition.
 CONDITIONAL = {"add", "sub", "rsub", "mul", "div", "maximum", "minimum", "cat"}
+
+# Operators that are made of others: the network runs these in their place.
+COMPOSED: dict[str, Callable] = {
+    "addcmul": lambda x, a, b, value=1: torch.add(x, a * b, alpha=value),
+    "addmm": lambda x, a, b, beta=1, alpha=1: _scaled_sum(x, a @ b, beta, alpha),
+    "baddbmm": lambda x, a, b, beta=1, alpha=1: _scaled_sum(x, a @ b, beta, alpha),
+    "celu": lambda x, alpha=1: F.elu(x / alpha) * alpha,
+    "clamp_max": lambda x, bound: x.clamp(max=bound),
+    "clamp_min": lambda x, bound: x.clamp(min=bound),
+    "glu": lambda x, dim=-1: _product_with_sigmoid(*x.chunk(2, dim)),
+    "hardsigmoid": lambda x: (x / 6 + 0.5).clamp(0, 1),
+    "hardswish": lambda x: x * (x / 6 + 0.5).clamp(0, 1),
+    # The second result is for the backward pass.
+    "log_sigmoid_forward": lambda x: (-F.softplus(-x), x.new_empty(0)),
+    "masked_fill": lambda x, mask, value: torch.where(mask, value, x),
+    "mish": lambda x: x * F.softplus(x).tanh(),
+    "pixel_shuffle": lambda x, r: x.unflatten(1, (-1, r, r)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3),
+    "pixel_unshuffle": lambda x, r: (
+        x.unflatten(3, (-1, r)).unflatten(2, (-1, r)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    ),
+    "_prelu_kernel": lambda x, weight: x.relu() + x.clamp(max=0) * weight,
+    # The constants of Klambauer et al. 2017.
+    "selu": lambda x: 1.0507009873554804934193349852946 * F.elu(x, 1.6732632423543772848170429916717),
+    "stack": lambda tensors, dim=0: torch.cat([tensor.unsqueeze(dim) for tensor in tensors], dim),
+    "unbind": lambda x, dim=0: [x.select(dim, index) for index in range(x.shape[dim])],
+    "where": lambda condition, a, b: a * condition + b * ~condition,
+}
+
+
+def _scaled_sum(a: Tensor, b: Tensor, scale_a: float, scale_b: float) -> Tensor:
+    return (a if scale_a == 1 else a * scale_a) + (b if scale_b == 1 else b * scale_b)
+
+
+def _product_with_sigmoid(a: Tensor, b: Tensor) -> Tensor:
+    return a * b.sigmoid()
+
 
 Operand = Value | Tensor | Conditional | float
 Shape = Sequence[int]
@@ -171,12 +208,6 @@ def _div(builder: Builder, shape: Shape, a: Operand, b: Operand, *, rounding_mod
     return binary(builder, "div", a, b, shape)
 
 
-@rule("addcmul")
-def _addcmul(builder: Builder, shape: Shape, x: Operand, a: Operand, b: Operand, *, value: float = 1) -> Value:
-    product = a * b if not isinstance(a, Value) and not isinstance(b, Value) else binary(builder, "mul", a, b, shape)
-    return binary(builder, "add", x, _scaled(builder, product, value) if value != 1 else product, shape)
-
-
 @rule("pow")
 def _pow(builder: Builder, shape: Shape, x: Operand, exponent: Operand) -> Value:
     if not isinstance(x, Value) or not isinstance(exponent, int | float):
@@ -194,17 +225,6 @@ def _elu(builder: Builder, shape: Shape, x: Value, alpha: float = 1, scale: floa
     return y if scale == 1 else affine(builder, y, scale, 0.0, shape)
 
 
-@rule("celu")
-def _celu(builder: Builder, shape: Shape, x: Value, alpha: float = 1) -> Value:
-    return _elu(builder, shape, x, alpha, 1, 1 / alpha)
-
-
-@rule("selu")
-def _selu(builder: Builder, shape: Shape, x: Value) -> Value:
-    # The constants of Klambauer et al. 2017.
-    return _elu(builder, shape, x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
-
-
 @rule("leaky_relu")
 def _leaky_relu(builder: Builder, shape: Shape, x: Value, negative_slope: float = 0.01) -> Value:
     return unary(builder, "leaky_relu", x, [negative_slope])
@@ -220,11 +240,6 @@ def _gelu(builder: Builder, shape: Shape, x: Value, *, approximate: str = "none"
     return unary(builder, "gelu" if approximate == "none" else "gelu_tanh", x)
 
 
-@rule("log_sigmoid_forward")
-def _log_sigmoid(builder: Builder, shape: Shape, x: Value) -> list[Value | None]:
-    return [unary(builder, "neg", unary(builder, "softplus", unary(builder, "neg", x), [1, 20])), None]
-
-
 @rule("clamp", "hardtanh")
 def _clamp(builder: Builder, shape: Shape, x: Operand, low: Operand = None, high: Operand = None, *, name) -> Value:
     if name == "hardtanh":
@@ -233,53 +248,6 @@ def _clamp(builder: Builder, shape: Shape, x: Operand, low: Operand = None, high
         x = x if low is None else binary(builder, "maximum", x, low, shape)
         return x if high is None else binary(builder, "minimum", x, high, shape)
     return unary(builder, "clamp", x, [-math.inf if low is None else low, math.inf if high is None else high])
-
-
-@rule("clamp_min", "clamp_max")
-def _clamp_one_side(builder: Builder, shape: Shape, x: Value, bound: Operand, *, name: str) -> Value:
-    bounds = (bound, None) if name == "clamp_min" else (None, bound)
-    return _clamp(builder, shape, x, *bounds, name=name)
-
-
-@rule("hardsigmoid", "hardswish")
-def _hard(builder: Builder, shape: Shape, x: Value, *, name: str) -> Value:
-    gate = unary(builder, "clamp", affine(builder, x, 1 / 6, 0.5, shape), [0, 1])
-    return gate if name == "hardsigmoid" else binary(builder, "mul", x, gate, shape)
-
-
-@rule("mish")
-def _mish(builder: Builder, shape: Shape, x: Value) -> Value:
-    return binary(builder, "mul", x, unary(builder, "tanh", unary(builder, "softplus", x, [1, 20])), shape)
-
-
-@rule("_prelu_kernel")
-def _prelu(builder: Builder, shape: Shape, x: Value, weight: Tensor) -> Value:
-    negative = binary(builder, "mul", unary(builder, "clamp", x, [-math.inf, 0]), weight, shape)
-    return binary(builder, "add", unary(builder, "relu", x), negative, shape)
-
-
-@rule("glu")
-def _glu(builder: Builder, shape: Shape, x: Value, dim: int = -1) -> Value:
-    dim %= len(x.dims)
-    half = x.shape[dim] // 2
-    gate = unary(builder, "sigmoid", trim(builder, x, dim, half, 0))
-    return binary(builder, "mul", trim(builder, x, dim, 0, half), gate, shape)
-
-
-@rule("where")
-def _where(builder: Builder, shape: Shape, condition: Operand, a: Operand, b: Operand) -> Value:
-    if not isinstance(condition, Tensor):
-        builder.refuse("no rule for a choice that depends on the image")
-    chosen = condition.double()
-    parts = []
-    for operand, mask in ((a, chosen), (b, 1 - chosen)):
-        parts.append(binary(builder, "mul", operand, mask, shape) if isinstance(operand, Value) else operand * mask)
-    return binary(builder, "add", *parts, shape)
-
-
-@rule("masked_fill")
-def _masked_fill(builder: Builder, shape: Shape, x: Operand, mask: Operand, value: Operand) -> Value:
-    return _where(builder, shape, mask, value, x)
 
 
 @rule("clone", "alias", "detach", "contiguous", "lift_fresh", "_to_copy", "view_as_real_copy")
@@ -344,16 +312,6 @@ def _matmul(builder: Builder, shape: Shape, a: Operand, b: Operand) -> Value:
     if len(shape) == 2:
         return contract(builder, value, last, weight[None])
     return contract(builder, value, last, _one_matrix_per_group(builder, value, weight), group=0)
-
-
-@rule("addmm", "baddbmm")
-def _addmm(
-    builder: Builder, shape: Shape, bias: Operand, a: Operand, b: Operand, *, beta: float = 1, alpha: float = 1
-) -> Value:
-    if (beta, alpha) != (1, 1):
-        builder.refuse("no rule for a scaled addmm")
-    product = _matmul(builder, shape, a, b) if isinstance(a, Value) or isinstance(b, Value) else a @ b
-    return binary(builder, "add", product, bias, shape)
 
 
 @rule("linear")
@@ -553,11 +511,6 @@ def _split(builder: Builder, shapes: Sequence[Shape], x: Value, sizes: int | Sha
     return pieces
 
 
-@rule("unbind")
-def _unbind(builder: Builder, shapes: Sequence[Shape], x: Value, dim: int = 0) -> list[Value]:
-    return [_select(builder, shape, x, dim, index) for index, shape in enumerate(shapes)]
-
-
 @rule("cat")
 def _cat(builder: Builder, shape: Shape, tensors: Sequence[Operand], dim: int = 0) -> Value:
     dim %= len(shape)
@@ -578,14 +531,6 @@ def _cat(builder: Builder, shape: Shape, tensors: Sequence[Operand], dim: int = 
             tensor = constant_like(builder, tensor, template, dim)
         values.append(tensor)
     return cat_positions(builder, values, dim, [tensor.shape[dim] for tensor in tensors])
-
-
-@rule("stack")
-def _stack(builder: Builder, shape: Shape, tensors: Sequence[Operand], dim: int = 0) -> Value:
-    dim %= len(shape)
-    one = [*shape[:dim], 1, *shape[dim + 1 :]]
-    tensors = [reshape(builder, t, one) if isinstance(t, Value) else t.reshape(one) for t in tensors]
-    return _cat(builder, shape, tensors, dim)
 
 
 @rule("repeat")
@@ -635,17 +580,3 @@ def _constant_pad(builder: Builder, shape: Shape, x: Value, padding: Shape, valu
         return x
     border = torch.nn.functional.pad(torch.zeros(original, dtype=torch.float64), list(padding), value=value)
     return binary(builder, "add", x, border, shape)
-
-
-@rule("pixel_shuffle")
-def _pixel_shuffle(builder: Builder, shape: Shape, x: Value, factor: int) -> Value:
-    batch, channels, height, width = x.shape
-    x = reshape(builder, x, [batch, channels // factor**2, factor, factor, height, width])
-    return reshape(builder, permute(x, [0, 1, 4, 2, 5, 3]), shape)
-
-
-@rule("pixel_unshuffle")
-def _pixel_unshuffle(builder: Builder, shape: Shape, x: Value, factor: int) -> Value:
-    batch, channels, height, width = x.shape
-    x = reshape(builder, x, [batch, channels, height // factor, factor, width // factor, factor])
-    return reshape(builder, permute(x, [0, 1, 3, 5, 2, 4]), shape)
