@@ -46,6 +46,7 @@ __all__ = [
     "crop",
     "is_whole",
     "whole",
+    "with_taps",
 ]
 
 
@@ -227,6 +228,15 @@ class Node:
     # How to compute `data` from the condition, for the tracer; None where it is the same for every condition. Where
     # there is one, `data` is only an example, of one image.
     recipe: object = None
+
+
+def with_taps(node: Node, operands: Sequence[View], taps: Sequence[Tap], extras: Sequence[View]) -> Node:
+    """A convolution with these taps, equal operands merged and unread ones dropped."""
+    used: dict[View, int] = {}
+    for tap in taps:
+        used.setdefault(operands[tap.operand], len(used))
+    taps = [Tap(used[operands[tap.operand]], tap.row, tap.col, tap.weight) for tap in taps]
+    return replace(node, operands=[*used, *extras], taps=taps, num_tap_operands=len(used))
 
 
 @dataclass(kw_only=True)

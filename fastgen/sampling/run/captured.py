@@ -22,6 +22,7 @@ from torch import Tensor
 from fastgen.sampling.draw import Draw
 from fastgen.sampling.program import POINTWISE, Node, Program, View
 from fastgen.sampling.run.session import Session
+from fastgen.sampling.schedule.causality import Read, output_read, reads
 
 __all__ = ["CapturedSession"]
 
@@ -257,15 +258,18 @@ class _Plan:
     """Sorts the steps of a program into kinds and tabulates, for every step, which slots its events read and write.
 
     Attributes:
-        kinds: the kinds of step; `kind_of_step` [steps] and `ordinals` [steps] say which one a step is, and the how
-            manieth.
+        kinds: the kinds of step.
+        kind_of_step: the kind of each step, [steps].
+        ordinals: how many steps of its kind came before each step, [steps].
         tables: per kind, int64 [steps of that kind, slots]: for each event its reads, then its writes; last, the slot
-            of the
-            output and the slot of the input that the draw fills.
+            of the output and the slot of the input that the draw fills.
     """
 
     def __init__(self, program: Program):
         self._program = program
+        # Those of taps come first, in their order.
+        self._reads = [list(reads(node)) for node in program.nodes]
+        self._outputs = [output_read(program, color) for color in range(program.colors)]
         by_step: list[list[tuple[int, int, int, int]]] = [[] for _ in range(program.steps)]
         for step, *event in program.events.tolist():
             by_step[step].append(tuple(event))
@@ -303,37 +307,23 @@ class _Plan:
         program = self._program
         parts: list[np.ndarray] = []
         for described, (index, row, begin, end) in zip(kind.events, events, strict=True):
-            node, cols = program.nodes[index], np.arange(begin, end)
-            rows = np.full_like(cols, row)
+            reads, cols = self._reads[index], slice(begin, end)
             for taps in described.taps:
                 # Positions first, then taps: the gathered taps of a position lie side by side.
-                parts.append(np.stack([self._tap_slots(node, t, rows, cols) for t in taps], 1).ravel())
-            parts += [self._slots(view, rows, cols) for view in node.operands[node.num_tap_operands :]]
-            parts.append(self._ring_slots(index, rows, cols))
-        row, col, color = (np.array([n]) for n in program.position(step))
-        parts.append(self._slots(program.outputs[int(color[0])], row, col))
-        parts.append(self._ring_slots(program.inputs[int(color[0])], row, col))
+                parts.append(np.stack([self._slots(reads[tap], row, cols) for tap in taps], 1).ravel())
+            parts += [self._slots(read, row, cols) for read in reads if read.tap < 0]
+            parts.append(self._ring_slots(index, row, np.arange(begin, end)))
+        row, col, color = program.position(step)
+        parts.append(self._slots(self._outputs[color], row, slice(col, col + 1)))
+        parts.append(self._ring_slots(program.inputs[color], row, np.array([col])))
         return np.concatenate(parts)
 
-    def _tap_slots(self, node: Node, index: int, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        tap = node.taps[index]
-        view = node.operands[tap.operand]
-        source_rows, row_rest = np.divmod(rows * node.stride[0] + tap.row, node.inverse_stride[0])
-        source_cols, col_rest = np.divmod(cols * node.stride[1] + tap.col, node.inverse_stride[1])
-        outside = self._zero_slot(view.node)
-        return np.where((row_rest == 0) & (col_rest == 0), self._slots(view, source_rows, source_cols), outside)
+    def _slots(self, read: Read, row: int, cols: slice) -> np.ndarray:
+        """Where what is read at these positions lies in the ring of its node; the slot of zeros where nothing is."""
+        row, cols = read.rows[row], read.cols[cols]
+        ring_rows, ring_cols = self._program.rings[read.node]
+        return np.where((row >= 0) & (cols >= 0), self._ring_slots(read.node, row, cols), ring_rows * ring_cols)
 
-    def _slots(self, view: View, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-        """Where a view's positions lie in the ring of its node; the slot of zeros outside its rectangle."""
-        row_begin, row_end, col_begin, col_end = view.rect
-        inside = (rows >= row_begin) & (rows < row_end) & (cols >= col_begin) & (cols < col_end)
-        found = self._ring_slots(view.node, rows + view.row, cols + view.col)
-        return np.where(inside, found, self._zero_slot(view.node))
-
-    def _ring_slots(self, index: int, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    def _ring_slots(self, index: int, row: int, cols: np.ndarray) -> np.ndarray:
         ring_rows, ring_cols = self._program.rings[index]
-        return (rows % ring_rows) * ring_cols + cols % ring_cols
-
-    def _zero_slot(self, index: int) -> int:
-        ring_rows, ring_cols = self._program.rings[index]
-        return ring_rows * ring_cols
+        return (row % ring_rows) * ring_cols + cols % ring_cols

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from fastgen.sampling.program import Graph, Node, Program, Tap, View, whole
+from fastgen.sampling.program import Graph, Node, Program, View, whole, with_taps
 from fastgen.sampling.schedule.causality import (
     Read,
     gather,
@@ -104,10 +104,11 @@ class _Plan:
         late_extras = [view for view in node.operands[node.num_tap_operands :] if view not in early_extras]
         if not early_taps or (not late_taps and len(late_extras) != 1):
             return None
-        rows = replace(_with_taps(node, early_taps, early_extras), bias=node.bias)
+        rows = with_taps(node, node.operands, [node.taps[number] for number in sorted(early_taps)], early_extras)
         result = whole(self._append(rows), rows)
         if late_taps:
-            self.nodes[index] = _with_taps(node, late_taps, [*late_extras, result])
+            late = [node.taps[number] for number in sorted(late_taps)]
+            self.nodes[index] = with_taps(replace(node, bias=None), node.operands, late, [*late_extras, result])
         else:
             operands = [result, *late_extras]
             self.nodes[index] = Node(
@@ -175,15 +176,6 @@ def _coarsest(ready: np.ndarray, deadline: np.ndarray) -> tuple[str, np.ndarray]
     if (ready.max(1, keepdims=True) <= by_row).all():
         return "row", np.where(live, by_row, NEVER)
     return "pixel", deadline
-
-
-def _with_taps(node: Node, chosen: set[int], extras: Sequence[View]) -> Node:
-    """A convolution with some of the taps of another and its own added operands, without bias."""
-    taps = [tap for number, tap in enumerate(node.taps) if number in chosen]
-    used = sorted({tap.operand for tap in taps})
-    taps = [Tap(used.index(tap.operand), tap.row, tap.col, tap.weight) for tap in taps]
-    operands = [node.operands[number] for number in used]
-    return replace(node, operands=[*operands, *extras], taps=taps, num_tap_operands=len(used), bias=None)
 
 
 def _renumber(view: View, number: dict[int, int]) -> View:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastgen.sampling.program import Graph, Node, Tap, View, compose, is_whole, whole
+from fastgen.sampling.program import Graph, Node, Tap, View, compose, is_whole, whole, with_taps
 from fastgen.sampling.schedule.causality import Read, reads
 
 __all__ = ["simplify"]
@@ -181,16 +181,7 @@ def _split_operands(state: _Pass, node: Node) -> Node:
                 if bool((weight != 0).any()):
                     taps.append(Tap(len(operands) - 1, tap.row, tap.col, weight))
     extras = node.operands[node.num_tap_operands :]
-    return _with_taps(node, operands, taps, extras)
-
-
-def _with_taps(node: Node, operands: Sequence[View], taps: Sequence[Tap], extras: Sequence[View]) -> Node:
-    """A convolution with these taps, equal operands merged and unread ones dropped."""
-    used: dict[View, int] = {}
-    for tap in taps:
-        used.setdefault(operands[tap.operand], len(used))
-    taps = [Tap(used[operands[tap.operand]], tap.row, tap.col, tap.weight) for tap in taps]
-    return replace(node, operands=[*used, *extras], taps=taps, num_tap_operands=len(used))
+    return with_taps(node, operands, taps, extras)
 
 
 def _merge_concat_elu(state: _Pass, node: Node) -> View:
@@ -284,7 +275,7 @@ def _drop_padding(state: _Pass, node: Node) -> View:
     taps = [tap for number, tap in enumerate(node.taps) if (tap.operand, number) not in outside]
     plain = range(node.num_tap_operands, len(node.operands))
     extras = [node.operands[number] for number in plain if (number, -1) not in outside]
-    conv = _with_taps(node, node.operands, taps, extras)
+    conv = with_taps(node, node.operands, taps, extras)
     return state.emit(conv if conv.operands else _constant(conv))
 
 
@@ -346,7 +337,7 @@ def _add_to_conv(state: _Pass, conv: Node, view: View) -> Node:
     bias = _sum(conv.bias, other.bias)
     merged = replace(conv, bias=bias)
     extras = [*extras, *other.operands[other.num_tap_operands :]]
-    return _with_taps(merged, [*operands, *other.operands[: other.num_tap_operands]], [*conv.taps, *shifted], extras)
+    return with_taps(merged, [*operands, *other.operands[: other.num_tap_operands]], [*conv.taps, *shifted], extras)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
