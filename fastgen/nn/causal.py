@@ -15,6 +15,11 @@ class CausalConv1d(nn.Conv1d):
     The same weights run over a whole sequence (`forward`) or one step at a time (`step`), with the same result.
     State-dict keys are those of `nn.Conv1d`.
 
+    Args:
+        in_channels, out_channels, bias: as of `nn.Conv1d`.
+        kernel_size: taps.
+        dilation: steps between taps.
+
     Shape: [batch, in_channels, time] to [batch, out_channels, time].
 
     Raises:

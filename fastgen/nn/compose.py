@@ -43,6 +43,8 @@ class Compose(Freezable):
         drift: the largest in the last backward, a scalar tensor where the activations are; None before it.
         checkpoint_every: the k in use; None where no input is kept.
 
+    Shape: what the transforms take and give; logabsdet [batch], nats, of the direction run.
+
     Raises:
         TypeError: a transform that is not a module with an `inverse`.
         ValueError: `max_drift` that is not positive, `checkpoint_every` below 1.

@@ -207,6 +207,8 @@ class AffineCoupling(FeatureCoupling):
         bound: largest logarithm of a scale, for `"tanh"`.
         min_scale: added to the sigmoid.
 
+    Shape: as of `FeatureCoupling`.
+
     Raises:
         ValueError: another `scale_map`, and what `FeatureCoupling` raises.
 
@@ -255,6 +257,11 @@ class AdditiveCoupling(FeatureCoupling):
     Args:
         mask, transform_net_create_fn, unconditional_transform: as in `FeatureCoupling`.
 
+    Shape: as of `FeatureCoupling`; logabsdet is 0.
+
+    Raises:
+        TypeError, ValueError: what `FeatureCoupling` raises.
+
     Source: Dinh et al., "NICE" (2015), section 3.2.
     """
 
@@ -293,6 +300,8 @@ class RationalQuadraticCoupling(FeatureCoupling):
         img_shape: height and width of images, which these splines have to know.
         min_bin_width, min_bin_height: smallest share of the box, as fractions of it.
         min_derivative: smallest slope at a knot.
+
+    Shape: as of `FeatureCoupling`.
 
     Raises:
         ValueError: no bins, other tails, a `tail_bound` that is not positive, or without tails, minima that fill the

@@ -300,7 +300,9 @@ class Freezable(nn.Module):
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Puts a module of any kind in eval mode and freezes what is `Freezable` in it; returns it."""
+    """Puts a module of any kind in eval mode and freezes what is `Freezable` in it: `Freezable.freeze` tells what that
+    promises. Returns the module.
+    """
     module.eval()
     for part in _freezable(module):
         part._freeze()

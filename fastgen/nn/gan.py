@@ -19,6 +19,9 @@ class Maxout(nn.Module):
 
     Shape: [..., in_features] to [..., out_features].
 
+    Raises:
+        ValueError: sizes that are not positive ints.
+
     Source: Goodfellow et al., "Maxout Networks" (2013), section 3.
     """
 
@@ -42,6 +45,9 @@ class MinibatchStdDev(nn.Module):
 
     Shape: [batch, channels, height, width] to [batch, channels + num_channels, height, width].
 
+    Raises:
+        ValueError, TypeError: what `fastgen.ops.minibatch_stddev` raises, at the first call.
+
     Source: Karras et al., "Progressive Growing of GANs" (2018), section 3.
     """
 
@@ -60,7 +66,14 @@ class MinibatchStdDev(nn.Module):
 class PixelNorm(nn.Module):
     """`x / sqrt(mean(x^2, dim) + eps)`: unit mean square over the channels of each pixel.
 
-    Shape: any with that dimension; the result has it too.
+    Args:
+        dim: the dimension of the channels.
+        eps: added to the mean square.
+
+    Shape: any with that dimension; the result has the same.
+
+    Raises:
+        ValueError, TypeError: what `fastgen.ops.pixel_norm` raises, at the first call.
 
     Source: Karras et al., "Progressive Growing of GANs" (2018), section 4.2.
     """
@@ -81,7 +94,10 @@ class ProjectionHead(nn.Module):
         features: of `h`.
         num_classes: labels are 0 to `num_classes - 1`; None without classes.
 
-    Shape: [batch, features] and labels [batch] to [batch].
+    Shape: [batch, features] and labels [batch], int64, to [batch].
+
+    Raises:
+        IndexError: in `forward` on a CPU, labels out of range.
 
     Source: Miyato and Koyama, "cGANs with Projection Discriminator" (2018), equation 5.
     """

@@ -24,6 +24,10 @@ class VerticalStackConv2d(nn.Conv2d):
     [out_channels, in_channels, kernel_size // 2 + 1, kernel_size]. Shift the result down by a row before a pixel may
     depend on it.
 
+    Args:
+        in_channels, out_channels, bias: as of `nn.Conv2d`.
+        kernel_size: odd; the width of the kernel of which this is the upper half.
+
     Shape: [batch, in_channels, height, width] to [batch, out_channels, height, width].
 
     Raises:

@@ -81,6 +81,9 @@ class AdaptiveInstanceNorm(NormModulate):
 
     Shape: `x` [batch, num_channels, *spatial] and `style` [batch, style_features].
 
+    Raises:
+        ValueError, TypeError: what `NormModulate` raises; sizes that are not positive ints.
+
     Source: Huang and Belongie (2017), equation 8; Karras et al., "A Style-Based Generator Architecture" (2019),
     equation 1.
     """
@@ -155,6 +158,10 @@ class SPADE(NormModulate):
     Shape: `x` [batch, num_channels, height, width] and `labels` [batch, label_channels, ...], brought to `x`'s size by
         their nearest neighbours.
 
+    Raises:
+        ValueError, TypeError: what `NormModulate` raises; sizes that are not positive ints; in `forward`, a map that is
+            no batch of images.
+
     Source: Park et al., "Semantic Image Synthesis with Spatially-Adaptive Normalization" (2019), figure 2 and
     equations 1 to 3.
     """
@@ -196,6 +203,9 @@ class BatchNormLeakyReLU(NormModulate):
         momentum: how far the running mean and variance move in a training step.
 
     Shape: [batch, channels, height, width], both ways.
+
+    Raises:
+        ValueError, TypeError: what `NormModulate` raises.
 
     Source: Ioffe and Szegedy, "Batch Normalization" (2015), algorithm 1.
     """

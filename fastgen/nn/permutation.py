@@ -25,6 +25,8 @@ class Permutation(nn.Module):
     Raises:
         TypeError: in `forward` and `inverse`, a dtype that is not floating.
         ValueError: not a permutation; in `forward` and `inverse`, another number of features.
+
+    Source: Dinh et al., "NICE" (2015), section 3.2, for why couplings need one.
     """
 
     @plain_numbers
@@ -61,7 +63,14 @@ class Permutation(nn.Module):
 
 
 class ReversePermutation(Permutation):
-    """Put the features in reverse order."""
+    """Put the features in reverse order.
+
+    Args:
+        features: how many there are.
+        dim: the dimension that is permuted.
+
+    Shape, errors and source as of `Permutation`.
+    """
 
     @plain_numbers
     def __init__(self, features: int, dim: int = 1) -> None:
@@ -70,7 +79,14 @@ class ReversePermutation(Permutation):
 
 
 class RandomPermutation(Permutation):
-    """Put the features in an order drawn once, at construction, from PyTorch's default generator."""
+    """Put the features in an order drawn once, at construction, from PyTorch's default generator.
+
+    Args:
+        features: how many there are.
+        dim: the dimension that is permuted.
+
+    Shape, errors and source as of `Permutation`.
+    """
 
     @plain_numbers
     def __init__(self, features: int, dim: int = 1) -> None:

@@ -19,12 +19,12 @@ from fastgen.nn.arguments import odd, pair, plain_numbers
 
 
 def down_shift(x: Tensor) -> Tensor:
-    """`y[..., r, c] = x[..., r - 1, c]`, zero in the first row; [..., height, width]."""
+    """`y[..., r, c] = x[..., r - 1, c]`, zero in the first row, of `x` [..., height, width]."""
     return F.pad(x, (0, 0, 1, -1))
 
 
 def right_shift(x: Tensor) -> Tensor:
-    """`y[..., r, c] = x[..., r, c - 1]`, zero in the first column; [..., height, width]."""
+    """`y[..., r, c] = x[..., r, c - 1]`, zero in the first column, of `x` [..., height, width]."""
     return F.pad(x, (1, -1, 0, 0))
 
 
@@ -35,9 +35,15 @@ class DownShiftedConv2d(nn.Conv2d):
     position.
 
     Args:
+        in_channels, out_channels, stride, bias: as of `nn.Conv2d`.
         kernel_size: `(rows, columns)`, columns odd.
 
     Shape: [batch, in_channels, height, width] to [batch, out_channels, ceil(height / stride), ceil(width / stride)].
+
+    Raises:
+        ValueError: a kernel or a stride that is neither a positive int nor a pair of them, an even number of columns.
+
+    Source: Salimans et al., "PixelCNN++" (2017), section 2.3 and its published code.
     """
 
     @plain_numbers
@@ -65,9 +71,15 @@ class DownRightShiftedConv2d(nn.Conv2d):
     position.
 
     Args:
+        in_channels, out_channels, stride, bias: as of `nn.Conv2d`.
         kernel_size: `(rows, columns)`.
 
     Shape: [batch, in_channels, height, width] to [batch, out_channels, ceil(height / stride), ceil(width / stride)].
+
+    Raises:
+        ValueError: a kernel or a stride that is neither a positive int nor a pair of them.
+
+    Source: Salimans et al., "PixelCNN++" (2017), section 2.3 and its published code.
     """
 
     @plain_numbers
@@ -93,9 +105,15 @@ class DownShiftedConvTranspose2d(nn.ConvTranspose2d):
     `y[r, c] = sum x[(r - i) / stride, (c - j + columns // 2) / stride] weight[i, j]` where the divisions are whole.
 
     Args:
+        in_channels, out_channels, stride, bias: as of `nn.Conv2d`.
         kernel_size: `(rows, columns)`, columns odd.
 
     Shape: [batch, in_channels, height, width] to [batch, out_channels, height * stride, width * stride].
+
+    Raises:
+        ValueError: a kernel or a stride that is neither a positive int nor a pair of them, an even number of columns.
+
+    Source: Salimans et al., "PixelCNN++" (2017), section 2.3 and its published code.
     """
 
     @plain_numbers
@@ -129,9 +147,15 @@ class DownRightShiftedConvTranspose2d(nn.ConvTranspose2d):
     `y[r, c] = sum x[(r - i) / stride, (c - j) / stride] weight[i, j]` where the divisions are whole.
 
     Args:
+        in_channels, out_channels, stride, bias: as of `nn.Conv2d`.
         kernel_size: `(rows, columns)`.
 
     Shape: [batch, in_channels, height, width] to [batch, out_channels, height * stride, width * stride].
+
+    Raises:
+        ValueError: a kernel or a stride that is neither a positive int nor a pair of them.
+
+    Source: Salimans et al., "PixelCNN++" (2017), section 2.3 and its published code.
     """
 
     @plain_numbers

@@ -15,6 +15,9 @@ class Squeeze(nn.Module):
 
     Channel `c`, row `i` and column `j` of the square go to channel `(c * factor + i) * factor + j`, nflows' order.
 
+    Args:
+        factor: pixels along each side of the square.
+
     Shape: [batch, channels, height, width] to [batch, channels * factor^2, height / factor, width / factor];
         logabsdet [batch], zeros.
 

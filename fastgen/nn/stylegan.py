@@ -30,6 +30,9 @@ class EqualizedLinear(nn.Module):
 
     Shape: [batch, in_features] to [batch, out_features].
 
+    Raises:
+        ValueError: sizes that are not positive ints; in `forward`, an unknown activation.
+
     Source: Karras et al., "Progressive Growing of GANs" (2018), section 4.1.
     """
 
@@ -63,6 +66,10 @@ class EqualizedConv2d(Constants):
         bias: whether there is any.
 
     Shape: [batch, in_channels, height, width] to [batch, out_channels, height / down, width / down].
+
+    Raises:
+        ValueError: channels that are not positive ints, an even kernel, another `down`; in `forward`, an unknown
+            activation.
 
     Source: Karras et al. (2018), section 4.1; Karras et al., "A Style-Based Generator Architecture" (2019), appendix C,
     for the filter.
@@ -183,6 +190,9 @@ class StyledConv2d(nn.Module):
     Shape: [batch, in_channels, height / up, width / up] and styles [batch, style_size], to [batch, out_channels,
     height, width].
 
+    Raises:
+        ValueError: sizes that are not positive ints; in `forward`, what `fastgen.ops.modulated_conv2d` raises.
+
     Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), figure 2 and section 2.2.
     """
 
@@ -209,8 +219,16 @@ class StyledConv2d(nn.Module):
 class ToImage(nn.Module):
     """A modulated 1x1 convolution without demodulation, to the colours of an image.
 
+    Args:
+        in_channels: of the features.
+        image_channels: of the image.
+        style_size: numbers of a style.
+
     Shape: [batch, in_channels, height, width] and styles [batch, style_size], to [batch, image_channels, height,
     width].
+
+    Raises:
+        ValueError: sizes that are not positive ints; in `forward`, what `fastgen.ops.modulated_conv2d` raises.
 
     Source: Karras et al. (2020), section 4.1 and appendix B.
     """
@@ -218,8 +236,8 @@ class ToImage(nn.Module):
     @plain_numbers
     def __init__(self, in_channels: int, image_channels: int, style_size: int) -> None:
         super().__init__()
-        self.scale = 1 / math.sqrt(in_channels)
         self.style = EqualizedLinear(style_size, in_channels, bias=1.0)
+        self.scale = 1 / math.sqrt(in_channels)
         self.convolution = ModulatedConv2d(in_channels, image_channels, 1, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(image_channels))
 
@@ -244,6 +262,8 @@ class BiasAct(nn.Module):
 
     Raises:
         ValueError, TypeError: what `fastgen.ops.bias_act` raises, at the first call.
+
+    Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (2020), which fuses the two.
     """
 
     @plain_numbers

@@ -16,6 +16,8 @@ class Inverse(Freezable):
     Args:
         transform: with `forward(x, context)` and `inverse(y, context)`, each with its log-determinant.
 
+    Shape: that of the transform; logabsdet [batch], nats, of the direction run.
+
     Raises:
         TypeError: a module without `inverse`.
 

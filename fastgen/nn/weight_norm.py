@@ -20,6 +20,9 @@ def weight_norm(module: nn.Module) -> nn.Module:
     The function that the network computes stays the same. State-dict keys become those of
     `torch.nn.utils.parametrizations.weight_norm`; those of `torch.nn.utils.weight_norm` load too.
 
+    Args:
+        module: whose convolutions are changed; those with a parametrised weight stay as they are.
+
     Source: Salimans and Kingma, "Weight Normalization" (2016), equation 2.
     """
     for layer in module.modules():
