@@ -111,21 +111,3 @@ class Autoencoder(EncoderDecoder, without=("num_classes",)):
         noise = self._standard_normal(n, generator).flatten(1)
         z = self.mixture_means[component] + (self.mixture_factors[component] @ noise[:, :, None])[:, :, 0]
         return z.view(n, *self.latent_shape)
-
-    @torch.no_grad()
-    def sample(
-        self, n: int, *, labels: Tensor | None = None, mean: bool = True, generator: Generator | None = None
-    ) -> Tensor:
-        """Decodes `n` latents of the mixture: uint8 levels [n, *shape], floating where `levels` is None.
-
-        Args:
-            labels: None, this model has no classes.
-            mean: the mean image of each latent, as pictures show them; False draws the pixels too.
-            generator: on any device; latents are drawn there.
-
-        Raises:
-            ValueError: what `draw_latents` raises.
-        """
-        z = self.draw_latents(n, generator)
-        with evaluating(self):
-            return self._image(self.output(z, labels), mean, generator)

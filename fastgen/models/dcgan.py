@@ -76,6 +76,8 @@ class DCGAN(AdversarialModel):
             raise ValueError(
                 f"stages: expected 1 to {most}, as often as an image of {image_size} halves, got {stages!r}"
             )
+        if stages == 1:
+            self.without_effect("with one stage, whose discriminator has none", "discriminator_norm")
         height, width = (side >> stages for side in pair("image_size", image_size))
         widths = [channels * min(2**stage, _WIDEST) for stage in range(stages)]
         super().__init__(

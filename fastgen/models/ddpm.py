@@ -66,6 +66,8 @@ class DDPM(Constants, BoundedByVariation, Diffusion):
     ) -> None:
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting: expected one of {', '.join(WEIGHTINGS)}, got {weighting!r}")
+        if beta_schedule == "cosine":
+            self.without_effect("with beta_schedule='cosine'", "beta_start", "beta_end")
         self.prediction_type, self.variance_type, self.clip_sample = prediction_type, variance_type, clip_sample
         super().__init__(*images, **options)
         self.weighting = weighting

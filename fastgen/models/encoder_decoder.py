@@ -117,13 +117,27 @@ class EncoderDecoder(LatentManipulation, ImageModel):
         with evaluating(self):
             return self.decode(self.encode(images, labels), labels)
 
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, labels: Tensor | None = None, mean: bool = True, generator: Generator | None = None
+    ) -> Tensor:
+        """Decodes `n` latents of `draw_latents`: uint8 levels [n, *shape], floating where `levels` is None.
+
+        Args:
+            labels: None, for a model without classes.
+            mean: the mean image of each latent, as pictures show them; False draws the pixels too.
+            generator: latents are drawn where it is: anywhere, but on the CPU for a VQ-VAE.
+
+        Raises:
+            ValueError: labels, what `draw_latents` raises.
+        """
+        z = self.draw_latents(n, generator)
+        with evaluating(self):
+            return self._image(self.output(z, labels), mean, generator)
+
     def log_likelihood(self, images: Tensor, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """`log p(images | z)` in nats, [batch]: what `fastgen.metrics.annealed_importance_sampling` takes."""
         return self.likelihood.log_prob(images, self.output(z, labels))
-
-    def nats_to_bits_per_dim(self, nats: Tensor) -> Tensor:
-        """Nats of an image as bits per dimension."""
-        return nats / (math.prod(self.shape) * math.log(2))
 
     def _condition(self, labels: Tensor | None, batch: int) -> Tensor | None:
         """Labels one-hot, [batch, num_classes]; raises where they are not this model's."""

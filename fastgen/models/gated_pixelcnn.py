@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastgen.models.autoregressive import AutoregressiveModel, CategoricalLikelihood
 from fastgen.nn import GatedPixelCNNLayer, MaskedConv2d
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import odd, positive
 
 
 class GatedPixelCNN(AutoregressiveModel):
@@ -68,6 +68,9 @@ class GatedPixelCNN(AutoregressiveModel):
         )
         head_channels = channels if head_channels is None else head_channels
         positive(channels=channels, layers=layers, head_channels=head_channels)
+        odd("first_kernel_size", first_kernel_size)
+        if head_channels % image_channels:
+            raise ValueError(f"head_channels: expected a multiple of {image_channels}, got {head_channels}")
         self.layers = nn.ModuleList(
             GatedPixelCNNLayer(
                 "A" if i == 0 else "B",

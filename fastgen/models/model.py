@@ -177,6 +177,14 @@ class Model(nn.Module):
             check_range(name, "levels", x, self.levels)
 
 
+class Bounded:
+    """The part of a model of images that has a lower bound of the likelihood, `log_prob_bound`, in nats."""
+
+    def bits_per_dim(self, images: Tensor, labels: Tensor | None = None, **options: Any) -> Tensor:
+        """An upper bound of `-log2 p(images | labels) / (channels * height * width)`, [batch]; as `log_prob_bound`."""
+        return self.log_prob_bound(images, labels, **options) / (-math.prod(self.shape) * math.log(2))
+
+
 class ImageModel(Model):
     """A model of images of integer levels `0 .. levels - 1`, [batch, image_channels, height, width].
 

@@ -74,7 +74,8 @@ def image_shape(
     levels_of(levels)
     if any(side % 2**halvings for side in size):
         raise ValueError(
-            f"image_size: expected multiples of {2**halvings}, to be halved {halvings} times, got {image_size}"
+            f"image_size: expected multiples of {2**halvings}, to be halved {halvings} times, got {image_size} "
+            "(scales says how often)"
         )
     return (image_channels, *size)
 

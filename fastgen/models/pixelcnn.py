@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastgen.models.autoregressive import AutoregressiveModel, CategoricalLikelihood
 from fastgen.nn import MaskedConv2d
-from fastgen.nn.arguments import positive
+from fastgen.nn.arguments import odd, positive
 
 
 class PixelCNN(AutoregressiveModel):
@@ -61,8 +61,11 @@ class PixelCNN(AutoregressiveModel):
         super().__init__(image_size, image_channels, levels, CategoricalLikelihood, dropout=dropout)
         head_channels = channels if head_channels is None else head_channels
         positive(channels=channels, layers=layers, head_channels=head_channels)
+        odd("first_kernel_size", first_kernel_size)
         if channels % (2 * image_channels):
             raise ValueError(f"channels: expected a multiple of {2 * image_channels}, got {channels}")
+        if head_channels % image_channels:
+            raise ValueError(f"head_channels: expected a multiple of {image_channels}, got {head_channels}")
         colors = image_channels
         self.first = MaskedConv2d("A", image_channels, channels, first_kernel_size, color_groups=colors)
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel_size, colors, dropout) for _ in range(layers))

@@ -12,13 +12,13 @@ from torch import Generator, Tensor, nn
 from fastgen.models.adaptive_ode import Solution, integrate
 from fastgen.models.diffusion import along
 from fastgen.models.loop import Generators, Guard, Loop, Output
-from fastgen.models.model import drawn, evaluating
+from fastgen.models.model import Bounded, drawn, evaluating
 from fastgen.nn.arguments import positive
 
 PROBES = ("rademacher", "gaussian", "exact")
 
 
-class ProbabilityFlow(nn.Module):
+class ProbabilityFlow(Bounded, nn.Module):
     """`dy/du = v(u, y)` takes data to noise and back. A model says what `y` and `u` are.
 
     Likelihood is by the change of variables along the flow, `log p(data) = log p(noise) + integral of tr dv/dy du`. The
@@ -127,13 +127,6 @@ class ProbabilityFlow(nn.Module):
         x = (images.to(self.exact_dtype) + noise) * (2 / (self.levels - 1)) - 1
         log_scale = math.prod(self.shape) * math.log(2 / (self.levels - 1))
         return self.log_prob(x, labels, generator=generator, **options) + log_scale
-
-    def bits_per_dim(
-        self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None, **options: Any
-    ) -> Tensor:
-        """An upper bound of `-log2 P(images | labels) / dims`, [batch]; as `log_prob_bound`."""
-        nats = self.log_prob_bound(images, labels, generator=generator, **options)
-        return nats / (-math.prod(self.shape) * math.log(2))
 
     def _sample_ode(self, steps: int, *, rtol: float = 1e-5, atol: float = 1e-5) -> Loop:
         """The flow backwards, by as many steps as each sample needs."""

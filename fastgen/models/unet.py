@@ -68,6 +68,8 @@ class UNet(nn.Module):
         self.levels = len(channel_multipliers)
         widths = [channels * multiplier for multiplier in channel_multipliers]
         _check_levels(widths, attention_levels, groups)
+        if head_channels is not None and not attention_levels and not middle_attention:
+            raise ValueError(f"head_channels: has no effect without attention, expected None, got {head_channels!r}")
         features = 4 * channels
         self.time_embedding = TimeEmbedding(channels, features)
         self.class_embedding = None if num_classes is None else nn.Embedding(num_classes + 1, features)

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from fastgen.models.encoder_decoder import EncoderDecoder
-from fastgen.models.model import evaluating
+from fastgen.models.model import Bounded, evaluating
 from fastgen.nn.arguments import is_int, is_number, positive
 from fastgen.ops.importance_weighted_bound import importance_weighted_bound
 from fastgen.ops.reparameterize import MAX_LOGVAR, gaussian_reparameterize_kl
@@ -20,7 +20,7 @@ MOST_DECODED = 4096
 TEST_SAMPLES = 100
 
 
-class VAE(EncoderDecoder):
+class VAE(Bounded, EncoderDecoder):
     """`log p(x) >= E_{q(z|x)} log p(x|z) - KL(q(z|x) | p(z))`, with `p(z) = N(0, 1)` and `q(z|x) = N(mu(x), s(x)^2)`.
 
     Both sides of the bound are learnt: the decoder to make it large, the encoder to make it tight.
@@ -138,18 +138,6 @@ class VAE(EncoderDecoder):
             k = min(at_once, samples - start)
             weights.append(self._log_weights(images, labels, mean, logvar, k, seed=seed, offset=start))
         return importance_weighted_bound(torch.cat(weights))
-
-    def bits_per_dim(
-        self,
-        images: Tensor,
-        labels: Tensor | None = None,
-        *,
-        samples: int = 1,
-        generator: Generator | None = None,
-    ) -> Tensor:
-        """`-log_prob_bound` in bits per dimension, an upper bound, [batch]; arguments as there."""
-        bound = self.log_prob_bound(images, labels, samples=samples, generator=generator)
-        return self.nats_to_bits_per_dim(-bound)
 
     @torch.no_grad()
     def sample(

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from fastgen.models.model import drawn
+from fastgen.models.model import Bounded, drawn
 
 
-class BoundedByVariation(nn.Module):
+class BoundedByVariation(Bounded, nn.Module):
     """`-log p(x0) <= L_T + sum_t L_t + L_0`, for a model with `betas`, `alphas_cumprod` and `output`.
 
     - `L_T = KL(q(x_T | x0) | N(0, 1))`, what the noise still tells about the data,
@@ -65,18 +65,6 @@ class BoundedByVariation(nn.Module):
             time = start if end - start == 1 else _spread(len(x0), start, end, generator).to(x0.device)
             total = total + (end - start) * self.divergence(x0, time, labels, generator)
         return total
-
-    def bits_per_dim(
-        self,
-        images: Tensor,
-        labels: Tensor | None = None,
-        *,
-        timesteps: int | None = None,
-        generator: Generator | None = None,
-    ) -> Tensor:
-        """An upper bound of `-log2 p(images | labels) / (channels * height * width)`, [batch]; as `log_prob_bound`."""
-        nats = self.log_prob_bound(images, labels, timesteps=timesteps, generator=generator)
-        return nats / (-math.prod(self.shape) * math.log(2))
 
     def divergence(
         self,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from fastgen.models.encoder_decoder import EncoderDecoder
-from fastgen.models.model import evaluating
+from fastgen.models.model import Bounded, evaluating
 from fastgen.models.pixelcnn import PixelCNN
 from fastgen.nn import MaskedConv2d, VectorQuantizer
 from fastgen.nn.arguments import is_int, positive
@@ -18,7 +18,7 @@ from fastgen.nn.module_state import Constants
 from fastgen.nn.vector_quantizer import Quantized
 
 
-class VQVAE(EncoderDecoder, without=("network", "num_classes")):
+class VQVAE(Bounded, EncoderDecoder, without=("network", "num_classes")):
     """Images as maps of codes: every place of the encoder's output becomes the nearest of `num_codes` vectors.
 
     With `z = e_k`, `k = argmin_j |encoder(x) - e_j|`, for each place, and a prior `P(k)` over maps of codes,
@@ -137,30 +137,6 @@ class VQVAE(EncoderDecoder, without=("network", "num_classes")):
         self.check_labels(labels, images.shape[0])
         found = self._quantized(self.encode(images))
         return self.log_likelihood(images, found.quantized) + self._log_prior(found.indices)
-
-    def bits_per_dim(
-        self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None
-    ) -> Tensor:
-        """`-log_prob_bound` in bits per dimension, an upper bound, [batch]."""
-        return self.nats_to_bits_per_dim(-self.log_prob_bound(images, labels))
-
-    @torch.no_grad()
-    def sample(
-        self, n: int, *, labels: Tensor | None = None, mean: bool = True, generator: Generator | None = None
-    ) -> Tensor:
-        """Decodes `n` maps of codes that the prior draws: uint8 levels [n, *shape], floating where `levels` is None.
-
-        Args:
-            labels: None, this model has no classes.
-            mean: the mean image of the codes, as pictures show them; False draws the pixels too.
-            generator: a CPU generator.
-
-        Raises:
-            ValueError: `n` is no positive int, labels, a generator of another device.
-        """
-        z = self.draw_latents(n, generator)
-        with evaluating(self):
-            return self._image(self.output(z, labels), mean, generator)
 
     def draw_latents(self, n: int, generator: Generator | None = None) -> Tensor:
         """The codes of `n` maps that the prior draws, [n, *latent_shape]."""

@@ -104,7 +104,10 @@ class MaskedAutoregressive(Freezable):
             )  # fmt: skip
         else:
             if random_mask or dropout_probability or use_batch_norm:
-                raise ValueError("hidden_features: random masks, dropout and batch norm need an int")
+                raise ValueError(
+                    "hidden_features: random masks, dropout and batch norm "
+                    "(random_mask, dropout_probability, use_batch_norm) need an int"
+                )
             if num_blocks != 2 or not use_residual_blocks:
                 raise ValueError("hidden_features: num_blocks and use_residual_blocks need an int")
             net = MaskedMLP(features, hidden_features, context_features, outputs, order, activation)

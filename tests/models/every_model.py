@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen import models
+from fastgen.models.index import INDEX
 from tests.models import adversarial_cases, autoencoder_cases, autoregressive_cases, diffusion_cases, flow_cases
 
 # It draws in the steps that it learnt.
@@ -43,6 +44,15 @@ CONFIGURED: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
         )
         for name, (kind, options) in diffusion_cases.FAMILIES.items()
     },
+}
+# A model that has no small case above is tried as it is, on small data.
+CONFIGURED |= {
+    name: (
+        entry.load(),
+        {"features": 3} if entry.learns == "vectors" else {"image_size": 4, "image_channels": 1, "levels": 5},
+    )
+    for name, entry in INDEX.items()
+    if entry.load() not in {kind for kind, _ in CONFIGURED.values()}
 }
 UNET = {"in_channels": 2, **diffusion_cases.TINY, "attention_levels": (1,), "num_classes": 3}
 
