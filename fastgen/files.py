@@ -1,11 +1,13 @@
-"""Files that are written in whole or not at all, and files that one process holds at a time."""
+"""Files that are read or written in whole or not at all, and files that one process holds at a time."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,20 @@ try:
     import fcntl
 except ImportError:
     fcntl = None
+
+
+def read_unzipped(path: Path) -> bytes:
+    """What a file holds, which is decompressed where its name ends with `.gz`.
+
+    Raises:
+        OSError: no such file.
+        ValueError: it is cut short, or not compressed.
+    """
+    content = path.read_bytes()
+    try:
+        return gzip.decompress(content) if path.suffix.lower() == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -6,17 +6,16 @@ An IDX file is two zero bytes, a type code (0x08: unsigned byte), the number of 
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from fastgen.data.array import images_of
 from fastgen.data.images import Images
+from fastgen.files import read_unzipped
 
 UNSIGNED_BYTE = 0x08
 FILE_NAME = re.compile(r"(?P<part>.*)(?P<kind>images|labels)[.-]idx(?P<ndim>[13])-ubyte(?P<gz>\.gz)?")
@@ -82,12 +81,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     Raises:
         ValueError: another type code or number of axes, or more or fewer bytes than the header says.
     """
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+    content = read_unzipped(path)
     expected = bytes([0, 0, UNSIGNED_BYTE, ndim])
     if content[:4] != expected:
         raise ValueError(f"{path} starts with bytes {content[:4].hex(' ')}, expected {expected.hex(' ')} for IDX")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 import re
 import textwrap
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from fastgen.files import read_unzipped
 from fastgen.remark import say
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data")
@@ -170,13 +169,9 @@ def _values(form: Format, rows: Sequence[Sequence[str]]) -> list[list[float | No
 
 
 def _lines(path: Path, notes: list[str]) -> list[str]:
-    content = path.read_bytes()
+    content = read_unzipped(path)
     try:
-        if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
         text = content.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole gzip file: {error}") from error
     except UnicodeDecodeError as error:
         if b"\0" in content:
             hint = " (it looks like UTF-16: save it as UTF-8)" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
