@@ -10,10 +10,10 @@ from fastgen.nn.coupling import (
     AdditiveCoupling,
     AffineCoupling,
     MaskedAffineCoupling,
+    RationalQuadraticCDF,
     RationalQuadraticCoupling,
     checkerboard_mask,
 )
-from fastgen.nn.elementwise_spline import RationalQuadraticCDF
 from fastgen.nn.frozen import freeze, unfreeze
 from fastgen.nn.gan import Maxout, MinibatchStdDev, PixelNorm, ProjectionHead
 from fastgen.nn.gated import GatedPixelCNNLayer, HorizontalStackConv2d, VerticalStackConv2d

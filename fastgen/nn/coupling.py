@@ -6,17 +6,18 @@ RealNVP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import features_of, floating, plain_numbers, positive, rows_of, without_effect
-from fastgen.nn.elementwise_spline import Box, RationalQuadraticCDF
 from fastgen.nn.frozen import Kept
 from fastgen.ops.affine_coupling import additive_coupling, affine_coupling
-from fastgen.ops.spline import DERIVATIVES, check_settings, rational_quadratic_coupling
+from fastgen.ops.spline import DERIVATIVES, check_settings, rational_quadratic_coupling, rational_quadratic_spline
 
 Mask = Tensor | Sequence[float]
 MakeConditioner = Callable[[int, int], nn.Module]
@@ -195,7 +196,28 @@ class FeatureCoupling(Coupling):
         self._runs()
 
 
-class AffineCoupling(FeatureCoupling):
+class _Affine:
+    """What affine couplings share: the settings of `affine_coupling`, and the call."""
+
+    def _set_scale_map(self, init: Callable[..., None], scale_map: str, bound: float, min_scale: float) -> None:
+        """Keeps the settings. Raises unless they fit; `init` knows the defaults of those that a map does not have."""
+        if scale_map not in ("exp", "tanh", "sigmoid"):
+            raise ValueError(f"scale_map: expected 'exp', 'tanh' or 'sigmoid', got {scale_map!r}")
+        if not bound > 0:
+            raise ValueError(f"bound: expected a positive number, got {bound!r}")
+        if not min_scale >= 0:
+            raise ValueError(f"min_scale: expected a number of at least 0, got {min_scale!r}")
+        unused = {"exp": ("bound", "min_scale"), "tanh": ("min_scale",), "sigmoid": ("bound",)}[scale_map]
+        settings = {"bound": bound, "min_scale": min_scale}
+        without_effect(init, settings, f"on the scale map {scale_map!r}", *unused)
+        self.scale_map, self.bound, self.min_scale = scale_map, bound, min_scale
+
+    def _scaled_and_shifted(self, x: Tensor, shift: Tensor, raw_scale: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        settings = {"scale_map": self.scale_map, "bound": self.bound, "min_scale": self.min_scale}
+        return affine_coupling(x, shift, raw_scale, inverse=inverse, **settings)
+
+
+class AffineCoupling(_Affine, FeatureCoupling):
     """Coupling by `y_T = scale * x_T + shift`; `params` are all shifts, then all raw scales.
 
     Drop-in for nflows' `AffineCouplingTransform` by its defaults: `scale = sigmoid(raw + 2) + 1e-3`.
@@ -226,24 +248,12 @@ class AffineCoupling(FeatureCoupling):
         bound: float = 2.0,
         min_scale: float = 1e-3,
     ) -> None:
-        check_scale_map(scale_map, bound, min_scale)
-        without_effect(AffineCoupling.__init__, locals(), f"on the scale map {scale_map!r}", *unused_of(scale_map))
         super().__init__(mask, transform_net_create_fn, unconditional_transform, params_per_feature=2)
-        self.scale_map = scale_map
-        self.bound = bound
-        self.min_scale = min_scale
+        self._set_scale_map(AffineCoupling.__init__, scale_map, bound, min_scale)
 
     def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         shift, raw_scale = params.chunk(2, dim=1)
-        return affine_coupling(
-            transformed,
-            shift,
-            raw_scale,
-            inverse=inverse,
-            scale_map=self.scale_map,
-            bound=self.bound,
-            min_scale=self.min_scale,
-        )
+        return self._scaled_and_shifted(transformed, shift, raw_scale, inverse)
 
     def extra_repr(self) -> str:
         return f"features={self.features}, scale_map={self.scale_map!r}"
@@ -278,6 +288,119 @@ class AdditiveCoupling(FeatureCoupling):
 
     def extra_repr(self) -> str:
         return f"features={self.features}"
+
+
+@dataclass(frozen=True)
+class Box:
+    """`[-tail_bound, tail_bound]` where there are tails beyond it, `[0, 1]` without.
+
+    Raises:
+        ValueError: other tails, a bound without tails.
+    """
+
+    tails: str | None
+    tail_bound: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.tails not in DERIVATIVES:
+            raise ValueError(f"tails: expected 'linear', 'circular' or None, got {self.tails!r}")
+        if self.tails is None and self.tail_bound != 1:
+            raise ValueError(f"tail_bound: a spline without tails is of [0, 1], as nflows', got {self.tail_bound}")
+
+    @property
+    def half(self) -> float:
+        """Of the side."""
+        return 0.5 if self.tails is None else self.tail_bound
+
+    @property
+    def middle(self) -> float:
+        return 0.5 if self.tails is None else 0.0
+
+    def centred(self, x: Tensor) -> Tensor:
+        """As the ops take it."""
+        return x - self.middle if self.middle else x
+
+    def placed(self, x: Tensor) -> Tensor:
+        """The inverse of `centred`."""
+        return x + self.middle if self.middle else x
+
+
+class RationalQuadraticCDF(nn.Module):
+    """A monotone rational-quadratic spline for each number of an example, the same ones for all examples.
+
+    Drop-in for nflows' `PiecewiseRationalQuadraticCDF`: arguments, numbers and state-dict keys.
+
+    Args:
+        shape: of an example, or an int for that many features.
+        num_bins: K.
+        tails, tail_bound, min_bin_width, min_bin_height, min_derivative: as in `RationalQuadraticCoupling`.
+        identity_init: start as the identity, else at random.
+
+    Attributes:
+        unnormalized_widths, unnormalized_heights: [*shape, K]; unnormalized_derivatives: [*shape, K - 1] for linear
+            tails, K for circular ones, K + 1 without.
+
+    Shape: [batch, *shape] both ways; logabsdet [batch], nats, of the direction run.
+
+    Raises:
+        ValueError: what `RationalQuadraticCoupling` raises of its settings.
+
+    Source: Durkan et al., "Neural Spline Flows" (2019), section 3.1.
+    """
+
+    @plain_numbers
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        num_bins: int = 10,
+        tails: str | None = None,
+        tail_bound: float = 1.0,
+        identity_init: bool = False,
+        min_bin_width: float = 1e-3,
+        min_bin_height: float = 1e-3,
+        min_derivative: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        positive(num_bins=num_bins)
+        self.box = Box(tails, tail_bound)
+        check_settings(num_bins, tails, tail_bound, min_bin_width, min_bin_height, min_derivative, "nflows")
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.min_bin_width, self.min_bin_height, self.min_derivative = min_bin_width, min_bin_height, min_derivative
+        make = torch.zeros if identity_init else torch.rand
+        self.unnormalized_widths = nn.Parameter(make(*self.shape, num_bins))
+        self.unnormalized_heights = nn.Parameter(make(*self.shape, num_bins))
+        derivatives = make(*self.shape, num_bins + DERIVATIVES[tails])
+        # A slope of 1.
+        slope = math.log(math.expm1(1 - min_derivative)) if identity_init else 0.0
+        self.unnormalized_derivatives = nn.Parameter(derivatives + slope)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._run(x, inverse=False)
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._run(y, inverse=True)
+
+    def _run(self, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"x: expected [batch, {', '.join(map(str, self.shape))}], got {tuple(x.shape)}")
+        parameters = (self.unnormalized_widths, self.unnormalized_heights, self.unnormalized_derivatives)
+        state = torch.promote_types(x.dtype, self.unnormalized_widths.dtype)
+        # Logarithms are summed in at least float32.
+        dtype = torch.promote_types(state, torch.float32)
+        y, logabsdet = rational_quadratic_spline(
+            self.box.centred(x.to(dtype)),
+            *(parameter.to(dtype).expand(x.shape[0], *parameter.shape) for parameter in parameters),
+            inverse=inverse,
+            tails=self.box.tails,
+            tail_bound=self.box.half,
+            min_bin_width=self.min_bin_width,
+            min_bin_height=self.min_bin_height,
+            min_derivative=self.min_derivative,
+        )
+        return self.box.placed(y).to(state), logabsdet.flatten(1).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}, num_bins={self.unnormalized_widths.shape[-1]}, {self.box}"
 
 
 class RationalQuadraticCoupling(FeatureCoupling):
@@ -377,21 +500,6 @@ class RationalQuadraticCoupling(FeatureCoupling):
         return f"features={self.features}, num_bins={self.num_bins}, tails={self.tails!r}, tail_bound={self.tail_bound}"
 
 
-def check_scale_map(scale_map: str, bound: float, min_scale: float) -> None:
-    """Raises unless `affine_coupling` takes these."""
-    if scale_map not in ("exp", "tanh", "sigmoid"):
-        raise ValueError(f"scale_map: expected 'exp', 'tanh' or 'sigmoid', got {scale_map!r}")
-    if not bound > 0:
-        raise ValueError(f"bound: expected a positive number, got {bound!r}")
-    if not min_scale >= 0:
-        raise ValueError(f"min_scale: expected a number of at least 0, got {min_scale!r}")
-
-
-def unused_of(scale_map: str) -> tuple[str, ...]:
-    """The options that a scale map does not have."""
-    return {"exp": ("bound", "min_scale"), "tanh": ("min_scale",), "sigmoid": ("bound",)}[scale_map]
-
-
 def transformed_where(mask: Tensor) -> Tensor:
     """Which numbers of the mask mean "transformed"; raises where those are all or none."""
     transformed = mask > 0
@@ -433,7 +541,7 @@ def checkerboard_mask(channels: int, height: int, width: int, *, first: bool = F
     return squares.float().repeat(channels, 1, 1)
 
 
-class MaskedAffineCoupling(Coupling):
+class MaskedAffineCoupling(_Affine, Coupling):
     """Affine coupling of any part of an image: the conditioner sees the image with the transformed values set to zero.
 
         shift, raw = net(x * (1 - mask), context)
@@ -473,12 +581,7 @@ class MaskedAffineCoupling(Coupling):
         mask = torch.as_tensor(mask, device="cpu")
         if mask.dim() != 3:
             raise ValueError(f"mask: expected [channels, height, width], got shape {tuple(mask.shape)}")
-        check_scale_map(scale_map, bound, min_scale)
-        why = f"on the scale map {scale_map!r}"
-        without_effect(MaskedAffineCoupling.__init__, locals(), why, *unused_of(scale_map))
-        self.scale_map = scale_map
-        self.bound = bound
-        self.min_scale = min_scale
+        self._set_scale_map(MaskedAffineCoupling.__init__, scale_map, bound, min_scale)
         transformed = transformed_where(mask)
         self.register_buffer("mask", transformed.to(torch.get_default_device()))
         self._parts = Kept(indices=True)
@@ -500,15 +603,7 @@ class MaskedAffineCoupling(Coupling):
     def _transform(self, transformed: Tensor, params: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         positions = self._positions()
         shift, raw_scale = (half.flatten(1).index_select(1, positions) for half in params.chunk(2, dim=1))
-        return affine_coupling(
-            transformed,
-            shift,
-            raw_scale,
-            inverse=inverse,
-            scale_map=self.scale_map,
-            bound=self.bound,
-            min_scale=self.min_scale,
-        )
+        return self._scaled_and_shifted(transformed, shift, raw_scale, inverse)
 
     def _merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
         if identity.dtype != transformed.dtype:

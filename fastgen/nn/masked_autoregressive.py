@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.nn.arguments import context_of, features_of, plain_numbers
-from fastgen.nn.elementwise_spline import Box
+from fastgen.nn.coupling import Box
 from fastgen.nn.frozen import Freezable, Kept
 from fastgen.nn.made import MADE, MaskedMLP
 from fastgen.ops.affine_coupling import affine_coupling
