@@ -30,6 +30,11 @@ def test_version(run):
     assert run("--version") == (0, f"fastgen {fastgen.__version__}\n", "")
 
 
+def test_every_command_is_a_file():
+    files = {file.stem for file in (ROOT / "fastgen" / "cli").glob("*.py")}
+    assert files == {*COMMANDS, "__init__", "options"}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_option_points_to_the_help_of_its_command(run, command):
     result = run(command, *NEEDED.get(command, []), "--no-such-option")
