@@ -2,7 +2,7 @@
 # make test      proves every kernel against its reference
 # make test-all  the same and the campaigns of hours, before a release
 # make sanitize  runs the tests of ops and sampler on C++ with the address and undefined-behaviour sanitizers
-# make lint      style of the Python and C++ code
+# make lint      style of the Python and C++ code, and the types of the public surface
 # make bench     measures every op and the sampler, and writes bench/results/<machine>.json
 # make gpu       on a machine with an NVIDIA GPU: builds the CUDA kernels, runs the suite on the GPU, then the benchmarks
 # make clean     removes everything that make made
@@ -56,6 +56,7 @@ sanitize: .venv/installed
 lint: .venv/requirements
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
 bench: .venv/installed

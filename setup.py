@@ -235,7 +235,7 @@ setup(
         "fastgen.bench.baselines",
     ],
     package_dir={"fastgen": "fastgen", "fastgen._triton": "kernels/triton", "fastgen.bench": "bench"},
-    package_data={"fastgen": ["_build.json"]},
+    package_data={"fastgen": ["_build.json", "py.typed"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildKernels},
 )

@@ -44,7 +44,13 @@ def test_without_a_compiler_the_wheel_holds_the_reference_and_says_why(checkout:
     assert not [n for n in names if n.endswith(".so")]
     tops = {n.split("/")[0] for n in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"fastgen"}, "only fastgen is installed, never kernels"
-    for room in ("ops/gated_activation.py", "_triton/gated_activation.py", "bench/__init__.py", "_build.json"):
+    for room in (
+        "ops/gated_activation.py",
+        "_triton/gated_activation.py",
+        "bench/__init__.py",
+        "_build.json",
+        "py.typed",
+    ):
         assert f"fastgen/{room}" in names
 
 

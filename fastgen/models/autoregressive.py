@@ -191,7 +191,7 @@ class AutoregressiveModel(ImageModel, Freezable):
         self._check_shape("x", x)
         self._check_label_shape(labels, x.shape[0])
 
-    def check_images(self, images: Tensor, labels: Tensor | None) -> None:
+    def check_images(self, images: Tensor, labels: Tensor | None) -> None:  # type: ignore[override]
         """Raises where `images` and `labels` are not what `log_prob` takes."""
         _check_integer("images", images)
         self._check_shape("images", images)

@@ -68,7 +68,7 @@ class Flow(LatentManipulation, Model, Freezable):
         self._fused = FusedFlow()
 
     @property
-    def validation_score(self) -> str:
+    def validation_score(self) -> str:  # type: ignore[override]
         return "nats" if self.levels is None else "bits_per_dim"
 
     def training_scores(self, loss: Tensor, x: Tensor) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ class AdaptiveInstanceNorm(NormModulate):
         self.modulation = nn.Linear(style_features, 2 * num_channels)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x, *self.modulation(style).chunk(2, 1))
 
 
@@ -133,7 +133,7 @@ class ConditionalBatchNorm(NormModulate):
         self.modulation = nn.Embedding(num_classes, 2 * num_channels)
         nn.init.zeros_(self.modulation.weight)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
         if labels.dtype != torch.int64 or labels.shape != x.shape[:1]:
             raise ValueError(f"labels: expected int64 {tuple(x.shape[:1])}, got {labels.dtype} {tuple(labels.shape)}")
         count = self.modulation.num_embeddings
@@ -184,7 +184,7 @@ class SPADE(NormModulate):
         self.scale = nn.Conv2d(hidden_channels, num_channels, 3, padding=1)
         self.shift = nn.Conv2d(hidden_channels, num_channels, 3, padding=1)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
         if x.dim() != 4 or labels.dim() != 4 or labels.shape[0] != x.shape[0]:
             raise ValueError(f"labels: expected [{x.shape[0]}, channels, height, width], got {tuple(labels.shape)}")
         if labels.shape[2:] != x.shape[2:]:
@@ -216,7 +216,7 @@ class BatchNormLeakyReLU(NormModulate):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if self.training:
             self.num_batches_tracked += 1
         return super().forward(x, self.weight - 1, self.bias)

@@ -137,7 +137,7 @@ class DownShiftedConvTranspose2d(nn.ConvTranspose2d):
             bias=bias,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)[:, :, : x.shape[2] * self.stride[0]]
 
 
@@ -171,7 +171,7 @@ class DownRightShiftedConvTranspose2d(nn.ConvTranspose2d):
         output_padding = tuple(max(s - k, 0) for s, k in zip(stride, kernel_size, strict=True))
         super().__init__(in_channels, out_channels, kernel_size, stride, output_padding=output_padding, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)[:, :, : x.shape[2] * self.stride[0], : x.shape[3] * self.stride[1]]
 
 

@@ -73,7 +73,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
         self.set_timesteps(num_train_timesteps)
 
     @property
-    def returns_output_dtype(self) -> bool:
+    def returns_output_dtype(self) -> bool:  # type: ignore[override]
         # That of the predicted x0, in diffusers, which may be the output itself.
         return self.config["prediction_type"] == "sample"
 
@@ -88,7 +88,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
     def _alpha_sigma(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         return _alpha_sigma(sigma)
 
-    def set_timesteps(
+    def set_timesteps(  # type: ignore[override]
         self, num_inference_steps: int | None = None, device: Any = None, *, timesteps: Custom = None
     ) -> None:
         """As `HeunDiscreteScheduler.set_timesteps`, with as many calls of the network as steps."""
@@ -114,7 +114,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             "previous": -change,
         }
 
-    def _visit(self, num_inference_steps: int | None, timesteps: Custom = None) -> tuple[Tensor, Tensor]:
+    def _visit(self, num_inference_steps: int | None, timesteps: Custom = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         config, train_sigmas = self.config, self._train_sigmas()
         check_one_of(num_inference_steps=num_inference_steps, timesteps=timesteps)
         if timesteps is not None:

@@ -46,7 +46,7 @@ class HeunDiscreteScheduler(SigmaScheduler):
         self._set_betas()
         self.set_timesteps(num_train_timesteps)
 
-    def set_timesteps(
+    def set_timesteps(  # type: ignore[override]
         self, num_inference_steps: int | None = None, device: Any = None, *, timesteps: Custom = None
     ) -> None:
         """Visit so many levels of noise, or those of `timesteps`: `2 num_inference_steps - 1` calls of the network.
