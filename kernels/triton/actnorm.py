@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
+
 BLOCK = 1024
 # Rows and columns of a program of the backward; it takes the rows TILE at a time.
 ROWS, COLUMNS, TILE = 64, 128, 8
@@ -86,28 +88,17 @@ def actnorm_backward(
     return grad_x, total.to(x.dtype), grad_log_scale.to(x.dtype)
 
 
-# What each kernel is compiled for without a GPU: its signature and constants.
+# What each kernel is compiled for without a GPU.
+_KINDS = {"i64": "batch total n positions", "*fp32": "sums product_sums"}
+_TILES = {"BLOCK": BLOCK, "ROWS": ROWS, "COLUMNS": COLUMNS, "TILE": TILE}
 COMPILE = {
-    actnorm_kernel: [
-        (
-            {
-                **dict.fromkeys(("x", "shift", "log_scale", "y"), dtype),
-                **dict.fromkeys(("total", "n", "positions"), "i64"),
-            },
-            {"INVERSE": inverse, "BLOCK": BLOCK},
-        )
-        for dtype, inverse in (("*fp32", False), ("*bf16", True), ("*fp16", True))
-    ],
-    actnorm_backward_kernel: [
-        (
-            {
-                **dict.fromkeys(("grad", "x", "shift", "log_scale", "grad_x"), dtype),
-                "sums": "*fp32",
-                "product_sums": "*fp32",
-                **dict.fromkeys(("batch", "n", "positions"), "i64"),
-            },
-            {"INVERSE": inverse, "ROWS": ROWS, "COLUMNS": COLUMNS, "TILE": TILE},
-        )
-        for dtype, inverse in (("*fp32", False), ("*bf16", True), ("*fp16", True))
-    ],
+    kernel: variants(
+        kernel,
+        _KINDS,
+        *(
+            (dtype, {"INVERSE": inverse, **_TILES})
+            for dtype, inverse in (("*fp32", False), ("*bf16", True), ("*fp16", True))
+        ),
+    )
+    for kernel in (actnorm_kernel, actnorm_backward_kernel)
 }

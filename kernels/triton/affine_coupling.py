@@ -9,20 +9,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgen._triton.pointwise import tanh
+from fastgen._triton.compiled import variants
+from fastgen._triton.pointwise import log1p_positive, tanh
 
 TILE = 1024
 # Tiles of a long row that one program takes.
 TILES = 4
 
 EXP, TANH, SIGMOID, SIGMOID_ALONE = 0, 1, 2, 3
-
-
-@triton.jit
-def log1p_positive(x):
-    total = 1.0 + x
-    added = total - 1.0
-    return tl.where(added == 0.0, x, tl.log(total) * (x / tl.where(added == 0.0, 1.0, added)))
 
 
 @triton.jit
@@ -153,34 +147,22 @@ def affine_coupling_backward(
     return grad_x, grad_log_scale
 
 
-def _variants(tensors: tuple[str, ...], sums: str, integers: tuple[str, ...]) -> list:
-    """The dtypes, maps and directions between them, not their product."""
-    chosen = (("*fp32", 0, False), ("*fp32", 1, True), ("*bf16", 2, False), ("*fp16", 3, True))
-    return [
-        (
-            {
-                **dict.fromkeys(tensors, dtype),
-                sums: "*fp32",
-                **dict.fromkeys(integers, "i64"),
-                "bound": "fp32",
-                "min_scale": "fp32",
-            },
-            {"MAP": scale_map, "INVERSE": inverse, "ROWS": 32, "BLOCK": 32, "TILES": 1},
-        )
-        for dtype, scale_map, inverse in chosen
-    ]
-
-
-# What each kernel is compiled for without a GPU: its signature and constants.
+# What each kernel is compiled for without a GPU.
+_KINDS = {
+    "i64": "x_stride shift_stride log_scale_stride grad_stride rows n parts",
+    "fp32": "bound min_scale",
+    "*fp32": "sums grad_logabsdet",
+}
+# The dtypes, maps and directions between them, not their product.
+_CHOSEN = (("*fp32", EXP, False), ("*fp32", TANH, True), ("*bf16", SIGMOID, False), ("*fp16", SIGMOID_ALONE, True))
 COMPILE = {
-    affine_coupling_kernel: _variants(
-        ("x", "shift", "log_scale", "y"),
-        "sums",
-        ("x_stride", "shift_stride", "log_scale_stride", "rows", "n", "parts"),
-    ),
-    affine_coupling_backward_kernel: _variants(
-        ("grad", "x", "log_scale", "grad_x", "grad_log_scale"),
-        "grad_logabsdet",
-        ("grad_stride", "x_stride", "log_scale_stride", "rows", "n"),
-    ),
+    kernel: variants(
+        kernel,
+        _KINDS,
+        *(
+            (dtype, {"MAP": scale_map, "INVERSE": inverse, "ROWS": 32, "BLOCK": 32, "TILES": 1})
+            for dtype, scale_map, inverse in _CHOSEN
+        ),
+    )
+    for kernel in (affine_coupling_kernel, affine_coupling_backward_kernel)
 }

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.pointwise import sigmoid, tanh
 
 BLOCK = 1024
@@ -165,29 +166,26 @@ def bias_act_curvature(
     return _derivative(h, h_b, grad, x, b, act, alpha, gain, clamp, False, b is not None)
 
 
-# What each kernel is compiled for without a GPU: its signature and constants.
-_NUMBERS = dict.fromkeys(("alpha", "gain", "limit"), "fp32")
+# What each kernel is compiled for without a GPU.
+_KINDS = {"*fp32": "b h_b sums", "i64": "total channels inner rows n", "fp32": "alpha gain limit"}
+_TILES = {"BIAS": True, "BLOCK": BLOCK, "SUMS": True, "ROWS": ROWS, "COLUMNS": ELEMENTS // TILE, "TILE": TILE}
 COMPILE = {
-    bias_act_kernel: [
-        (
-            {"x": dtype, "b": "*fp32", "y": dtype, "total": "i64", "channels": "i64", "inner": "i64", **_NUMBERS},
-            {"ACT": act, "BIAS": True, "BLOCK": BLOCK},
-        )
-        for dtype, act in (("*fp32", LRELU), ("*bf16", SWISH), ("*fp16", SOFTPLUS), ("*fp32", SELU))
-    ],
-    bias_act_derivative_kernel: [
-        (
-            {
-                "h": dtype, "h_b": "*fp32", "grad": dtype, "kept": dtype, "b": "*fp32", "out": dtype, "of_x": dtype,
-                "sums": "*fp32", "rows": "i64", "n": "i64", "inner": "i64", **_NUMBERS,
-            },
-            {
-                "ACT": act, "OF_OUTPUT": act == LRELU, "SECOND": second, "BIAS": True, "H_BIAS": second, "SUMS": True,
-                "ROWS": ROWS, "COLUMNS": ELEMENTS // TILE, "TILE": TILE,
-            },
-        )
-        for dtype, act, second in (
-            ("*fp32", LRELU, False), ("*bf16", SWISH, True), ("*fp16", TANH, True), ("*fp32", SOFTPLUS, False),
-        )
-    ],
+    bias_act_kernel: variants(
+        bias_act_kernel,
+        _KINDS,
+        *(
+            (dtype, {"ACT": act, **_TILES})
+            for dtype, act in (("*fp32", LRELU), ("*bf16", SWISH), ("*fp16", SOFTPLUS), ("*fp32", SELU))
+        ),
+    ),
+    bias_act_derivative_kernel: variants(
+        bias_act_derivative_kernel,
+        _KINDS,
+        *(
+            (dtype, {"ACT": act, "OF_OUTPUT": act == LRELU, "SECOND": second, "H_BIAS": second, **_TILES})
+            for dtype, act, second in (
+                ("*fp32", LRELU, False), ("*bf16", SWISH, True), ("*fp16", TANH, True), ("*fp32", SOFTPLUS, False),
+            )
+        ),
+    ),
 }  # fmt: skip

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.philox import normals
 
 BLOCK = 256
@@ -170,42 +171,34 @@ def diffusion_update(
     return out, x0
 
 
-# What each kernel is compiled for without a GPU: its signature, constants and options.
+# What each kernel is compiled for without a GPU.
 COMPILE = {
-    q_sample_kernel: [
-        (
-            {
-                **dict.fromkeys(("x0", "x_t", "target"), dtype),
-                **dict.fromkeys(("t", "seed_tensor"), "*i64"),
-                "alphas_cumprod": "*fp64",
-                **dict.fromkeys(("total", "size", "steps", "seed", "offset"), "i64"),
-            },
-            {"TARGET": target, "DEVICE_SEED": device, "BLOCK": BLOCK},
-            OPTIONS,
-        )
-        for dtype, target, device in (("*fp32", 0, False), ("*bf16", 2, True), ("*fp16", 1, False))
-    ],
+    q_sample_kernel: variants(
+        q_sample_kernel,
+        {"*i64": "t seed_tensor", "*fp64": "alphas_cumprod", "i64": "total size steps seed offset"},
+        *(
+            (dtype, {"TARGET": target, "DEVICE_SEED": device, "BLOCK": BLOCK})
+            for dtype, target, device in (("*fp32", 0, False), ("*bf16", 2, True), ("*fp16", 1, False))
+        ),
+        **OPTIONS,
+    ),
     update_kernel: [
-        (
-            {
-                **dict.fromkeys(("x", "eps", "previous", "noise", "out", "x0_out"), dtype),
-                "coefficients": "*fp64",
-                "seed_tensor": "*i64",
-                "limits": "*fp32" if dynamic else "*fp64",
-                **dict.fromkeys(("total", "size", "row_stride", "seed", "offset"), "i64"),
-                "limit": "fp32",
-            },
-            {
-                "PREDICTS": predicts, "PREVIOUS": previous, "NOISE": kind, "DEVICE_SEED": kind == 2,
-                "DYNAMIC": dynamic, "X0": predicts, "BLOCK": BLOCK,
-            },
-            OPTIONS,
-        )
+        row
         for dtype, predicts, previous, kind, dynamic in (
             ("*fp32", True, False, 2, False),
             ("*fp32", False, True, 1, False),
             ("*bf16", True, True, 2, True),
             ("*fp16", True, False, 0, False),
+        )
+        for row in variants(
+            update_kernel,
+            {
+                "*fp64": "coefficients" if dynamic else "coefficients limits", "*fp32": "limits" if dynamic else "",
+                "*i64": "seed_tensor", "i64": "total size row_stride seed offset", "fp32": "limit",
+            },
+            (dtype, {"PREDICTS": predicts, "PREVIOUS": previous, "NOISE": kind, "DEVICE_SEED": kind == 2,
+                     "DYNAMIC": dynamic, "X0": predicts, "BLOCK": BLOCK}),
+            **OPTIONS,
         )
     ],
 }  # fmt: skip

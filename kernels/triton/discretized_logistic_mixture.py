@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.discretized_logistic import (
     MIN_LOG_SCALE,
     bin_gradient,
@@ -309,34 +310,13 @@ def discretized_logistic_mixture_sample(
     return out
 
 
-_SIZES = {"mixtures": "i64", "positions": "i64", "half_width": "fp32", "widest_log_scale": "fp32"}
-
-# What each kernel is compiled for without a GPU: its signature and constants.
+# What each kernel is compiled for without a GPU.
+_KINDS = {"i64": "mixtures positions levels seed stream", "fp32": "half_width widest_log_scale"}
 COMPILE = {
-    log_prob_kernel: [
-        ({"x": dtype, "parameters": dtype, "out": dtype, **_SIZES}, {"COLOUR": colour, "BLOCK": BLOCK})
-        for dtype, colour in (("*fp32", True), ("*bf16", True), ("*fp16", False))
-    ],
-    log_prob_backward_kernel: [
-        (
-            {"grad": dtype, "x": dtype, "parameters": dtype, "grad_x": dtype, "grad_parameters": dtype, **_SIZES},
-            {"COLOUR": colour, "BLOCK": BLOCK},
-        )
-        for dtype, colour in (("*fp32", True), ("*bf16", True), ("*fp16", False))
-    ],
-    sample_kernel: [
-        (
-            {
-                "parameters": dtype,
-                "out": dtype,
-                "mixtures": "i64",
-                "positions": "i64",
-                "levels": "i64",
-                "seed": "i64",
-                "stream": "i64",
-            },
-            {"COLOUR": colour, "BLOCK": BLOCK},
-        )
-        for dtype, colour in (("*fp32", True), ("*bf16", True), ("*fp16", False))
-    ],
+    kernel: variants(
+        kernel,
+        _KINDS,
+        *((dtype, {"COLOUR": dtype != "*fp16", "BLOCK": BLOCK}) for dtype in ("*fp32", "*bf16", "*fp16")),
+    )
+    for kernel in (log_prob_kernel, log_prob_backward_kernel, sample_kernel)
 }

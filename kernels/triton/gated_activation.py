@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.pointwise import sigmoid, tanh
 
 BLOCK = 1024
@@ -86,27 +87,12 @@ def gated_activation_backward(grad: Tensor, x: Tensor, condition: Tensor | None)
     return grad_x
 
 
-# What each kernel is compiled for without a GPU: its signature and constants.
+# What each kernel is compiled for without a GPU.
 COMPILE = {
-    gated_activation_kernel: [
-        (
-            {"x": dtype, "condition": dtype, "y": dtype, "channels": "i64", "positions": "i64"},
-            {"CONDITION": kind, "BLOCK": BLOCK},
-        )
-        for dtype, kind in (("*fp32", 0), ("*bf16", 1), ("*fp16", 2))
-    ],
-    gated_activation_backward_kernel: [
-        (
-            {
-                "grad": dtype,
-                "x": dtype,
-                "condition": dtype,
-                "grad_x": dtype,
-                "channels": "i64",
-                "positions": "i64",
-            },
-            {"CONDITION": kind, "BLOCK": BLOCK},
-        )
-        for dtype, kind in (("*fp32", 0), ("*bf16", 1), ("*fp16", 2))
-    ],
+    kernel: variants(
+        kernel,
+        {"i64": "channels positions"},
+        *((dtype, {"CONDITION": kind, "BLOCK": BLOCK}) for dtype, kind in (("*fp32", 0), ("*bf16", 1), ("*fp16", 2))),
+    )
+    for kernel in (gated_activation_kernel, gated_activation_backward_kernel)
 }

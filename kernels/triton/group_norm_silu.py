@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.pointwise import sigmoid
 
 # Elements of a program's tile, the most tiles of a piece, and how many programs keep a GPU busy.
@@ -332,35 +333,24 @@ def group_norm_silu_backward(
     return grad_x, grad_weight, grad_bias, *optional
 
 
-# What each kernel is compiled for without a GPU: its signature and constants.
-_STORED = {"x", "y", "grad", "grad_x"}
-_SIZES = {"batch", "channels", "group_channels", "positions", "piece_positions", "pieces", "groups"}
-
-
-def _signature(kernel: triton.JITFunction, dtype: str) -> dict[str, str]:
-    kinds = {**dict.fromkeys(_STORED, dtype), **dict.fromkeys(_SIZES, "i64"), "eps": "fp32"}
-    return {name: kinds.get(name, "*fp32") for name in kernel.arg_names if not name.isupper()}
-
-
-_LAYOUTS = {
-    False: {"CHANNELS_LAST": False, "BLOCK_C": 1, "BLOCK_P": TILE},
-    True: {"CHANNELS_LAST": True, "BLOCK_C": 64, "BLOCK_P": TILE // 64},
+# What each kernel is compiled for without a GPU.
+_KERNELS = {
+    statistics_kernel: 0, group_statistics_kernel: PARTIALS, forward_kernel: 0, backward_sums_kernel: 0,
+    group_sums_kernel: PARTIALS, backward_kernel: 0, parameter_gradients_kernel: CHANNELS,
+}  # fmt: skip
+_KINDS = {
+    "i64": "batch channels group_channels positions piece_positions pieces groups",
+    "fp32": "eps",
+    "*fp32": "mean means squares rstd weight bias scale shift sums products channel_sums channel_products slopes "
+    "constants grad_weight grad_bias grad_scale grad_shift",
 }
 COMPILE = {
-    kernel: [
-        (
-            _signature(kernel, dtype),
-            {k: v for k, v in {**_LAYOUTS[last], "FILM": film, "BLOCK": block}.items() if k in kernel.arg_names},
-        )
-        for dtype, last, film in (("*fp32", False, True), ("*bf16", True, True), ("*fp16", True, False))
-    ]
-    for kernel, block in (
-        (statistics_kernel, 0),
-        (group_statistics_kernel, PARTIALS),
-        (forward_kernel, 0),
-        (backward_sums_kernel, 0),
-        (group_sums_kernel, PARTIALS),
-        (backward_kernel, 0),
-        (parameter_gradients_kernel, CHANNELS),
+    kernel: variants(
+        kernel,
+        _KINDS,
+        ("*fp32", {"CHANNELS_LAST": False, "BLOCK_C": 1, "BLOCK_P": TILE, "FILM": True, "BLOCK": block}),
+        ("*bf16", {"CHANNELS_LAST": True, "BLOCK_C": 64, "BLOCK_P": TILE // 64, "FILM": True, "BLOCK": block}),
+        ("*fp16", {"CHANNELS_LAST": True, "BLOCK_C": 64, "BLOCK_P": TILE // 64, "FILM": False, "BLOCK": block}),
     )
+    for kernel, block in _KERNELS.items()
 }

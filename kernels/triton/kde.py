@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.kde_bandwidths import kde_log_densities
 from fastgen._triton.kde_direct import kde_direct_backward, kde_direct_log_sums
 from fastgen._triton.kde_rows import LOWEST, NOWHERE, load_rows, prepare, problem_and_rows, store_rows, width
@@ -149,28 +150,16 @@ def kde_log_density_backward(
     return grad_queries, grad_points * precisions.unsqueeze(-1), point_totals, grad_precisions
 
 
-_SIZES = {"m": "i32", "n": "i32", "columns": "i32"}
-_WIDTHS = (16, 64, 128)
-
-# What each kernel is compiled for without a GPU: its signature and constants.
+# What each kernel is compiled for without a GPU.
 COMPILE = {
-    kde_forward_kernel: [
-        (
-            {**dict.fromkeys(("queries", "points", "bias", "inner", "sums"), "*fp32"), **_SIZES},
-            {"LEAVE_OWN": score, "SCORE": score, "WIDTH": width, "BLOCK": BLOCK},
-        )
-        for width in _WIDTHS
-        for score in (False, True)
-    ],
-    kde_backward_kernel: [
-        (
-            {
-                **dict.fromkeys(("rows", "others", "row_bias", "other_bias", "grad", "sums", "totals"), "*fp32"),
-                **_SIZES,
-            },
-            {"OF_QUERIES": of_queries, "LEAVE_OWN": not of_queries, "WIDTH": width, "BLOCK": BLOCK},
-        )
-        for width in _WIDTHS
-        for of_queries in (False, True)
-    ],
+    kernel: variants(
+        kernel,
+        {"i32": "m n columns"},
+        *(
+            ("*fp32", {name: flag, "LEAVE_OWN": flag == (name == "SCORE"), "WIDTH": width, "BLOCK": BLOCK})
+            for width in (16, 64, 128)
+            for flag in (False, True)
+        ),
+    )
+    for kernel, name in ((kde_forward_kernel, "SCORE"), (kde_backward_kernel, "OF_QUERIES"))
 }

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.kde_rows import load_rows, problem_and_rows, store_rows, width
 
 BLOCK = 32
@@ -224,27 +225,20 @@ def _pull(rows, others, kernel: int, leave_one_out: bool) -> tuple[Tensor, Tenso
     return pulls, terms, stretches
 
 
-_SIZES = {"m": "i32", "n": "i32", "d": "i32"}
-_FORWARD = ("queries", "points", "factors", "logs", "precisions", "log_sums")
-_PULL = (
-    "rows", "others", "row_factors", "other_factors", "row_logs", "other_logs", "row_precisions", "other_precisions",
-    "pulls", "terms", "stretches",
-)  # fmt: skip
-
-# What each kernel is compiled for without a GPU: its signature and constants.
+# What each kernel is compiled for without a GPU.
+_SIZES = {"i32": "m n d"}
 COMPILE = {
-    kde_direct_forward_kernel: [
-        (
-            {**dict.fromkeys(_FORWARD, "*fp32"), **_SIZES},
-            {"KERNEL": kernel, "LEAVE_OWN": kernel % 2 == 0, "BLOCK": BLOCK},
-        )
-        for kernel in range(1, 6)
-    ],
-    kde_direct_pull_kernel: [
-        (
-            {**dict.fromkeys(_PULL, "*fp32"), **_SIZES},
-            {"KERNEL": kernel, "LEAVE_OWN": kernel % 2 == 0, "WIDTH": width, "BLOCK": BLOCK},
-        )
-        for kernel, width in ((1, 16), (2, 16), (3, 64), (4, 64), (5, 64), (2, 128))
-    ],
+    kde_direct_forward_kernel: variants(
+        kde_direct_forward_kernel,
+        _SIZES,
+        *(("*fp32", {"KERNEL": kernel, "LEAVE_OWN": kernel % 2 == 0, "BLOCK": BLOCK}) for kernel in range(1, 6)),
+    ),
+    kde_direct_pull_kernel: variants(
+        kde_direct_pull_kernel,
+        _SIZES,
+        *(
+            ("*fp32", {"KERNEL": kernel, "LEAVE_OWN": kernel % 2 == 0, "WIDTH": width, "BLOCK": BLOCK})
+            for kernel, width in ((1, 16), (2, 16), (3, 64), (4, 64), (5, 64), (2, 128))
+        ),
+    ),
 }

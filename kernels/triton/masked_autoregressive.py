@@ -9,20 +9,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgen._triton.pointwise import sigmoid, tanh
+from fastgen._triton.compiled import variants
+from fastgen._triton.pointwise import log1p_positive, sigmoid, tanh
 
 BLOCK = 32
 CHUNK = 16
 # Rows of packed weights are padded to this many numbers.
 ROW_ALIGNMENT = tl.constexpr(16)
-
-
-@triton.jit
-def log1p(x):
-    """Of a non-negative number: the rounding of 1 + x is undone by the ratio of x to what was added."""
-    total = 1.0 + x
-    added = total - 1.0
-    return tl.where(added == 0.0, x, tl.log(total) * (x / tl.where(added == 0.0, 1.0, added)))
 
 
 @triton.jit
@@ -36,7 +29,7 @@ def expm1(x):
 
 @triton.jit
 def softplus(x):
-    value = tl.where(x > 0, x, 0.0) + log1p(tl.exp(-tl.abs(x)))
+    value = tl.where(x > 0, x, 0.0) + log1p_positive(tl.exp(-tl.abs(x)))
     return tl.where(x > 20.0, x, value)
 
 
@@ -71,7 +64,7 @@ def log_scale(raw, bound, min_scale, SCALE: tl.constexpr):
     elif SCALE == 2:
         a = raw + 2.0
         small = tl.exp(-tl.abs(a))
-        alone = tl.where(a < 0, a, 0.0) - log1p(small)
+        alone = tl.where(a < 0, a, 0.0) - log1p_positive(small)
         value = tl.log(tl.where(a < 0, small, 1.0) / (1.0 + small) + min_scale)
         return tl.where(min_scale == 0.0, alone, value)
     elif SCALE == 3:
@@ -202,30 +195,20 @@ def masked_autoregressive_inverse_affine(
     return x, logabsdet
 
 
-# What the kernel is compiled for without a GPU: its signature and constants.
+# What the kernel is compiled for without a GPU; the launch passes sizes in 32 bits where they fit.
 COMPILE = {
-    masked_autoregressive_inverse_affine_kernel: [
-        (
-            {
-                **dict.fromkeys(("y", "weights", "last_weights", "context", "x", "logabsdet", "scratch"), "*fp32"),
-                **dict.fromkeys(("order", "starts"), "*i64"),
-                "batch": "i64",
-                # The launch passes sizes in 32 bits where they fit.
-                **dict.fromkeys(
-                    ("context_width", "last_row", "last_width", "features", "levels"), "i32"
-                ),
-                **dict.fromkeys(("bound", "min_scale"), "fp32"),
-            },
-            {
-                "LAYERS": layers, "RESIDUAL": residual, "CONTEXT": context, "ACTIVATION": activation, "SCALE": scale,
-                "BLOCK": BLOCK, "CHUNK": CHUNK,
-            },
-        )
-        for layers, residual, context, activation, scale in (
-            (2, False, False, 0, 3),
-            (3, True, True, 2, 1),
-            (1, False, False, 6, 2),
-            (1, False, True, 7, 4),
-        )
-    ]
+    masked_autoregressive_inverse_affine_kernel: variants(
+        masked_autoregressive_inverse_affine_kernel,
+        {
+            "*i64": "order starts", "i64": "batch", "i32": "context_width last_row last_width features levels",
+            "fp32": "bound min_scale",
+        },
+        *(
+            ("*fp32", {"LAYERS": layers, "RESIDUAL": residual, "CONTEXT": context, "ACTIVATION": activation,
+                       "SCALE": scale, "BLOCK": BLOCK, "CHUNK": CHUNK})
+            for layers, residual, context, activation, scale in (
+                (2, False, False, 0, 3), (3, True, True, 2, 1), (1, False, False, 6, 2), (1, False, True, 7, 4),
+            )
+        ),
+    )
 }  # fmt: skip

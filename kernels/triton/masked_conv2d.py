@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgen.ops.extensions import triton_interprets
+from fastgen._triton.compiled import variants
 
 BLOCKS = {"BLOCK_POSITIONS": 64, "BLOCK_OUT": 32, "BLOCK_IN": 32}
 GRADIENT_BLOCKS = {"BLOCK_POSITIONS": 32, "BLOCK_OUT": 32, "BLOCK_IN": 32}
@@ -108,7 +108,7 @@ def masked_conv2d_weight_gradient_kernel(
 
 def _widens(x: Tensor) -> bool:
     # Triton's interpreter multiplies the bits of bfloat16 as integers; its products are exact in float32.
-    return x.dtype == torch.bfloat16 and triton_interprets()
+    return x.dtype == torch.bfloat16 and triton.knobs.runtime.interpret
 
 
 def masked_conv2d(
@@ -163,20 +163,19 @@ def masked_conv2d_weight_gradient(
 
 
 def compile_table(taps: int, kernel_width: int) -> dict:
-    """What the kernels are compiled for without a GPU: signatures and constants, for a kernel of these taps."""
-    sizes = ("in_channels", "out_channels", "x_height", "x_width", "height", "width")
-    window = ("row", "column", "row_step", "column_step")
-    constants = {"TAPS": taps, "KERNEL_WIDTH": kernel_width, "WIDEN": False}
-    forward, gradient = [], []
-    for dtype in ("*fp32", "*bf16", "*fp16"):
-        strides = ("out_stride", "in_stride", "tap_stride")
-        integers = dict.fromkeys(("positions", *sizes, *window, *strides), "i64")
-        pointers = dict.fromkeys(("x", "weight", "bias", "y"), dtype)
-        forward.append(({**pointers, **integers}, {**constants, "BIAS": True, **BLOCKS}))
-        integers = dict.fromkeys(("positions", "positions_per_part", *sizes, *window), "i64")
-        pointers = {"grad": dtype, "x": dtype, "partial": "*fp32"}
-        gradient.append(({**pointers, **integers}, {**constants, **GRADIENT_BLOCKS}))
-    return {masked_conv2d_kernel: forward, masked_conv2d_weight_gradient_kernel: gradient}
+    """What the kernels are compiled for without a GPU, with these taps."""
+    kinds = {
+        "i64": "positions positions_per_part in_channels out_channels x_height x_width height width row column "
+        "row_step column_step out_stride in_stride tap_stride",
+        "*fp32": "partial",
+    }
+    constants = {"TAPS": taps, "KERNEL_WIDTH": kernel_width, "WIDEN": False, "BIAS": True}
+    return {
+        kernel: variants(kernel, kinds, *((dtype, {**constants, **blocks}) for dtype in ("*fp32", "*bf16", "*fp16")))
+        for kernel, blocks in (
+            (masked_conv2d_kernel, BLOCKS), (masked_conv2d_weight_gradient_kernel, GRADIENT_BLOCKS),
+        )
+    }  # fmt: skip
 
 
 COMPILE = compile_table(taps=25, kernel_width=7)

@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
+
 BLOCK = 1024
 # Blocks of a piece, fewer where that would leave the GPU without programs.
 BLOCKS, PROGRAMS = 8, 1024
@@ -94,31 +96,25 @@ def kind_of(x: Tensor, modulation: Tensor | None, per_pixel: bool | None = None)
     return 2 if per_pixel else 1
 
 
-# What kernels are compiled for without a GPU: their signatures and constants.
-_STORED = {"x", "y", "grad", "h", "of_x", "of_grad"}
-_PIXELS = {"scale", "shift", "h_scale", "h_shift", "of_scale", "of_shift"}
-_SIZES = {"channels", "unit_planes", "positions", "piece_positions", "pieces"}
-
-
-def signature_of(kernel: triton.JITFunction, dtype: str, kind: int) -> dict[str, str]:
-    kinds = {**dict.fromkeys(_STORED, dtype), **dict.fromkeys(_SIZES, "i64"), "negative_slope": "fp32"}
-    kinds |= dict.fromkeys(_PIXELS, dtype if kind == 2 else "*fp32")
-    return {name: kinds.get(name, "*fp32") for name in kernel.arg_names if not name.isupper()}
-
-
 def compiled_for(kernels: tuple) -> dict:
-    """The entries of a `COMPILE` table for these kernels."""
-    constants = {
-        kind: {
-            "BATCH": kind == 2, "SCALE": kind, "SHIFT": kind, "H_SCALE": kind, "H_SHIFT": kind, "LEAKY": kind == 2,
-            "OF_SCALE": kind == 2, "OF_SHIFT": kind == 2, "BLOCK": BLOCK,
-        }
-        for kind in (1, 2)
-    }  # fmt: skip
+    """The entries of a `COMPILE` table for these kernels, with modulations by pixel (kind 2) and by channel (1)."""
+    pixels = "scale shift h_scale h_shift of_scale of_shift"
+    chosen = (("*fp32", 2), ("*bf16", 2), ("*fp16", 1))
     return {
         kernel: [
-            (signature_of(kernel, dtype, kind), {k: v for k, v in constants[kind].items() if k in kernel.arg_names})
-            for dtype, kind in (("*fp32", 2), ("*bf16", 2), ("*fp16", 1))
+            row
+            for dtype, kind in chosen
+            for row in variants(
+                kernel,
+                {
+                    "i64": "channels unit_planes positions piece_positions pieces", "fp32": "negative_slope",
+                    "*fp32": "means squares mean rstd sums unit_means " + (pixels if kind == 1 else ""),
+                },
+                (dtype, {
+                    "BATCH": kind == 2, "SCALE": kind, "SHIFT": kind, "H_SCALE": kind, "H_SHIFT": kind,
+                    "LEAKY": kind == 2, "OF_SCALE": kind == 2, "OF_SHIFT": kind == 2, "BLOCK": BLOCK,
+                }),
+            )
         ]
         for kernel in kernels
-    }
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The formulas of `csrc/math/exp.h` for Triton kernels."""
+"""The formulas of `csrc/math/exp.h` and `activation.h` for Triton kernels."""
 
 import triton
 import triton.language as tl
@@ -7,6 +7,14 @@ import triton.language as tl
 @triton.jit
 def sigmoid(x):
     return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def log1p_positive(x):
+    """log(1 + x) of a number that is not negative: the ratio of x to what was added undoes the rounding of 1 + x."""
+    total = 1.0 + x
+    added = total - 1.0
+    return tl.where(added == 0.0, x, tl.log(total) * (x / tl.where(added == 0.0, 1.0, added)))
 
 
 @triton.jit

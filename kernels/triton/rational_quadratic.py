@@ -7,7 +7,7 @@ elements in the right half, which are turned around, they are counted from the r
 import triton
 import triton.language as tl
 
-from fastgen._triton.affine_coupling import log1p_positive
+from fastgen._triton.pointwise import log1p_positive
 
 
 @triton.jit

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastgen._triton.affine_coupling import log1p_positive
+from fastgen._triton.compiled import variants
 from fastgen._triton.discretized_logistic import bin_gradient, bin_log_probability, widest_log_scale_of
+from fastgen._triton.pointwise import log1p_positive
 
 TILE = 1024
 # Tiles of a piece at most, and programs below which a piece has fewer: a GPU has about 150 multiprocessors.
@@ -209,25 +210,23 @@ def discretized_logistic_log_prob_backward(
     return _backward(grad, mean, log_scale, x, levels, LOGISTIC.value)
 
 
-# What each kernel is compiled for without a GPU: its signature and constants.
-_KINDS = {
-    **dict.fromkeys(("sums", "grad"), "*fp32"),
-    **dict.fromkeys(("batch", "size", "piece_size", "pieces"), "i64"),
-    **dict.fromkeys(("half_width", "widest_log_scale"), "fp32"),
-}
+# What each kernel is compiled for without a GPU.
+_KINDS = {"*fp32": "sums grad", "i64": "batch size piece_size pieces", "fp32": "half_width widest_log_scale"}
+_CHOSEN = (
+    ("*fp32", BERNOULLI, False, 1),
+    ("*bf16", GAUSSIAN, False, 1),
+    ("*fp32", GAUSSIAN, True, 32),
+    ("*fp32", LOGISTIC, False, 1),
+    ("*fp16", LOGISTIC, True, 4),
+)
 COMPILE = {
-    kernel: [
-        (
-            {name: _KINDS.get(name, dtype) for name in kernel.arg_names if not name.isupper()},
-            {"KIND": kind.value, "SHARED": shared, "ROWS": rows, "COLUMNS": TILE // rows},
-        )
-        for dtype, kind, shared, rows in (
-            ("*fp32", BERNOULLI, False, 1),
-            ("*bf16", GAUSSIAN, False, 1),
-            ("*fp32", GAUSSIAN, True, 32),
-            ("*fp32", LOGISTIC, False, 1),
-            ("*fp16", LOGISTIC, True, 4),
-        )
-    ]
+    kernel: variants(
+        kernel,
+        _KINDS,
+        *(
+            (dtype, {"KIND": kind.value, "SHARED": shared, "ROWS": rows, "COLUMNS": TILE // rows})
+            for dtype, kind, shared, rows in _CHOSEN
+        ),
+    )
     for kernel in (forward_kernel, backward_kernel)
 }

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.philox import normals
 
 BLOCK = 256
@@ -132,21 +133,17 @@ def gaussian_reparameterize_kl_backward(
     return grad_mu, grad_logvar
 
 
-# What each kernel is compiled for without a GPU: its signature, constants and options.
-_SIZES = dict.fromkeys(("batch", "total", "size", "pieces", "seed", "offset"), "i64")
-_KINDS = {"seed_tensor": "*i64", "sums": "*fp32", "grad_kl": "*fp32", **_SIZES}
+# What each kernel is compiled for without a GPU.
+_KINDS = {"*i64": "seed_tensor", "*fp32": "sums grad_kl", "i64": "batch total size pieces seed offset"}
 COMPILE = {
-    kernel: [
-        (
-            {name: _KINDS.get(name, dtype) for name in kernel.arg_names if not name.isupper()},
-            {
-                name: value
-                for name, value in (("DEVICE_SEED", device), ("ROWS", rows), ("BLOCK", BLOCK // rows))
-                if name in kernel.arg_names
-            },
-            OPTIONS,
-        )
-        for dtype, device, rows in (("*fp32", False, 1), ("*bf16", True, 8), ("*fp16", False, 2))
-    ]
+    kernel: variants(
+        kernel,
+        _KINDS,
+        *(
+            (dtype, {"DEVICE_SEED": device, "ROWS": rows, "BLOCK": BLOCK // rows})
+            for dtype, device, rows in (("*fp32", False, 1), ("*bf16", True, 8), ("*fp16", False, 2))
+        ),
+        **OPTIONS,
+    )
     for kernel in (forward_kernel, backward_kernel)
 }

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
 from fastgen._triton.rational_quadratic import (
     bin_of,
     bin_order,
@@ -44,23 +45,27 @@ def element_of(rows, n, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def spline_kernel(
-    x, widths, heights, derivatives, y, logabsdet, rows, n, positions, width_stride, height_stride, derivative_stride,
+def located(
+    x, widths, heights, derivatives, e, inside, positions, width_stride, height_stride, derivative_stride,
     bound, min_width, min_height, min_derivative, scale, clip_bins, clip_derivatives,
-    INVERSE: tl.constexpr, TAILS: tl.constexpr, ZUKO: tl.constexpr, SUM: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr,
+    INVERSE: tl.constexpr, TAILS: tl.constexpr, ZUKO: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
-    e, inside, _, part = element_of(rows, n, ROWS, COLUMNS)
+    """Where elements lie in their bins, for both kernels.
+
+    Returns the elements; which are turned around; their bins: the index, which column that is, and which come before;
+    of widths and of heights the softmax's terms, sum, clip's slope, factor, sum before the bin and the bin's term; the
+    bin's left, width, bottom and height; the derivatives at its ends, and their slopes; and the place within the bin.
+    """
     group, pixel = e // positions, e % positions
     value = tl.load(x + e, mask=inside, other=0.0).to(tl.float32)
     # The right half is turned around, so that positions keep their digits near either end.
     turned = value > 0.0
     position = (bound - tl.abs(value)) / (2.0 * bound)
     order = bin_order(turned, K, BINS)
-    w, w_sum, _ = softmax_terms(
+    w, w_sum, w_clip = softmax_terms(
         widths, group * width_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
-    h, h_sum, _ = softmax_terms(
+    h, h_sum, h_clip = softmax_terms(
         heights, group * height_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
     )
     w_factor, h_factor = (1.0 - K * min_width) / w_sum, (1.0 - K * min_height) / h_sum
@@ -75,18 +80,41 @@ def spline_kernel(
     left, width = w_before * w_factor + index * min_width, w_term * w_factor + min_width
     bottom, height = h_before * h_factor + index * min_height, h_term * h_factor + min_height
     offset = group * derivative_stride + pixel
-    d0, _ = knot_derivative(
+    d0, d0_slope = knot_derivative(
         derivatives, offset, positions, inside, index, turned, min_derivative, clip_derivatives, TAILS, ZUKO, K
     )
-    d1, _ = knot_derivative(
+    d1, d1_slope = knot_derivative(
         derivatives, offset, positions, inside, index + 1, turned, min_derivative, clip_derivatives, TAILS, ZUKO, K
     )
     slope = height / width
-    D0, D1 = d0 / slope, d1 / slope
     if INVERSE:
-        theta, phi = solve(position, bottom, height, D0, D1, True)
+        theta, phi = solve(position, bottom, height, d0 / slope, d1 / slope, True)
     else:
-        theta, phi = solve(position, left, width, D0, D1, False)
+        theta, phi = solve(position, left, width, d0 / slope, d1 / slope, False)
+    of_widths = (w, w_sum, w_clip, w_factor, w_before, w_term)
+    of_heights = (h, h_sum, h_clip, h_factor, h_before, h_term)
+    box = (left, width, bottom, height)
+    return value, turned, (index, at, earlier), of_widths, of_heights, box, (d0, d1, d0_slope, d1_slope), (theta, phi)
+
+
+@triton.jit
+def spline_kernel(
+    x, widths, heights, derivatives, y, logabsdet, rows, n, positions, width_stride, height_stride, derivative_stride,
+    bound, min_width, min_height, min_derivative, scale, clip_bins, clip_derivatives,
+    INVERSE: tl.constexpr, TAILS: tl.constexpr, ZUKO: tl.constexpr, SUM: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, K: tl.constexpr, BINS: tl.constexpr,
+):  # fmt: skip
+    e, inside, _, part = element_of(rows, n, ROWS, COLUMNS)
+    value, turned, _, _, _, box, ends, place = located(
+        x, widths, heights, derivatives, e, inside, positions, width_stride, height_stride, derivative_stride,
+        bound, min_width, min_height, min_derivative, scale, clip_bins, clip_derivatives,
+        INVERSE, TAILS, ZUKO, K, BINS,
+    )  # fmt: skip
+    left, width, bottom, height = box
+    d0, d1, _, _ = ends
+    theta, phi = place
+    slope = height / width
+    D0, D1 = d0 / slope, d1 / slope
     product = theta * phi
     inverse_denominator = 1.0 / (theta * theta + phi * phi + (D0 + D1) * product)
     # The slope enters where d0 and d1 are not divided by it: at the ends of a bin, the result is the very derivative's.
@@ -123,42 +151,19 @@ def spline_backward_kernel(
     DERIVATIVES: tl.constexpr,
 ):  # fmt: skip
     e, inside, row, _ = element_of(rows, n, ROWS, COLUMNS)
-    group, pixel = e // positions, e % positions
-    value = tl.load(x + e, mask=inside, other=0.0).to(tl.float32)
-    # The right half is turned around, so that positions keep their digits near either end.
-    turned = value > 0.0
-    position = (bound - tl.abs(value)) / (2.0 * bound)
-    order = bin_order(turned, K, BINS)
-    w, w_sum, w_clip = softmax_terms(
-        widths, group * width_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
-    )
-    h, h_sum, h_clip = softmax_terms(
-        heights, group * height_stride + pixel, positions, inside, scale, clip_bins, ZUKO, K, BINS
-    )
-    w_factor, h_factor = (1.0 - K * min_width) / w_sum, (1.0 - K * min_height) / h_sum
-    if INVERSE:
-        index = bin_of(position, h, h_factor, min_height, turned, order, K)
-    else:
-        index = bin_of(position, w, w_factor, min_width, turned, order, K)
-    at, earlier = order == index[:, None], order < index[:, None]
-    w_before, w_term = sum_where(w, earlier), sum_where(w, at)
-    h_before, h_term = sum_where(h, earlier), sum_where(h, at)
-    # A size is never the difference of two knots, which would cancel.
-    left, width = w_before * w_factor + index * min_width, w_term * w_factor + min_width
-    bottom, height = h_before * h_factor + index * min_height, h_term * h_factor + min_height
-    offset = group * derivative_stride + pixel
-    d0, d0_slope = knot_derivative(
-        derivatives, offset, positions, inside, index, turned, min_derivative, clip_derivatives, TAILS, ZUKO, K
-    )
-    d1, d1_slope = knot_derivative(
-        derivatives, offset, positions, inside, index + 1, turned, min_derivative, clip_derivatives, TAILS, ZUKO, K
-    )
+    value, turned, found, of_widths, of_heights, box, ends, place = located(
+        x, widths, heights, derivatives, e, inside, positions, width_stride, height_stride, derivative_stride,
+        bound, min_width, min_height, min_derivative, scale, clip_bins, clip_derivatives,
+        INVERSE, TAILS, ZUKO, K, BINS,
+    )  # fmt: skip
+    index, at, earlier = found
+    w, w_sum, w_clip, w_factor, w_before, w_term = of_widths
+    h, h_sum, h_clip, h_factor, h_before, h_term = of_heights
+    _, width, _, height = box
+    d0, d1, d0_slope, d1_slope = ends
+    theta, phi = place
     slope = height / width
     D0, D1 = d0 / slope, d1 / slope
-    if INVERSE:
-        theta, phi = solve(position, bottom, height, D0, D1, True)
-    else:
-        theta, phi = solve(position, left, width, D0, D1, False)
 
     # Upstream gradients in unit coordinates; none beyond the spline.
     beyond = tl.abs(value) > bound
@@ -208,11 +213,11 @@ def spline_backward_kernel(
 
     k = tl.arange(0, BINS)[None, :]
     mask = inside[:, None] & (k < K)
-    out = grad_parameters + (group * (3 * K + TAILS) * positions + pixel)[:, None]
-    of_widths = softmax_gradient(w, w_sum, w_before, w_term, at, earlier, -grad_position, grad_width, w_factor * scale)
-    tl.store(out + k * positions, (of_widths * w_clip).to(grad_parameters.dtype.element_ty), mask=mask)
-    of_heights = softmax_gradient(h, h_sum, h_before, h_term, at, earlier, grad_unit, grad_height, h_factor * scale)
-    tl.store(out + (K + k) * positions, (of_heights * h_clip).to(grad_parameters.dtype.element_ty), mask=mask)
+    out = grad_parameters + (e // positions * (3 * K + TAILS) * positions + e % positions)[:, None]
+    on_widths = softmax_gradient(w, w_sum, w_before, w_term, at, earlier, -grad_position, grad_width, w_factor * scale)
+    tl.store(out + k * positions, (on_widths * w_clip).to(grad_parameters.dtype.element_ty), mask=mask)
+    on_heights = softmax_gradient(h, h_sum, h_before, h_term, at, earlier, grad_unit, grad_height, h_factor * scale)
+    tl.store(out + (K + k) * positions, (on_heights * h_clip).to(grad_parameters.dtype.element_ty), mask=mask)
     j = tl.arange(0, DERIVATIVES)[None, :]
     first = knot_column(index, turned, K, TAILS)[:, None]
     second = knot_column(index + 1, turned, K, TAILS)[:, None]
@@ -351,47 +356,31 @@ def rational_quadratic_coupling_backward(
     return _backward(call, grad, grad_logabsdet, x, grad_params, inverse), grad_params
 
 
-_NUMBERS = {
-    **dict.fromkeys(("rows", "n", "positions", "width_stride", "height_stride", "derivative_stride"), "i64"),
-    **dict.fromkeys(
-        ("bound", "min_width", "min_height", "min_derivative", "scale", "clip_bins", "clip_derivatives"), "fp32"
-    ),
+# What each kernel is compiled for without a GPU.
+_KINDS = {
+    "i64": "rows n positions width_stride height_stride derivative_stride",
+    "fp32": "bound min_width min_height min_derivative scale clip_bins clip_derivatives",
 }
-_PARAMETERS = ("x", "widths", "heights", "derivatives")
 
 
-def _variants(tensors: tuple[str, ...], sums: str, **more: int) -> list:
+def _variants(kernel: triton.JITFunction) -> list:
     """The dtypes, directions, tails and numbers of bins between them, not their product."""
-    chosen = (
+    rows = []
+    for dtype, inverse, tails, zuko, summed, bins in (
         ("*fp32", False, LINEAR, False, True, 8),
         ("*fp32", True, LINEAR, False, True, 8),
         ("*bf16", False, CIRCULAR, True, False, 16),
         ("*fp16", True, NONE, False, False, 64),
-    )
-    return [
-        (
-            {**dict.fromkeys(tensors, dtype), sums: "*fp32" if summed else dtype, **_NUMBERS},
-            {
-                **more,
-                "INVERSE": inverse,
-                "TAILS": tails,
-                "ZUKO": zuko,
-                "SUM": summed,
-                "ROWS": 8 if summed else 1,
-                "COLUMNS": TILE // bins // (8 if summed else 1),
-                "K": bins,
-                "BINS": bins,
-                **({"DERIVATIVES": 2 * bins if tails == NONE else bins} if more else {}),
-            },
-        )
-        for dtype, inverse, tails, zuko, summed, bins in chosen
-    ]
+    ):
+        at_once = 8 if summed else 1
+        constants = {
+            "HAS_GRAD": True, "HAS_LOGABSDET": True, "INVERSE": inverse, "TAILS": tails, "ZUKO": zuko, "SUM": summed,
+            "ROWS": at_once, "COLUMNS": TILE // bins // at_once, "K": bins, "BINS": bins,
+            "DERIVATIVES": 2 * bins if tails == NONE else bins,
+        }  # fmt: skip
+        sums = {"*fp32": "logabsdet grad_logabsdet"} if summed else {}
+        rows += variants(kernel, {**_KINDS, **sums}, (dtype, constants))
+    return rows
 
 
-# What each kernel is compiled for without a GPU: its signature and constants.
-COMPILE = {
-    spline_kernel: _variants((*_PARAMETERS, "y"), "logabsdet"),
-    spline_backward_kernel: _variants(
-        ("grad", *_PARAMETERS, "grad_x", "grad_parameters"), "grad_logabsdet", HAS_GRAD=True, HAS_LOGABSDET=True
-    ),
-}
+COMPILE = {kernel: _variants(kernel) for kernel in (spline_kernel, spline_backward_kernel)}

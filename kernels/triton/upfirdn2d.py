@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastgen._triton.compiled import variants
+
 BLOCK = 512
 # Taps of one pixel, up to which loops over them are unrolled.
 UNROLLED = 16
@@ -106,19 +108,18 @@ def upfirdn2d(
     return y
 
 
-# What the kernel is compiled for without a GPU: its signature and constants.
-_SIZES = ("blocks", "inner", "height", "width", "out_height", "out_width", "left", "top")
+# What the kernel is compiled for without a GPU.
 COMPILE = {
-    upfirdn2d_kernel: [
-        (
-            {"x": dtype, "f": "*fp32", "y": dtype, **dict.fromkeys(_SIZES, "i32"), "gain": "fp32"},
-            {
-                "TAPS_X": taps, "TAPS_Y": taps, "UP_X": up, "UP_Y": up, "DOWN_X": down, "DOWN_Y": down,
-                "SEPARABLE": separable, "FLIP": not separable, "UNROLL": taps <= 4, "BLOCK": BLOCK,
-            },
-        )
-        for dtype, taps, up, down, separable in (
-            ("*fp32", 4, 2, 1, True), ("*bf16", 4, 1, 2, True), ("*fp16", 4, 1, 1, False), ("*fp32", 12, 2, 2, True),
-        )
-    ]
+    upfirdn2d_kernel: variants(
+        upfirdn2d_kernel,
+        {"*fp32": "f", "i32": "blocks inner height width out_height out_width left top", "fp32": "gain"},
+        *(
+            (dtype, {"TAPS_X": taps, "TAPS_Y": taps, "UP_X": up, "UP_Y": up, "DOWN_X": down, "DOWN_Y": down,
+                     "SEPARABLE": separable, "FLIP": not separable, "UNROLL": taps <= 4, "BLOCK": BLOCK})
+            for dtype, taps, up, down, separable in (
+                ("*fp32", 4, 2, 1, True), ("*bf16", 4, 1, 2, True), ("*fp16", 4, 1, 1, False),
+                ("*fp32", 12, 2, 2, True),
+            )
+        ),
+    )
 }  # fmt: skip
