@@ -39,6 +39,7 @@ from fastgen.ops.coupling_flow.program import (
 )
 from fastgen.ops.extensions import UNUSABLE
 from fastgen.ops.registry import BACKENDS, is_forced
+from fastgen.ops.spline import MAX_BINS
 
 __all__ = ["FusedFlow", "fused_flow_refusal"]
 
@@ -317,7 +318,7 @@ def _layer_refusal(layer: nn.Module) -> str:
     if kind is RationalQuadraticCoupling:
         if layer.tails is None:
             return "splines without tails, which check their inputs"
-        if not 2 <= layer.num_bins <= 64:
+        if not 2 <= layer.num_bins <= MAX_BINS:
             return f"splines of {layer.num_bins} bins"
     return _conditioner_refusal(layer.transform_net)
 
