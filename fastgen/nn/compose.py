@@ -22,7 +22,7 @@ class Compose(Freezable):
     With `reversible=True` training keeps the last output only and rebuilds the other activations by the inverses in
     backward, for both directions: activation memory does not grow with the number of transforms. It costs the
     inverses, which for couplings is one more pass through each conditioner. `fastgen.nn.reversible` says how, what is
-    replayed and what is refused (second derivatives, running statistics). Gradients reach x, context and parameters,
+    replayed and what is refused (running statistics). Gradients reach x, context and parameters,
     and no other tensor that a transform may hold. Where autograd does not record, in graphs of `torch.compile`, in
     `torch.func` and in forward-mode differentiation the ordinary way is taken, with the same numbers.
 

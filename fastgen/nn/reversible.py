@@ -12,8 +12,11 @@ its initialisation.
 What it costs: the inverses without gradients, then the transforms with them. A transform that offers the four methods
 of `Conditioned` runs its conditioner once for both.
 
-Refused: second derivatives (`create_graph=True`), and transforms that change a buffer whenever they run, as the running
-statistics of batch normalisation do, since a replay would change it again.
+Where the gradient will be differentiated itself (`create_graph=True`), the chain is run again as it is written, from
+its input, and keeps its activations as any other would.
+
+Refused: transforms that change a buffer whenever they run, as the running statistics of batch normalisation do, since a
+replay would change it again.
 """
 
 from __future__ import annotations
@@ -81,11 +84,11 @@ def run_reversibly(
     """`(y, logabsdet)` of the transforms, or of their inverses, in this order."""
     segments = list(_segments(transforms, inverse))
     every = drift.interval(len(segments), x.dtype)
-    chain, tensors = _Chain(x.device, context, drift), _tensors(context)
-    total = None
+    chain, tensors = _Chain(x, context, drift), _tensors(context)
+    total = segment = None
     for i, steps in enumerate(segments):
         keeps_input = every is not None and i % every == 0
-        segment = _Segment(chain, steps, keeps_input=keeps_input, is_last=i == len(segments) - 1)
+        segment = _Segment(chain, segment, steps, keeps_input=keeps_input, is_last=i == len(segments) - 1)
         x, logabsdet = _Node.apply(segment, x, *tensors, *segment.parameters)
         total = logabsdet if total is None else total + logabsdet
     return x, total
@@ -107,7 +110,10 @@ def _segments(transforms: Sequence[nn.Module], inverse: bool) -> Iterator[list[_
 class _Chain:
     """What the segments of one call share. In backward, `activation` goes from one node to the next."""
 
-    def __init__(self, device: torch.device, context: Any, drift: Drift) -> None:
+    def __init__(self, x: Tensor, context: Any, drift: Drift) -> None:
+        self._x, self._version, device = x, x._version, x.device
+        # For second derivatives: whether gradients stop at the inputs of a segment.
+        self.is_cut = False
         leaves, self._spec = pytree.tree_flatten(context)
         self._constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         self._places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
@@ -127,6 +133,23 @@ class _Chain:
         for place, tensor in zip(self._places, tensors, strict=True):
             leaves[place] = tensor
         return pytree.tree_unflatten(leaves, self._spec)
+
+    def input_of(self, segment: _Segment, context: Any) -> Tensor:
+        """The input of a segment as autograd records it, from the chain's input on."""
+        if self._x._version != self._version:
+            raise RuntimeError("reversible: the input of the chain was changed in place before its second derivative")
+        if segment.recorded is not None:
+            x, segment.recorded = segment.recorded, None
+            return x
+        before, x = [], self._x
+        while segment.before is not None:
+            segment = segment.before
+            before.append(segment)
+        for segment in reversed(before):
+            # The nodes before this one ask next.
+            segment.recorded = x
+            x, _ = segment.run(segment.steps, x, context)
+        return x
 
 
 class _Step:
@@ -157,8 +180,12 @@ class _Step:
 class _Segment:
     """Steps that make one node, and what their first run has noted for the replay."""
 
-    def __init__(self, chain: _Chain, steps: list[_Step], *, keeps_input: bool, is_last: bool) -> None:
+    def __init__(
+        self, chain: _Chain, before: _Segment | None, steps: list[_Step], *, keeps_input: bool, is_last: bool
+    ) -> None:
         self.chain = chain
+        self.before = before
+        self.recorded: Tensor | None = None
         self.steps = steps
         # Each once, as a transform may stand in several places.
         self.modules = tuple(dict.fromkeys(module for step in steps for module in step.transform.modules()))
@@ -187,6 +214,15 @@ class _Segment:
         # Not the very tensors that a transform returned: those may be its input, or one that it keeps.
         return x.detach(), total.detach()
 
+    def run(self, steps: list[_Step], x: Tensor, context: Any) -> tuple[Tensor, Tensor]:
+        """Some of the steps again, from their input."""
+        total = None
+        for step in steps:
+            with self.replay(step):
+                x, logabsdet = step.run(x, context)
+            total = logabsdet if total is None else total + logabsdet
+        return x, total
+
     def replay(self, step: _Step) -> contextlib.AbstractContextManager:
         """Autocast and random numbers as in the first run of the step."""
         if step.drawn_from is None:
@@ -212,7 +248,9 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         segment, chain = ctx.segment, ctx.segment.chain
         x, y, *tensors = ctx.saved_tensors
-        _check_backward(segment)
+        _check_parameters(segment)
+        if torch.is_grad_enabled():
+            return None, *_differentiable_gradients(segment, tensors, grads, ctx.needs_input_grad[1:])
         if segment.is_last:
             chain.drift.start(y.device)
         else:
@@ -233,9 +271,38 @@ class _Node(torch.autograd.Function):
         return None, grad_x, *(next(found) if n else None for n in needed)
 
 
-def _check_backward(segment: _Segment) -> None:
-    if torch.is_grad_enabled():
-        raise RuntimeError("reversible: no second derivatives (create_graph=True), use reversible=False")
+class _Gate(torch.autograd.Function):
+    """An input of a segment, at which gradients stop while the chain is cut."""
+
+    @staticmethod
+    def forward(ctx: Any, chain: _Chain, t: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.chain = chain
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[None, Tensor | None]:
+        return None, None if ctx.chain.is_cut else grad
+
+
+def _differentiable_gradients(
+    segment: _Segment, tensors: Sequence[Tensor], grads: Gradients, needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of a node in its input, the context and the parameters, which can be differentiated themselves."""
+    chain, count = segment.chain, segment.chain.num_tensors
+    x = chain.input_of(segment, chain.context(tensors[:count]))
+    # What the inputs were made of, parameters too, gets its gradients from other nodes.
+    x, *context = (_Gate.apply(chain, t) if t.requires_grad else t for t in (x, *tensors[:count]))
+    outputs = segment.run(segment.steps, x, chain.context(context))
+    wanted = [t if need else t.detach() for t, need in zip((x, *context, *segment.parameters), needed, strict=True)]
+    chain.is_cut = True
+    try:
+        return _gradients(outputs, grads, wanted, create_graph=True)
+    finally:
+        chain.is_cut = False
+
+
+def _check_parameters(segment: _Segment) -> None:
     now = segment.parameters_now()
     if len(now) != len(segment.parameters) or any(a is not b for a, b in zip(now, segment.parameters, strict=True)):
         names = ", ".join(type(step.transform).__name__ for step in segment.steps)
@@ -255,13 +322,9 @@ class _Point(NamedTuple):
         self, steps: list[_Step], x: Tensor, grads: Gradients, needs_x: bool
     ) -> tuple[Tensor | None, list[Tensor | None]]:
         x = x.detach().requires_grad_(needs_x)
-        y, total = x, None
         with torch.enable_grad():
-            for step in steps:
-                with self.segment.replay(step):
-                    y, logabsdet = step.run(y, self.context)
-                total = logabsdet if total is None else total + logabsdet
-        grad_x, *found = _gradients((y, total), grads, [x, *self.wanted])
+            outputs = self.segment.run(steps, x, self.context)
+        grad_x, *found = _gradients(outputs, grads, [x, *self.wanted])
         return grad_x, found
 
     def at_output(
@@ -306,7 +369,9 @@ class _Point(NamedTuple):
         return x, grad_x, found
 
 
-def _gradients(outputs: Sequence[Tensor], grads: Gradients, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+def _gradients(
+    outputs: Sequence[Tensor], grads: Gradients, inputs: Sequence[Tensor], *, create_graph: bool = False
+) -> list[Tensor | None]:
     """Of the inputs; None for those that need none or have no part in the outputs."""
     used = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if output.requires_grad]
     used = [pair for pair in used if pair[1] is not None]
@@ -314,7 +379,11 @@ def _gradients(outputs: Sequence[Tensor], grads: Gradients, inputs: Sequence[Ten
     if not used or not wanted:
         return [None] * len(inputs)
     with _without_hooks(wanted):
-        found = iter(torch.autograd.grad([o for o, _ in used], wanted, [g for _, g in used], allow_unused=True))
+        found = iter(
+            torch.autograd.grad(
+                [o for o, _ in used], wanted, [g for _, g in used], allow_unused=True, create_graph=create_graph
+            )
+        )
     return [next(found) if t.requires_grad else None for t in inputs]
 
 
