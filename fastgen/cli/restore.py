@@ -12,7 +12,6 @@ from fastgen.cli.options import add_checkpoint, add_device, check_at_least, chec
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastgen.inverse import Operator
     from fastgen.models import Diffusion
 
 HELP = "restore an image with a trained diffusion model"
@@ -50,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     import torch
 
-    from fastgen.inverse import solve
+    from fastgen.inverse import operator_of, solve
     from fastgen.models import Diffusion
     from fastgen.train.load import load_model
     from fastgen.train.matching import chosen_class
@@ -62,7 +61,7 @@ def run(args: Namespace) -> int:
     if not isinstance(model, Diffusion) or model.levels is None:
         raise ValueError(f"{args.checkpoint} holds a {type(model).__name__}, expected a diffusion model of images")
     truth = _read_image(args.image, model, config)
-    operator = _operator(args.task, model.shape, args.noise)
+    operator = operator_of(args.task, model.shape, args.noise)
     generator = torch.Generator().manual_seed(args.seed)
     x = model.normalize(truth.to(model.device))
     measurement = operator.measure(x, generator).repeat(args.n, 1, 1, 1)
@@ -77,48 +76,13 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _operator(task: str, shape: tuple[int, int, int], noise: float | None) -> Operator:
-    """The operator that a task's name means for images of this shape.
-
-    Raises:
-        ValueError: no such task, a noise that is negative, an operator that does not fit the image.
-    """
-    import torch
-
-    from fastgen import inverse
-
-    height, width = shape[1:]
-    options: dict[str, Any] = {} if noise is None else {"noise_std": noise}
-    middle = torch.ones(height, width, dtype=torch.bool)
-    middle[height // 4 : height - height // 4, width // 4 : width - width // 4] = False
-    operators = {
-        "super-resolution": lambda: inverse.SuperResolution(2, **options),
-        "denoise": lambda: inverse.Denoising(**options),
-        "inpaint": lambda: inverse.Inpainting(middle, **options),
-        # The left half is left of it.
-        "uncrop": lambda: inverse.Uncropping((height, width), 0, 0, height, max(width // 2, 1), **options),
-        "deblur": lambda: inverse.Deblurring.gaussian(3, 1.0, **options),
-        "colourise": lambda: inverse.Colourisation(**options),
-        "hdr": lambda: inverse.SingleImageHDR(2.0, **options),
-    }
-    if task not in operators:
-        raise ValueError(f"--task is {task}, expected one of: {', '.join(operators)}")
-    operator = operators[task]()
-    operator.check(shape)
-    return operator
-
-
 def _read_image(text: str, model: Diffusion, config: Mapping[str, Any]) -> Tensor:
     """One image, uint8 levels [1, channels, height, width]: a picture's file, or a number of the run's validation part.
 
     Raises:
         ValueError: no such file or number, or data that are no longer there.
     """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from fastgen.data.folder import WHITE, parse_color, read_picture
+    from fastgen.data.folder import WHITE, read_image
     from fastgen.train.load import load_data
 
     if text.isdigit():
@@ -129,11 +93,7 @@ def _read_image(text: str, model: Diffusion, config: Mapping[str, Any]) -> Tenso
         if int(text) >= len(images):
             raise ValueError(f"IMAGE is {text}, expected 0 to {len(images) - 1} of the validation part")
         return images.values[int(text) : int(text) + 1]
-    channels, height, width = model.shape
     try:
-        picture = read_picture(Path(text), parse_color(config.get("data", {}).get("background", WHITE)))
+        return read_image(Path(text), model.shape, model.levels, config.get("data", {}).get("background", WHITE))
     except ValueError as error:
         raise ValueError(f"IMAGE is {text}, expected a picture or the number of a validation image: {error}") from error
-    resized = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BOX)
-    pixels = torch.from_numpy(np.array(resized)).view(height, width, channels).permute(2, 0, 1)
-    return (pixels.float() * ((model.levels - 1) / 255)).round().to(torch.uint8).unsqueeze(0)

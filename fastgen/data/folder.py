@@ -211,6 +211,25 @@ def read_picture(path: Path, background: tuple[int, int, int] = (255, 255, 255))
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
+def read_image(path: Path, shape: tuple[int, int, int], levels: int, background: str = WHITE) -> Tensor:
+    """One picture as an image for a model: uint8 `[1, channels, height, width]` in `0 .. levels - 1`.
+
+    Args:
+        path: of the file.
+        shape: (channels, height, width), to which the whole picture is scaled, whatever its own proportions.
+        levels: number of intensities.
+        background: what shows behind what is transparent, a colour.
+
+    Raises:
+        ValueError: as `read_picture`, or no such colour.
+    """
+    channels, height, width = shape
+    picture = read_picture(path, parse_color(background)).convert("L" if channels == 1 else "RGB")
+    resized = np.array(picture.resize((width, height), Image.Resampling.BOX))
+    pixels = torch.from_numpy(resized).view(height, width, channels).permute(2, 0, 1)
+    return (pixels.float() * ((levels - 1) / 255)).round().to(torch.uint8).unsqueeze(0)
+
+
 def parse_color(text: str) -> tuple[int, int, int]:
     """The RGB of a colour's name, or of `#rrggbb`. Raises ValueError where it is neither."""
     try:

@@ -10,6 +10,7 @@ from fastgen.inverse.operators import (
     SingleImageHDR,
     SuperResolution,
     Uncropping,
+    operator_of,
 )
 from fastgen.inverse.solve import solve
 
@@ -23,5 +24,6 @@ __all__ = [
     "SingleImageHDR",
     "SuperResolution",
     "Uncropping",
+    "operator_of",
     "solve",
 ]

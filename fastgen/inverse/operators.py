@@ -221,3 +221,35 @@ class SingleImageHDR(Operator):
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """The darkest scene that looks so."""
         return (y + 1) / self.exposure - 1
+
+
+def operator_of(task: str, shape: tuple[int, int, int], noise_std: float | None = None) -> Operator:
+    """The operator of a task of `fastgen restore`.
+
+    Args:
+        task: `"super-resolution"` (from means of 2x2 pixels), `"denoise"`, `"inpaint"` (the middle), `"uncrop"` (the
+            right half), `"deblur"` (a normal kernel of 3x3), `"colourise"` or `"hdr"` (an exposure twice too long).
+        shape: of an image, (channels, height, width).
+        noise_std: of the measurement; None takes the operator's default.
+
+    Raises:
+        ValueError: no such task, a noise that is negative, an operator that does not fit the image.
+    """
+    height, width = shape[1:]
+    options = {} if noise_std is None else {"noise_std": noise_std}
+    middle = torch.ones(height, width, dtype=torch.bool)
+    middle[height // 4 : height - height // 4, width // 4 : width - width // 4] = False
+    operators = {
+        "super-resolution": lambda: SuperResolution(2, **options),
+        "denoise": lambda: Denoising(**options),
+        "inpaint": lambda: Inpainting(middle, **options),
+        "uncrop": lambda: Uncropping((height, width), 0, 0, height, max(width // 2, 1), **options),
+        "deblur": lambda: Deblurring.gaussian(3, 1.0, **options),
+        "colourise": lambda: Colourisation(**options),
+        "hdr": lambda: SingleImageHDR(2.0, **options),
+    }
+    if task not in operators:
+        raise ValueError(f"--task is {task}, expected one of: {', '.join(operators)}")
+    operator = operators[task]()
+    operator.check(shape)
+    return operator

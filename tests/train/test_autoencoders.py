@@ -164,7 +164,7 @@ def test_interpolate_where_the_data_are_gone_draws_its_own_latents(runs, run, mo
     def gone(*arguments, **options):
         raise ValueError("no data")
 
-    monkeypatch.setattr("fastgen.train.interpolate.load", gone)
+    monkeypatch.setattr("fastgen.train.load.load", gone)
     status, output, _ = run("interpolate", runs / "vae", "-n", 2)
     assert status == 0 and "data in that plane" not in output
     assert fails(
