@@ -74,7 +74,7 @@ def capture(
 
 
 class CapturedLoop:
-    """What `capture` returns.
+    """The sampling loop that `capture` returns.
 
     Attributes:
         model: whose loop it is.
@@ -140,7 +140,7 @@ class CapturedLoop:
         if device.type == "cuda":
             with torch.cuda.device(device):
                 self._graph = self._capture(device)
-        # Last: a capture that failed is tried again.
+        # Noted last, so that a capture that failed is tried again.
         self._structure = Structure([self.model])
         self._reads = Originals(self._structure.tensors([self.model]))
         # The sampler's tables may be made of them.

@@ -83,7 +83,7 @@ class Coupling(nn.Module):
         raise NotImplementedError
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the conditioner sees, which both directions leave as it is, and what is transformed."""
+        """The part that the conditioner sees and both directions leave as it is, and the part that is transformed."""
         raise NotImplementedError
 
     def _merge(self, identity: Tensor, transformed: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class FeatureCoupling(Coupling):
 
 
 class _Affine:
-    """What affine couplings share: the settings of `affine_coupling`, and the call."""
+    """Settings of `affine_coupling` and its call, for the couplings that scale and shift."""
 
     def _set_scale_map(self, init: Callable[..., None], scale_map: str, bound: float, min_scale: float) -> None:
         """Keeps the settings. Raises unless they fit; `init` knows the defaults of those that a map does not have."""
@@ -309,7 +309,7 @@ class Box:
 
     @property
     def half(self) -> float:
-        """Of the side."""
+        """Half the side of the box."""
         return 0.5 if self.tails is None else self.tail_bound
 
     @property
@@ -317,7 +317,7 @@ class Box:
         return 0.5 if self.tails is None else 0.0
 
     def centred(self, x: Tensor) -> Tensor:
-        """As the ops take it."""
+        """`x` moved so that the box lies around 0, as the ops take it."""
         return x - self.middle if self.middle else x
 
     def placed(self, x: Tensor) -> Tensor:
@@ -474,7 +474,7 @@ class RationalQuadraticCoupling(FeatureCoupling):
 
     @property
     def softmax_scale(self) -> float:
-        """What raw widths and heights are multiplied by before their softmax."""
+        """The factor of raw widths and heights before their softmax."""
         for name in ("hidden_features", "hidden_channels"):
             width = getattr(self.transform_net, name, None)
             if isinstance(width, int):

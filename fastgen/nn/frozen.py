@@ -1,4 +1,4 @@
-"""What a module makes of its weights and keeps, and when that may be used again. The only file that decides it.
+"""Caches of what modules make of their weights, and when these may be used again. The only file that decides it.
 
 A layer packs its weights, inverts its matrix or traces its network, and keeps the result with the tensors that it was
 made of. It is used again only where it is certain that they are the same:
@@ -102,7 +102,7 @@ class Kept:
         return Originals if self._indices and not tensors[0].is_meta else None
 
     def last(self, name: str) -> Any:
-        """What the function of this name made last, unchecked."""
+        """The last result of the function of this name, unchecked."""
         return None if self._made_of is None else self._made_of.values.get(name)
 
 
@@ -126,7 +126,7 @@ class KeptOfModules(Kept):
     def of(
         self, make: Callable[[], T], roots: Sequence[nn.Module], tensors: Sequence[Tensor] = (), *settings: Any
     ) -> T | None:
-        """As `get`, of the tensors of `roots` and of further ones."""
+        """As `get`, for a value made of all tensors of `roots` and of the further `tensors`."""
         frozen, own = self.is_frozen, None
         if self.structure is not None:
             own = self.structure.tensors(roots, briefly=frozen)
@@ -198,14 +198,12 @@ class Originals(_MadeOf):
         return self.are(tensors) and self.are_unwritten(tensors)
 
     def can_be_read_in_place(self, tensors: Sequence[Tensor]) -> bool:
-        """As `hold`, and laid out as they were: what a graph that reads them where they are asks."""
+        """As `hold`, and their strides are what they were: whether a graph that reads them in place is still right."""
         return self.hold(tensors) and list(map(Tensor.stride, tensors)) == self._strides
 
 
 class Structure:
-    """What modules are made of besides numbers: their submodules, hooks and public attributes, and where their tensors
-    are.
-    """
+    """The make-up of modules besides the numbers: submodules, hooks, public attributes, and where their tensors are."""
 
     def __init__(self, roots: Iterable[nn.Module]) -> None:
         self._roots = list(roots)
@@ -342,7 +340,7 @@ def are_plain(tensors: Iterable[Tensor], *, differentiable: bool = True) -> bool
 
 
 def _is_ordinary_call(differentiable: bool = True) -> bool:
-    """Not a compilation, a trace, an interception of operators, or a forward-mode differentiation."""
+    """Whether nothing intercepts the call: no compilation, trace, dispatch mode or forward-mode differentiation."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state()
@@ -355,7 +353,7 @@ def _versions(tensors: Sequence[Tensor]) -> list[int]:
     try:
         return list(map(_VERSION, tensors))
     except RuntimeError:
-        # Those made in inference mode have none.
+        # Tensors made in inference mode have no version.
         return [-1 if t.is_inference() else t._version for t in tensors]
 
 

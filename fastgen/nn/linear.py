@@ -23,7 +23,7 @@ from fastgen.ops.linalg import solve_triangular
 
 
 class InvertibleMatrix(Freezable):
-    """What the layers of this file share: a square matrix with its inverse and log-determinant, which it may keep.
+    """A square matrix with its inverse and log-determinant, which it may keep: the base of the layers of this file.
 
     In eval mode without gradients the weight or its inverse is computed once and used while every bit of what it was
     made of is the same; `freeze()` saves that comparison (`fastgen.nn.frozen`).
@@ -51,7 +51,7 @@ class InvertibleMatrix(Freezable):
         raise NotImplementedError
 
     def logabsdet(self) -> Tensor:
-        """Of the weight: nats, a scalar."""
+        """The log-determinant of the weight, nats, a scalar."""
         raise NotImplementedError
 
     def _matrix(self, inverse: bool) -> tuple[Tensor, Tensor] | None:
@@ -61,7 +61,7 @@ class InvertibleMatrix(Freezable):
         return self._kept.get(self._backward if inverse else self._forward, self._sources(), *self._settings())
 
     def _settings(self) -> tuple:
-        """What the matrix depends on besides its tensors."""
+        """The numbers that the matrix depends on besides its tensors."""
         return ()
 
     def _forward(self) -> tuple[Tensor, Tensor]:
@@ -233,7 +233,7 @@ class InvertibleConv1x1(InvertibleMatrix):
         return invertible_conv1x1_weight(*self.factors(), inverse=True)[0]
 
     def logabsdet(self) -> Tensor:
-        """Of the weight (at one pixel): nats, a scalar."""
+        """The log-determinant of the weight (at one pixel), nats, a scalar."""
         return self.log_diagonal.to(torch.promote_types(self.log_diagonal.dtype, torch.float32)).sum()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -203,7 +203,7 @@ class MADE(nn.Module):
         return [self.initial_layer, *blocks, self.final_layer]
 
     def context_terms(self, context: Tensor) -> Tensor:
-        """What the context adds to the first layer and to the first layer of each residual block, side by side."""
+        """The terms that the context adds to the first layer and to each residual block's first layer, side by side."""
         terms = [self.activation(self.context_layer(context))]
         if self.use_residual_blocks:
             terms += [block.context_layer(context) for block in self.blocks]
@@ -280,7 +280,7 @@ class MaskedMLP(nn.Module):
         return list(self.layers)
 
     def context_terms(self, context: Tensor) -> Tensor:
-        """What the context adds to the first layer."""
+        """The term that the context adds to the first layer."""
         return F.linear(context, self.layers[0].weight[:, self.features :])
 
 

@@ -89,7 +89,7 @@ class MaskedConv2d(Freezable, nn.Conv2d):
 
     @property
     def mask(self) -> Tensor:
-        """What the weights are multiplied by: zeros and ones, [out_channels, in_channels, *kernel_size]."""
+        """The mask that the weights are multiplied by: zeros and ones, [out_channels, in_channels, *kernel_size]."""
         mask = masked_conv2d_mask(
             self.out_channels,
             self.in_channels,

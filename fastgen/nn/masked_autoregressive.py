@@ -206,7 +206,7 @@ class MaskedAutoregressive(Freezable):
 
 
 def element_of(transform: str, options: Mapping[str, Any]) -> tuple[Box, Affine | RationalQuadratic]:
-    """What acts on each feature, and where.
+    """The function that acts on each feature, and where it acts.
 
     Raises:
         TypeError: an option that no transform has.
@@ -237,7 +237,7 @@ def element_of(transform: str, options: Mapping[str, Any]) -> tuple[Box, Affine 
 
 
 def activation_name(activation: Callable[[Tensor], Tensor]) -> str | None:
-    """What the one-pass inverse calls this activation; None where it does not know it."""
+    """The name of this activation in the one-pass inverse; None where it has none."""
     if isinstance(activation, nn.Module):
         return _BY_MODULE.get(repr(activation))
     return _BY_FUNCTION.get(activation)

@@ -72,7 +72,7 @@ def is_reversible_here(module: nn.Module, x: Tensor, context: Any) -> bool:
     if _functorch_level() is not None or _forward_ad._current_level >= 0:
         return False
     parameters = list(module.parameters())
-    # Those of torch.func.functional_call are gone in backward, and may be made of each other.
+    # Parameters given by torch.func.functional_call are gone in backward, and may be made of each other.
     if not all(isinstance(p, nn.Parameter) for p in parameters):
         return False
     return any(t.requires_grad for t in (x, *_tensors(context), *parameters))
@@ -108,11 +108,11 @@ def _segments(transforms: Sequence[nn.Module], inverse: bool) -> Iterator[list[_
 
 
 class _Chain:
-    """What the segments of one call share. In backward, `activation` goes from one node to the next."""
+    """State that the segments of one call share. In backward, `activation` goes from one node to the next."""
 
     def __init__(self, x: Tensor, context: Any, drift: Drift) -> None:
         self._x, self._version, device = x, x._version, x.device
-        # For second derivatives: whether gradients stop at the inputs of a segment.
+        # Whether gradients stop at the inputs of a segment, where they are to be differentiated again.
         self.is_cut = False
         leaves, self._spec = pytree.tree_flatten(context)
         self._constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -124,7 +124,7 @@ class _Chain:
 
     @property
     def num_tensors(self) -> int:
-        """In the context."""
+        """How many tensors the context has."""
         return len(self._places)
 
     def context(self, tensors: Sequence[Tensor]) -> Any:
@@ -211,7 +211,7 @@ class _Segment:
         for step, state in zip(self.steps, self.chain.random.drawn(states), strict=True):
             step.drawn_from = state
         buffers.check_unchanged()
-        # Not the very tensors that a transform returned: those may be its input, or one that it keeps.
+        # Detached, since a transform may return its very input, or a tensor that it keeps.
         return x.detach(), total.detach()
 
     def run(self, steps: list[_Step], x: Tensor, context: Any) -> tuple[Tensor, Tensor]:
@@ -372,7 +372,7 @@ class _Point(NamedTuple):
 def _gradients(
     outputs: Sequence[Tensor], grads: Gradients, inputs: Sequence[Tensor], *, create_graph: bool = False
 ) -> list[Tensor | None]:
-    """Of the inputs; None for those that need none or have no part in the outputs."""
+    """Gradients in `inputs`; None for those that need none or have no part in the outputs."""
     used = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if output.requires_grad]
     used = [pair for pair in used if pair[1] is not None]
     wanted = [t for t in inputs if t.requires_grad]
@@ -421,7 +421,7 @@ class RandomNumbers:
 
     @staticmethod
     def drawn(states: Sequence[State]) -> list[State | None]:
-        """Of each two states in a row the first, where numbers were drawn between them."""
+        """For each two states in a row the first, or None where no numbers were drawn between them."""
         if _equal(states[0], states[-1]):
             return [None] * (len(states) - 1)
         return [None if _equal(before, after) else before for before, after in pairwise(states)]
@@ -495,7 +495,7 @@ def _initialises(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def without_initialising(transform: nn.Module) -> Iterator[None]:
-    """What has not seen its first batch has not seen it afterwards either."""
+    """Runs modules without letting them take this batch for their first, by which ActNorm initialises itself."""
     modules = [module for module in transform.modules() if _initialises(module) and module.training]
     for module in modules:
         module.training = False
@@ -564,7 +564,7 @@ class Drift:
 
     @property
     def largest(self) -> Tensor | None:
-        """Of the last backward, over its activations: a scalar; None before any backward."""
+        """The largest drift of an activation in the last backward, a scalar; None before any backward."""
         if self._measured:
             true, norms, rebuilt = map(torch.stack, zip(*self._measured, strict=True))
             # A row that was not finite cannot drift; one that has become so has drifted all the way.

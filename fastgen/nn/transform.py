@@ -1,4 +1,4 @@
-"""What flows' transforms share: log-determinants that are the same for every example, and a transform run backwards."""
+"""Parts of flows' transforms: log-determinants that are the same for every example, and a transform run backwards."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Inverse(Freezable):
 
 
 def zero_logabsdet(x: Tensor) -> Tensor:
-    """Of a transform that keeps volumes: zeros, [batch], in at least float32."""
+    """The log-determinant of a transform that keeps volumes: zeros, [batch], in at least float32."""
     return x.new_zeros(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def constant_logabsdet(value: Tensor, x: Tensor) -> Tensor:
-    """Of a transform whose Jacobian does not depend on `x`: the scalar `value` for each example, [batch], in at least
-    float32.
+    """The log-determinant of a transform whose Jacobian does not depend on `x`: `value` (a scalar, nats) for each
+    example, [batch], in at least float32.
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, value.dtype), torch.float32)
-    # Of its own, for whoever adds to it in place.
+    # A tensor of its own and no expanded view, so that it can be added to in place.
     return value.to(dtype).repeat(x.shape[0])

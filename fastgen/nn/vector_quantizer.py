@@ -130,9 +130,9 @@ class VectorQuantizer(RunningAverages):
         self.average_sums.lerp_(sums, 1 - self.decay)
         if self.restart_below > 0:
             dead = (self.average_counts < self.restart_below * share) | ~self.started
-            # Nothing to start from is no reason to start from nothing.
+            # An empty batch has no vectors to start the codes from; a later one has.
             dead = (dead & (share > 0) & fresh.isfinite().all(1)).unsqueeze(1)
-            # A fair share of weight: as long until it counts as dead again as one that is used has.
+            # A new code gets the mean weight, and so as much time as a used one before it counts as dead.
             self.average_counts.copy_(torch.where(dead.squeeze(1), share, self.average_counts))
             self.average_sums.copy_(torch.where(dead, fresh * share, self.average_sums))
             moved = moved | dead

@@ -14,14 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Categorical", "Draw", "LogisticMixture", "uniform_noise"]
-
 MIN_LOG_SCALE = -7.0
 UNIFORM_CLIP = 1e-5
 
 
 class Draw(Protocol):
-    """What a sampler needs to know to draw one step.
+    """How the values of one step are drawn from the network's output.
 
     Attributes:
         uniforms: uniform numbers in [0, 1) that one step uses.
@@ -40,7 +38,7 @@ class Draw(Protocol):
         ...
 
     def levels(self, parameters: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """The same on any device, without a look at the numbers: levels, and bool [batch] where they mean something."""
+        """The same on any device and without a check: levels, and bool [batch], true where there is a distribution."""
         ...
 
 

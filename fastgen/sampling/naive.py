@@ -10,8 +10,6 @@ from torch import Tensor
 from fastgen.sampling.draw import Draw
 from fastgen.sampling.run.session import check_noise, check_partial_image
 
-__all__ = ["naive_sample"]
-
 
 @torch.no_grad()
 def naive_sample(

@@ -31,24 +31,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "POINTWISE",
-    "Builder",
-    "Event",
-    "Graph",
-    "Node",
-    "Pointwise",
-    "Program",
-    "Tap",
-    "UnsupportedModelError",
-    "View",
-    "compose",
-    "crop",
-    "is_whole",
-    "whole",
-    "with_taps",
-]
-
 
 class Pointwise(NamedTuple):
     """A function of one or two operands, elementwise.

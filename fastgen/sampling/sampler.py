@@ -1,4 +1,4 @@
-"""The public entry: a network in, a sampler out that has proved itself."""
+"""The sampler of a masked network: traced, scheduled, verified, and made again where the weights change."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from fastgen.sampling.schedule.colors import split_colors
 from fastgen.sampling.schedule.simplify import simplify
 from fastgen.sampling.trace import Traced, trace
 from fastgen.sampling.trace.recorder import Condition, condition_tensors, example_condition
-
-__all__ = ["CachedSampler", "VerificationError"]
 
 METHODS = ("auto", "cpp", "captured", "reference")
 
@@ -90,12 +88,12 @@ class CachedSampler:
 
     @property
     def program(self) -> Program:
-        """What computes the images, of the weights that the model has now."""
+        """The program that computes the images, made of the weights that the model has now."""
         return self._executor().program
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the executor."""
+        """The dtype that the executor computes in."""
         return self._executor().dtype
 
     @property
@@ -135,7 +133,7 @@ class CachedSampler:
         return self.program.explain()
 
     def _executor(self) -> _Executor:
-        """Of the weights as they are now: the last one, or a new one where they have changed since."""
+        """The executor of the weights as they are now: the last one, or a new one where they have changed since."""
         if self._frozen is not None:
             return self._frozen
         return self._kept.of(self._trace, [self._model]) or self._trace()
@@ -188,7 +186,7 @@ class _Executor:
 
 
 def _session_maker(method: str, device: torch.device) -> Callable:
-    """What makes a session from (program, batch, dtype, draw)."""
+    """The function that makes a session from (program, batch, dtype, draw)."""
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     if method == "captured" or (method == "auto" and device.type == "cuda"):

@@ -54,7 +54,7 @@ def accepted(
     fixed: Mapping[str, tuple[Any, ...]],
     known: Set[str],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of another scheduler's `config` the constructor of `cls` takes, and the rest, which it carries along.
+    """The options of another scheduler's `config` that the constructor of `cls` takes, and those that it carries along.
 
     Args:
         changed: options that are set beside it.

@@ -56,7 +56,7 @@ class DDIMScheduler(DiscreteScheduler):
         self._visit(torch.arange(num_train_timesteps - 1, -1, -1))
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """As `DDPMScheduler.set_timesteps`."""
+        """Visit so many timesteps, as `DDPMScheduler.set_timesteps` does."""
         self._visit(visited_timesteps(self.config, num_inference_steps), device)
 
     def _assign(self, given: Tensor) -> None:
@@ -83,7 +83,7 @@ class DDIMScheduler(DiscreteScheduler):
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
-        """As `Scheduler.step`.
+        """Takes a step as `Scheduler.step` does, with these options besides.
 
         Args:
             eta: how much of DDPM's noise is added, 0 to 1.

@@ -10,7 +10,7 @@ from fastgen.schedulers.scheduler import Scheduler, as_tensor, check_prediction_
 
 
 class DiscreteScheduler(Scheduler):
-    """What is known of a model that was trained on `num_train_timesteps` levels of noise."""
+    """A scheduler of a model that was trained on `num_train_timesteps` levels of noise."""
 
     def _set_betas(self) -> None:
         """The levels of noise of `config`."""

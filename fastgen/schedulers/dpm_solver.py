@@ -74,7 +74,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
 
     @property
     def returns_output_dtype(self) -> bool:  # type: ignore[override]
-        # That of the predicted x0, in diffusers, which may be the output itself.
+        # In diffusers the result has the dtype of the predicted x0, which may be the output itself.
         return self.config["prediction_type"] == "sample"
 
     @property
@@ -91,7 +91,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
     def set_timesteps(  # type: ignore[override]
         self, num_inference_steps: int | None = None, device: Any = None, *, timesteps: Custom = None
     ) -> None:
-        """As `HeunDiscreteScheduler.set_timesteps`, with as many calls of the network as steps."""
+        """Visit timesteps as `HeunDiscreteScheduler.set_timesteps` does, with as many calls of the network as steps."""
         self._set_levels(device, *self._visit(num_inference_steps, timesteps))
 
     def _columns_of(self, sigmas: Tensor) -> dict[str, Tensor]:
@@ -123,7 +123,7 @@ class DPMSolverMultistepScheduler(SigmaScheduler):
             times = self._spaced(check_steps(num_inference_steps, config["num_train_timesteps"]))
         levels = np.interp(times, np.arange(len(train_sigmas)), train_sigmas)
         if config["use_karras_sigmas"]:
-            # Of all of training's, however many are visited.
+            # Karras' sigmas span all of training's, however many are visited.
             levels = self._karras(train_sigmas[::-1], len(times))
             times = timesteps_of_sigmas(levels, train_sigmas)
             if config["beta_schedule"] not in ("squaredcos_cap_v2", "cosine"):

@@ -85,7 +85,7 @@ class EulerDiscreteScheduler(SigmaScheduler):
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
-        """As `Scheduler.step`.
+        """Takes a step as `Scheduler.step` does, with these options besides.
 
         Args:
             s_churn: how much noise is added before steps, over the whole schedule.

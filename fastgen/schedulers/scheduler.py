@@ -1,4 +1,4 @@
-"""What the schedulers share: one affine update for all, where a step stands in the schedule, and the checks."""
+"""The base of all schedulers: one affine update for all, where a step stands in the schedule, and the checks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Coefficients(NamedTuple):
 
 @dataclass
 class SchedulerOutput:
-    """What `step` returns.
+    """The result of a step.
 
     Attributes:
         prev_sample: the sample after the step.
@@ -113,7 +113,7 @@ class Scheduler:
 
     @property
     def timesteps(self) -> Tensor:
-        """What to call the network with, in order, on the device.
+        """The times to call the network with, in order, on the device.
 
         A run of the schedule may be assigned, such as its end, wherever it lies: each of its steps remains what it was.
         """
@@ -140,7 +140,7 @@ class Scheduler:
         self._next, self._previous = begin_index, None
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
-        """What the network takes for `sample`: itself, unless a scheduler says otherwise."""
+        """The network's input for `sample`: the sample itself, unless a scheduler says otherwise."""
         return sample
 
     def step(
@@ -222,7 +222,7 @@ class Scheduler:
             rows[:, 4] = 0
         self._rows = [Coefficients._make(row) for row in rows.numpy().tolist()]
         self.table = rows.to(device)
-        # Of the steps that do not go through x0.
+        # The columns of steps that do not go through x0.
         self._linear = self.table[:, :4].contiguous()
 
     def _move_tables(self, device: torch.device) -> None:
@@ -258,7 +258,7 @@ class Scheduler:
         return diffusion_update(sample, model_output, self.table[index], previous, **noise, **self._bounds()), None
 
     def _carried(self, index: int) -> Tensor | None:
-        """What the step before `index` left for it: nothing where it was not the one before."""
+        """The tensor that the last step left for this one; None where the last step was not the one before `index`."""
         return self._previous if index == self._next else None
 
     def _noise(
@@ -275,7 +275,7 @@ class Scheduler:
         return {"noise": randn_like(model_output, generator, self._noise_dtype(model_output))}
 
     def _noise_dtype(self, model_output: Tensor) -> torch.dtype:
-        """In which noise is drawn, as in diffusers: other numbers come of the same generator in another dtype."""
+        """The dtype in which noise is drawn, as in diffusers: a generator gives other numbers in another dtype."""
         return model_output.dtype
 
     def _option(self, name: str) -> Any:
@@ -322,7 +322,7 @@ class Scheduler:
             raise ValueError(
                 f"timestep: expected one of the {len(self._times)} of the schedule ({times}, ...), got {value:g}"
             )
-        # Of several the second, as in diffusers: a loop that begins in the middle misses no noise so.
+        # Where there are several, the second, as in diffusers: so a loop that begins in the middle misses no noise.
         return places[min(1, len(places) - 1)]
 
     def _place(self, timestep: Tensor) -> int | None:

@@ -27,7 +27,7 @@ Custom = Sequence[float] | np.ndarray | Tensor | None
 
 
 class SigmaScheduler(DiscreteScheduler):
-    """What these schedulers share: their sigmas, how these are chosen, and the scale of the sample.
+    """A scheduler that walks down a list of sigmas: how these are chosen, and the scale of the sample.
 
     A subclass says how a step follows from its sigmas (`_columns_of`).
     """
@@ -91,7 +91,7 @@ class SigmaScheduler(DiscreteScheduler):
         return mixed(original_samples, alpha, noise, sigma)
 
     def _alpha_sigma(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """What the signal and the noise are multiplied with at `sigma`."""
+        """The factors of the signal and of the noise at `sigma`."""
         return torch.ones_like(sigma), sigma
 
     def _sigmas_at(self, timesteps: Tensor) -> Tensor:

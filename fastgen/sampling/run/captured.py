@@ -24,8 +24,6 @@ from fastgen.sampling.program import POINTWISE, Node, Program, View
 from fastgen.sampling.run.session import Session
 from fastgen.sampling.schedule.causality import Read, output_read, reads
 
-__all__ = ["CapturedSession"]
-
 # What an instruction does with the positions it is given: it reads and writes rings, [batch, slots + 1, channels].
 Instruction = Callable[[Tensor], None]
 
@@ -267,7 +265,7 @@ class _Plan:
 
     def __init__(self, program: Program):
         self._program = program
-        # Those of taps come first, in their order.
+        # The reads of taps come first, in the order of the taps.
         self._reads = [list(reads(node)) for node in program.nodes]
         self._outputs = [output_read(program, color) for color in range(program.colors)]
         by_step: list[list[tuple[int, int, int, int]]] = [[] for _ in range(program.steps)]
@@ -319,7 +317,7 @@ class _Plan:
         return np.concatenate(parts)
 
     def _slots(self, read: Read, row: int, cols: slice) -> np.ndarray:
-        """Where what is read at these positions lies in the ring of its node; the slot of zeros where nothing is."""
+        """The slots of the ring that are read for these positions; where nothing is, the slot of zeros."""
         row, cols = read.rows[row], read.cols[cols]
         ring_rows, ring_cols = self._program.rings[read.node]
         return np.where((row >= 0) & (cols >= 0), self._ring_slots(read.node, row, cols), ring_rows * ring_cols)

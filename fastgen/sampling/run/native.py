@@ -15,8 +15,6 @@ from fastgen.sampling.draw import Categorical, Draw, LogisticMixture
 from fastgen.sampling.program import Node, Program, View
 from fastgen.sampling.run.session import Session, differs_by_image
 
-__all__ = ["NativeSession", "why_unavailable"]
-
 # Beyond this many threads the barriers of one image cost more than sharing its convolutions saves.
 _MAX_TEAM = 4
 

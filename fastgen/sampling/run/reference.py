@@ -14,8 +14,6 @@ from fastgen.sampling.draw import Draw
 from fastgen.sampling.program import POINTWISE, Node, Program, View
 from fastgen.sampling.run.session import Session
 
-__all__ = ["ReferenceSession"]
-
 
 class ReferenceSession(Session):
     """The session in Python."""

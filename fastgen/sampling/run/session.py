@@ -1,4 +1,4 @@
-"""What the executors of a `Program` share: the arguments, their checks, and drawing step by step.
+"""The interface of the executors of a `Program`: arguments, their checks, and drawing step by step.
 
 An executor keeps the rings of one batch and answers two calls: what the network says at a step, and what was drawn
 there. `reference.py` does it in plain Python, `native.py` in C++, `captured.py` in CUDA graphs.
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from fastgen.sampling.draw import Draw
 from fastgen.sampling.program import Node, Program
-
-__all__ = ["Session", "check_draw", "check_noise", "check_partial_image", "differs_by_image"]
 
 
 class Session:

@@ -26,8 +26,6 @@ from fastgen.sampling.schedule.causality import (
     ready_times,
 )
 
-__all__ = ["schedule"]
-
 # The deadline of a position that nobody reads, and the last read of one.
 NEVER = np.iinfo(np.int64).max
 UNREAD = -1
@@ -117,7 +115,7 @@ class _Plan:
         return result.node
 
     def _ready_by_row(self, index: int) -> list[Read]:
-        """What a node reads that is ready before the first deadline of every row."""
+        """The reads of a node that are ready before the first deadline of every row."""
         deadline = self.deadline[index]
         live = deadline != NEVER
         limit = deadline.min(1)
@@ -156,7 +154,7 @@ class _Plan:
         return Program(**vars(graph), events=_events(grain, steps, last_read), rings=rings, grain=grain)
 
     def _keep_as_zeros(self) -> None:
-        """What is read in positions that nobody needs, and elsewhere only beyond its border, is as good as zeros."""
+        """Replaces by zeros each node that is read only beyond its border, or only for positions that nobody needs."""
         named = {view.node for index in self.order for view in self.nodes[index].operands}
         for index in sorted(named - set(self.order)):
             node = self.nodes[index]

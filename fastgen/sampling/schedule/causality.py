@@ -15,18 +15,6 @@ import numpy as np
 
 from fastgen.sampling.program import Graph, Node, View
 
-__all__ = [
-    "NotCausalError",
-    "Read",
-    "gather",
-    "output_read",
-    "output_times",
-    "prove_causal",
-    "reads",
-    "ready_time",
-    "ready_times",
-]
-
 
 class NotCausalError(ValueError):
     """The network lets a pixel see itself or a later one.
@@ -43,7 +31,7 @@ class NotCausalError(ValueError):
 
 
 class Read(NamedTuple):
-    """What a node reads of another one: for each of its own rows and columns that of the source, or -1 for nothing.
+    """One node reading another: for each of its own rows and columns that of the source, or -1 where it reads nothing.
 
     `operand` numbers the view and `tap` the tap of a convolution that reads it (-1 where it is read as it is).
     """
@@ -69,7 +57,7 @@ def reads(node: Node) -> Iterator[Read]:
 
 
 def _divide(positions: np.ndarray, divisor: int) -> np.ndarray:
-    # Far outside every rectangle where it does not divide.
+    # Where the stride does not divide, a position far outside every rectangle.
     return np.where(positions % divisor == 0, positions // divisor, -(1 << 30))
 
 

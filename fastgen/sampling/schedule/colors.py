@@ -18,8 +18,6 @@ import torch
 from fastgen.sampling.program import Builder, Graph, Node, Tap, View
 from fastgen.sampling.schedule.causality import gather, reads, ready_time
 
-__all__ = ["split_colors"]
-
 
 def split_colors(graph: Graph) -> Graph:
     """The same graph with one input per colour and nodes of channels that are ready at the same times."""
@@ -87,7 +85,11 @@ class _Split:
         return [np.flatnonzero(np.isin(pattern_of.reshape(-1), numbers)) for numbers in groups.values()]
 
     def _needs(self, node: Node) -> tuple[list[np.ndarray], np.ndarray]:
-        """What the node reads, one new node and tap at a time: its ready times, and [reads, channels] who needs it."""
+        """Ready times of what the node reads, one new node and tap at a time, and which of its channels need each.
+
+        Returns:
+            One array of ready times for each read, and bool [reads, channels].
+        """
         times, needs = [], []
         for read in reads(node):
             sources = self._sources(node.operands[read.operand])[:, 0]

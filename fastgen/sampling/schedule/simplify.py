@@ -16,8 +16,6 @@ from torch import Tensor
 from fastgen.sampling.program import Graph, Node, Tap, View, compose, is_whole, whole, with_taps
 from fastgen.sampling.schedule.causality import Read, reads
 
-__all__ = ["simplify"]
-
 
 def simplify(graph: Graph) -> Graph:
     """Concatenations become operands, constant factors become weights, sums become operands of convolutions."""

@@ -21,9 +21,7 @@ from fastgen.sampling.program import Builder, Graph, UnsupportedModelError, View
 from fastgen.sampling.trace.recorder import Condition, Recorder, Tape, condition_tensors, example_condition
 from fastgen.sampling.trace.value import BATCH, Value, channel_grid, nchw, order_channels, reshape
 
-__all__ = ["Traced", "trace"]
-
-# Of the images that a network is traced and verified with.
+# The seed of the images that a network is traced and verified with.
 SEED = 0
 
 
@@ -137,7 +135,7 @@ def trace(
 
 
 def _outputs(builder: Builder, value: Value, colors: int, grid: tuple[int, int]) -> list[View]:
-    """What the draw of each colour reads."""
+    """The view of the output that the draw of each colour reads."""
     shape = value.shape
     if shape[-2:] != grid or len(shape) not in (4, 5) or (len(shape) == 5 and shape[2] != colors):
         expected = f"[B, K, {grid[0]}, {grid[1]}]" if colors == 1 else f"[B, K, {colors}, {grid[0]}, {grid[1]}]"

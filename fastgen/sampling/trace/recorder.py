@@ -33,8 +33,6 @@ from fastgen.sampling.trace.value import (
     reshape,
 )
 
-__all__ = ["Condition", "Recorder", "Tape", "condition_tensors", "example_condition"]
-
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 # Arguments that say how a result is stored, not what it is; a change of dtype shows in the result.
@@ -142,7 +140,7 @@ class Tape:
 
 @dataclass
 class Stale:
-    """In place of the value of a tensor that must not be read, for a reason that completes "reads a tensor ..."."""
+    """Stands for the value of a tensor that must not be read; the reason completes "reads a tensor ..."."""
 
     reason: str
 
@@ -156,7 +154,7 @@ class Entry:
 
 
 class Parent(NamedTuple):
-    """What a tensor is a view of: the `index`th result of `function(tensor, *args, **kwargs)`."""
+    """How a view was made: it is the `index`th result of `function(tensor, *args, **kwargs)`."""
 
     view: Tensor
     tensor: Tensor
@@ -177,7 +175,7 @@ class Recorder(TorchDispatchMode):
         self._by_storage: dict[int, list[Entry]] = defaultdict(list)
         # Memory of constants that was overwritten with what depends on the condition.
         self._conditional_storages: set[int] = set()
-        # For each tensor that is a view, what of.
+        # How each view was made, by the identity of the view.
         self._parents: dict[int, Parent] = {}
 
     @classmethod
@@ -207,7 +205,7 @@ class Recorder(TorchDispatchMode):
         return self.tape.run(function, args, kwargs)
 
     def track(self, tensor: Tensor, value: Value | Stale) -> None:
-        """Says what a tensor is."""
+        """Notes the value of a tensor."""
         entry = self._entries.get(id(tensor))
         if entry is None:
             entry = self._entries[id(tensor)] = Entry(tensor, value)
@@ -215,7 +213,7 @@ class Recorder(TorchDispatchMode):
         entry.value = value
 
     def value(self, tensor: Tensor) -> Value | None:
-        """What a tensor is, None if it does not depend on the image."""
+        """The value of a tensor, None if it does not depend on the image."""
         entry = self._find(tensor, None)
         return None if entry is None else entry.value
 
@@ -264,7 +262,7 @@ class Recorder(TorchDispatchMode):
         conditional = any(self.tape.key(leaf) is not None for leaf in tree_flatten((args, kwargs))[0])
         if conditional and operator not in CONDITIONAL:
             self.builder.refuse(f"no rule for {name} of the image and the condition")
-        # The values before the operator runs, because it may run in place.
+        # Taken before the operator runs, because it may work in place.
         symbolic = tree_map(self._symbol, (args, kwargs))
         results = function(*args, **kwargs)
         if target is not None:
@@ -307,7 +305,7 @@ class Recorder(TorchDispatchMode):
     # In-place operators.
 
     def _filled(self, target: Tensor, args) -> Value:
-        """What `target` is after `copy_`, `fill_` or `zero_`, which have already run."""
+        """The value of `target` after `copy_`, `fill_` or `zero_`, which have already run."""
         source = args[1] if len(args) > 1 else None
         if isinstance(source, Value):
             template = Value(source.view, ((),) * (target.dim() - len(source.dims)) + source.dims)
@@ -335,7 +333,7 @@ class Recorder(TorchDispatchMode):
                     entry.value = value
 
     def _scatter(self, link: Parent, value: Value) -> Value:
-        """What a tensor is after `value` was written into a view of it."""
+        """The value of a tensor after `value` was written into a view of it."""
         base, parent = link.function._schema.name.removeprefix("aten::"), link.tensor
         if base in ("alias", "detach"):
             return value

@@ -44,8 +44,6 @@ from fastgen.sampling.trace.value import (
     trim,
 )
 
-__all__ = ["COMPOSED", "CONDITIONAL", "RULES", "why_not"]
-
 # Operators that may mix the image with values that depend on the condition.
 CONDITIONAL = {"add", "sub", "rsub", "mul", "div", "maximum", "minimum", "cat"}
 

@@ -18,34 +18,6 @@ from torch import Tensor
 
 from fastgen.sampling.program import Builder, View, crop
 
-__all__ = [
-    "BATCH",
-    "Axis",
-    "Conditional",
-    "Dim",
-    "Recipe",
-    "Value",
-    "add",
-    "align",
-    "cat",
-    "cat_positions",
-    "channel_grid",
-    "channel_index",
-    "constant_data",
-    "constant_like",
-    "expand",
-    "is_channels",
-    "nchw",
-    "order_channels",
-    "pad",
-    "permute",
-    "position_kind",
-    "reshape",
-    "restride",
-    "take_channels",
-    "trim",
-]
-
 # Every tensor is traced with two images, so that a constant that differs between images is noticed.
 BATCH = 2
 
