@@ -10,7 +10,17 @@ from torch import Tensor
 
 from fastgen.ops.checks import check_floating, check_same_type
 from fastgen.ops.drawing import Drawing, normals
-from fastgen.ops.registry import GPU_DTYPES, Cost, Op, Sample, Tolerance, differentiable, is_forced, no_view
+from fastgen.ops.registry import (
+    GPU_DTYPES,
+    Cost,
+    Op,
+    Sample,
+    Tolerance,
+    autocast_arguments,
+    differentiable,
+    is_forced,
+    no_view,
+)
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:
@@ -36,7 +46,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dila
 
     Source: van den Oord et al., "WaveNet: A Generative Model for Raw Audio" (2016), section 2.1.
     """
-    x, weight, bias = _autocast(x, weight, bias)
+    x, weight, bias = autocast_arguments(x, weight, bias)
     _check(x, weight, bias, dilation, 3)
     backend = CAUSAL_CONV1D.choose((x, weight, bias), dilation)
     if backend == "reference":
@@ -84,15 +94,6 @@ def causal_conv1d_step(
     window = torch.cat((state, x[:, :, None]), dim=2)
     y = F.linear(window[:, :, ::dilation].flatten(1), weight.flatten(1), bias)
     return y, window[:, :, 1:]
-
-
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The arguments in the dtype that autocast gives those of `conv1d`."""
-    device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t is not None and t.dtype != torch.float64 else t for t in tensors)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, dimensions: int) -> None:

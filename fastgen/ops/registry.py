@@ -360,6 +360,15 @@ def is_forced(backend: str) -> bool:
     return backend in _forced()
 
 
+def autocast_arguments(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The arguments of a convolution in the dtype that autocast gives those of PyTorch's."""
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t is not None and t.dtype != torch.float64 else t for t in tensors)
+
+
 def computing_dtype(*tensors: Tensor) -> torch.dtype:
     """The dtype that an op computes in: what the tensors promote to, float32 at least."""
     dtype = torch.float32

@@ -7,7 +7,7 @@ import torch
 
 import fastgen
 from fastgen import conformance as c
-from fastgen.ops.coupling_flow import _random_flow, coupling_flow, coupling_flow_reference
+from fastgen.ops.coupling_flow import coupling_flow, coupling_flow_reference, random_flow
 from fastgen.ops.coupling_flow import program as fp
 
 SPLINE = fp.Spline(8, "linear", 3.0, 1e-3, 1e-3, 1e-3)
@@ -32,7 +32,7 @@ def assert_close(found, expected, tolerance: float):
 @pytest.mark.parametrize(("features", "context"), [(6, 0), (5, 3)])
 def test_every_batch_size_is_its_rows(capability, inverse, features, context, poisoned_memory):
     transforms = [SMALL, fp.Affine("sigmoid", 1e-3), SMALL]
-    weights, program = _random_flow(features, transforms, torch.float64, hidden=18, context=context, mixed=True)
+    weights, program = random_flow(features, transforms, torch.float64, hidden=18, context=context, mixed=True)
     x = torch.randn(max(BATCHES), features, dtype=torch.float64)
     conditions = torch.randn(max(BATCHES), context, dtype=torch.float64) if context else None
     expected = coupling_flow_reference(x, conditions, weights, program, inverse)
@@ -46,7 +46,7 @@ def test_every_batch_size_is_its_rows(capability, inverse, features, context, po
 @pytest.mark.parametrize("activation", fp.ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_activations(capability, activation, dtype):
-    weights, program = _random_flow(4, [SMALL, fp.Affine("exp")], dtype, hidden=33, activation=activation, context=2)
+    weights, program = random_flow(4, [SMALL, fp.Affine("exp")], dtype, hidden=33, activation=activation, context=2)
     x, context = torch.randn(9, 4, dtype=dtype), torch.randn(9, 2, dtype=dtype)
     expected = coupling_flow_reference(x.double(), context.double(), weights.double(), program)
     assert_close(kernel(capability, x, context, weights, program), expected, 1e-5 if dtype == torch.float32 else 1e-12)
@@ -56,7 +56,7 @@ def test_activations(capability, activation, dtype):
 @pytest.mark.parametrize("hidden", [1, 15, 16, 17, 47, 63, 64, 65, 79, 128])
 def test_widths_around_panels(capability, hidden):
     for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
-        weights, program = _random_flow(3, [fp.Affine("tanh", 1.0)] * 2, dtype, hidden=hidden, blocks=None)
+        weights, program = random_flow(3, [fp.Affine("tanh", 1.0)] * 2, dtype, hidden=hidden, blocks=None)
         x = torch.randn(13, 3, dtype=dtype)
         expected = coupling_flow_reference(x.double(), None, weights.double(), program)
         assert_close(kernel(capability, x, None, weights, program), expected, tolerance)
@@ -67,7 +67,7 @@ def test_widths_around_panels(capability, hidden):
 @pytest.mark.parametrize("tails", ["linear", "circular"])
 def test_bins_and_tails(capability, num_bins, tails):
     spline = fp.Spline(num_bins, tails, 1.5, 1e-3, 2e-3, 1e-2, softmax_scale=0.3)
-    weights, program = _random_flow(5, [spline] * 2, torch.float64, hidden=12)
+    weights, program = random_flow(5, [spline] * 2, torch.float64, hidden=12)
     x = 1.2 * torch.randn(40, 5, dtype=torch.float64)
     assert_close(
         kernel(capability, x, None, weights, program), coupling_flow_reference(x, None, weights, program), 1e-10
@@ -76,7 +76,7 @@ def test_bins_and_tails(capability, num_bins, tails):
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_a_nan_stays_in_its_row(capability):
-    weights, program = _random_flow(6, [SPLINE, fp.Affine("exp")] * 2, torch.float32, context=2, mixed=True)
+    weights, program = random_flow(6, [SPLINE, fp.Affine("exp")] * 2, torch.float32, context=2, mixed=True)
     x, context = torch.randn(97, 6), torch.randn(97, 2)
     clean = kernel(capability, x, context, weights, program)
     for poisoned, row in ((x, 50), (context, 95)):
@@ -90,7 +90,7 @@ def test_a_nan_stays_in_its_row(capability):
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_infinite_and_far_inputs_go_through_the_tails(capability):
-    weights, program = _random_flow(2, [SPLINE], torch.float32, blocks=0)
+    weights, program = random_flow(2, [SPLINE], torch.float32, blocks=0)
     x = torch.tensor([[0.1, float("inf")], [0.1, -3e38], [0.1, 3.0], [0.1, -3.0], [0.1, 3.0000002]])
     y, logabsdet = kernel(capability, x, None, weights, program)
     torch.testing.assert_close(y, x, rtol=1e-6, atol=0)
@@ -99,7 +99,7 @@ def test_infinite_and_far_inputs_go_through_the_tails(capability):
 
 def test_inverse_undoes_forward():
     transforms = [SPLINE, fp.Affine("tanh", 1.0)] * 2
-    weights, program = _random_flow(7, transforms, torch.float64, context=2, mixed=True, scale=0.4)
+    weights, program = random_flow(7, transforms, torch.float64, context=2, mixed=True, scale=0.4)
     x, context = torch.randn(33, 7, dtype=torch.float64), torch.randn(33, 2, dtype=torch.float64)
     y, forward = coupling_flow(x, context, weights, program)
     back, inverse = coupling_flow(y, context, weights, program, True)
@@ -107,7 +107,7 @@ def test_inverse_undoes_forward():
 
 
 def test_logabsdet_is_that_of_the_jacobian():
-    weights, program = _random_flow(5, [SMALL, fp.Affine("sigmoid", 1e-3)], torch.float64, mixed=True)
+    weights, program = random_flow(5, [SMALL, fp.Affine("sigmoid", 1e-3)], torch.float64, mixed=True)
     x = torch.randn(3, 5, dtype=torch.float64)
     _, logabsdet = coupling_flow(x, None, weights, program)
     jacobian = torch.autograd.functional.jacobian(lambda v: coupling_flow(v, None, weights, program)[0].sum(0), x)
@@ -122,7 +122,7 @@ def test_logabsdet_is_that_of_the_jacobian():
 @pytest.mark.parametrize("threads", [2, 5])
 def test_threads_change_nothing(batch, inverse, threads):
     transforms = [SPLINE, fp.Affine("tanh", 1.0), SPLINE, fp.Affine("exp")]
-    weights, program = _random_flow(
+    weights, program = random_flow(
         9, transforms, torch.float32, hidden=128, context=3, mixed=True, activation="elu", scale=0.5
     )
     x, context = torch.randn(batch, 9), torch.randn(batch, 3)
@@ -139,7 +139,7 @@ def test_threads_change_nothing(batch, inverse, threads):
 
 
 def test_a_recorded_gradient_goes_through_the_reference():
-    weights, program = _random_flow(4, [SMALL], torch.float64)
+    weights, program = random_flow(4, [SMALL], torch.float64)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     choices = fastgen.explain(coupling_flow, x, None, weights, program)
     assert choices[0].backend == "reference" and "gradient" in choices[0].reasons["cpp"]
@@ -150,7 +150,7 @@ def test_a_recorded_gradient_goes_through_the_reference():
 def test_a_program_never_makes_the_kernel_read_outside(value):
     """Whichever word is wrong, the call raises or returns: the sanitisers and the allocator see the rest."""
     x, context = torch.randn(7, 4), torch.randn(7, 2)
-    weights, program = _random_flow(4, [SMALL, fp.Affine("exp")], torch.float32, hidden=9, context=2, mixed=True)
+    weights, program = random_flow(4, [SMALL, fp.Affine("exp")], torch.float32, hidden=9, context=2, mixed=True)
     refused = 0
     for word in range(len(program)):
         wrong = program.clone()
@@ -169,7 +169,7 @@ def test_a_program_never_makes_the_kernel_read_outside(value):
 
 @pytest.mark.parametrize("length", [0, 1, 3, 6, 20, 60])
 def test_a_program_that_ends_early_is_refused(length):
-    weights, program = _random_flow(4, [SMALL] * 2, torch.float32)
+    weights, program = random_flow(4, [SMALL] * 2, torch.float32)
     with pytest.raises(RuntimeError, match="coupling_flow: program"):
         torch.ops.fastgen.coupling_flow.cpp(torch.randn(2, 4), None, weights, program[:length].contiguous(), False)
     with pytest.raises(RuntimeError, match="coupling_flow: program: an offset outside the weights"):
@@ -190,7 +190,7 @@ def test_a_program_that_ends_early_is_refused(length):
     ],
 )
 def test_bad_arguments(replaced, error, message):
-    weights, program = _random_flow(4, [SMALL], torch.float32, context=3)
+    weights, program = random_flow(4, [SMALL], torch.float32, context=3)
     arguments = {"x": torch.zeros(2, 4), "context": torch.zeros(2, 3), "weights": weights, "program": program}
     with pytest.raises(error, match=message):
         coupling_flow(**arguments | replaced)

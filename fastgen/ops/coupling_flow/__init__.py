@@ -183,7 +183,7 @@ def _random_layers(
     )
 
 
-def _random_flow(
+def random_flow(
     features: int,
     transforms: Sequence[Affine | Spline],
     dtype: torch.dtype,
@@ -219,7 +219,7 @@ def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     randn = normals(device, dtype)
 
     def sample(name: str, batch: int, features: int, transforms: Sequence, *, inverse: bool = False, **flow) -> Sample:
-        weights, program = _random_flow(features, transforms, dtype, **flow)
+        weights, program = random_flow(features, transforms, dtype, **flow)
         context = randn(batch, flow["context"]) if flow.get("context") else None
         return Sample(name, (randn(batch, features), context, weights.to(device), program), {"inverse": inverse})
 
@@ -255,7 +255,7 @@ def _drawn(drawing: Drawing) -> Sample:
         return Spline(bins, tails, bound, *(0.1 / bins,) * 2, 1e-3, softmax_scale=drawing.number(0.2, 1))
 
     features, context = drawing.size(33, 2), drawing.choice((0, 0, drawing.size(17, 1)))
-    weights, program = _random_flow(
+    weights, program = random_flow(
         features,
         [transform() for _ in range(drawing.random.randint(1, 4))],
         drawing.dtype,
@@ -275,7 +275,7 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[Sample]:
     # The networks of neural spline flows at their initial scale: the last layer is small.
     generator_state = torch.get_rng_state()
     torch.manual_seed(0)
-    weights, program = _random_flow(16, [_SPLINE._replace(softmax_scale=128**-0.5)] * 8, dtype, hidden=128)
+    weights, program = random_flow(16, [_SPLINE._replace(softmax_scale=128**-0.5)] * 8, dtype, hidden=128)
     torch.set_rng_state(generator_state)
     for batch in (4096, 64, 1):
         x = torch.randn(batch, 16, device=device, dtype=dtype)

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen.ops.spline import DERIVATIVES, PARAMETERIZATIONS
+
 # The names and the order are those of `csrc/cpu/coupling_flow.h`.
 ELEMENTWISE, LINEAR, COUPLING = range(3)
 TRANSFORMS = ("additive", "exp", "tanh", "sigmoid", "rational_quadratic")
 TAILS = (None, "linear", "circular")
-PARAMETERIZATIONS = ("nflows", "zuko")
 INPUT, RESIDUAL, ACTIVATED, HIDDEN, GATE, OUTPUT = range(6)
 DENSE, GATED = range(2)
 PANEL, PADDING = 64, 16
@@ -90,11 +91,7 @@ class Spline(NamedTuple):
 
     @property
     def params_per_feature(self) -> int:
-        return spline_parameters(self.num_bins, self.tails)
-
-
-def spline_parameters(num_bins: int, tails: str | None) -> int:
-    return 3 * num_bins + {"linear": -1, "circular": 0, None: 1}[tails]
+        return 3 * self.num_bins + DERIVATIVES[self.tails]
 
 
 def mlp_layers(layers: Sequence[tuple[Tensor, Tensor]]) -> list[Dense]:

@@ -26,7 +26,15 @@ from fastgen.ops.masked_conv2d.geometry import (
     margins_of,
     pad,
 )
-from fastgen.ops.registry import GPU_DTYPES, Op, Tolerance, differentiable, is_forced, needs_gradient
+from fastgen.ops.registry import (
+    GPU_DTYPES,
+    Op,
+    Tolerance,
+    autocast_arguments,
+    differentiable,
+    is_forced,
+    needs_gradient,
+)
 
 
 def masked_conv2d(
@@ -75,7 +83,7 @@ def masked_conv2d(
 
     Source: van den Oord et al., "Pixel Recurrent Neural Networks" (2016), sections 3.4 and 3.5.
     """
-    x, weight, bias = _autocast(x, weight, bias)
+    x, weight, bias = autocast_arguments(x, weight, bias)
     conv = checked(x, weight, bias, mask_type, stride, padding, dilation, color_groups)
     backend = MASKED_CONV2D.choose((x, weight, bias), conv)
     if backend == "reference":
@@ -152,15 +160,6 @@ def masked_conv2d_live_weight(weight: Tensor, *, mask_type: str, color_groups: i
         raise ValueError(f"weight: expected [out_channels, in_channels, height, width], got {tuple(weight.shape)}")
     check_mask(weight.shape[0], weight.shape[1], weight.shape[2:], mask_type, color_groups)
     return live_weight_of(weight, Geometry(tuple(weight.shape), mask_type, color_groups, (1, 1), (0, 0), (1, 1)))
-
-
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The arguments in the dtype that autocast gives those of `conv2d`."""
-    device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t is not None and t.dtype != torch.float64 else t for t in tensors)
 
 
 def _library_forward(x: Tensor, live_weight: Tensor, bias: Tensor | None, conv: Geometry) -> Tensor:
