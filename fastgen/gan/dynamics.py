@@ -1,4 +1,4 @@
-"""What "GANs oscillate" means: games of two numbers, played by the ways in which GANs are trained.
+"""The dynamics of min-max games of two numbers under the update rules that train GANs: why GANs oscillate.
 
 Player x descends on `f(x, y)`, player y climbs it. With `v = (df/dx, -df/dy)` and step `h`, at `z = (x, y)`:
 

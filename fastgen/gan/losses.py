@@ -1,4 +1,4 @@
-"""What the two players of a GAN descend on, by name."""
+"""Losses of the discriminator and the generator of a GAN, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps a discriminator from growing steep, or a generator uneven: penalties on gradients, weights of norm one.
+"""Regularisers of the two networks of a GAN: gradient penalties, path lengths and spectral normalisation.
 
 A penalty takes the network as a function, and gives a mean over the batch without its weight. It is differentiated a
 second time in training.

@@ -54,7 +54,7 @@ def ddnm(problem: Problem, x: Tensor, *, eta: float = 0.85) -> Tensor:
         if after[1] == 0 and operator.noise_std:
             strength = 0.0
         corrected = x0 - strength * operator.pseudo_inverse(operator(x0) - problem.measurement)
-        # The measurement brings noise of its own, which then need not be added.
+        # The measurement brings noise of its own, so less is added.
         brought = min(strength * known, after[1])
         deviation = max(_fresh(now, after, eta) ** 2 - brought**2, 0.0) ** 0.5
         x = guard.check(step, _towards(problem, x, x0, corrected, now, after, deviation, brought), x)

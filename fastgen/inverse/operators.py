@@ -1,4 +1,4 @@
-"""What happened to an image before it was measured: linear operators with pseudo-inverses, and one that is not."""
+"""Measurement operators of inverse problems: linear ones with their pseudo-inverses, and one that is not linear."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Operator:
         self.noise_std = noise_std
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What is measured of `x`, without noise."""
+        """The measurement of `x`, without noise."""
         raise NotImplementedError
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class Deblurring(Operator):
         padded[:rows, :columns] = self.kernel.to(padded)
         centred = padded.roll((-(rows // 2), -(columns // 2)), (0, 1))
         response = torch.fft.rfft2(centred)
-        # What the operator itself loses, so that the inverse is of this operator and of no other.
+        # The operator loses the same frequencies as its inverse, so that this is its exact pseudo-inverse.
         return torch.where(response.abs() >= self.least * response.abs().max(), response, 0.0)
 
     @staticmethod

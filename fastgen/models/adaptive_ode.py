@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Former slopes that a step is predicted from.
+# How many of the last slopes a step is predicted from.
 _REMEMBERED = 5
-# An accelerator is asked whether all have arrived once in so many steps.
+# On an accelerator, whether all samples have arrived is read once in so many steps.
 _STEPS_PER_READING = 8
 
 
@@ -93,7 +93,7 @@ def integrate(
         active = left > 0
         last_one = paths.step >= left * (1 - 1e-6)
         width = torch.where(last_one, left, paths.step) * direction
-        # Where it arrives, exactly there: rounding would leave a step of almost nothing.
+        # The last step ends exactly at `end`: rounding would leave a tiny step over.
         time = torch.where(last_one, torch.full_like(width, end), paths.time + width)
         reached, slope, error = _one_step(derivative, paths, time, torch.where(active, width, 1))
         evaluations += 1
@@ -136,8 +136,8 @@ def _combined(weights: Tensor, slopes: Tensor) -> Tensor:
 
 
 def _weights(nodes: Tensor, known: Tensor) -> Tensor:
-    """What values at the first `known` [k] of `nodes` [k, m] are multiplied with, so that their sum is the integral of
-    the polynomial through them from -1 to 0; 0 for the others.
+    """Weights of the values at the first `known` [k] of `nodes` [k, m], 0 for the others: their sum is the integral
+    from -1 to 0 of the polynomial through these values.
     """
     powers = torch.arange(nodes.shape[1], dtype=torch.float64, device=nodes.device)
     counted = powers < known[:, None]

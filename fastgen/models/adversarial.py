@@ -98,7 +98,7 @@ class AdversarialModel(Model):
         return {}
 
     def loss(self, x: Tensor, labels: Tensor | None = None, player: str = "discriminator") -> Tensor:
-        """What `player` descends on, a scalar; in the other's weights it has no gradient.
+        """The loss of `player`, a scalar; it has no gradient in the weights of the other.
 
         Args:
             x: real data: images of integer levels [batch, image_channels, height, width], or vectors.
@@ -140,7 +140,7 @@ class AdversarialModel(Model):
         def discriminate(x: Tensor) -> Tensor:
             return self.discriminate(x, labels)
 
-        # A penalty on gradients makes the outputs on its way.
+        # A gradient penalty computes the outputs anyway.
         penalties: dict[str, Tensor] = {}
         if regularize and self.r1:
             squared, real_outputs = squared_gradient(discriminate, real)
@@ -249,7 +249,7 @@ class AdversarialModel(Model):
             return self.quantize(self.draw(n, labels, truncation, generator))
 
     def draw(self, n: int, labels: Tensor | None, truncation: float | None, generator: Generator | None) -> Tensor:
-        """What `sample` quantizes; arguments as there."""
+        """Samples before they are quantised; arguments as in `sample`."""
         return self.decode(self.latents(n, generator, truncation), labels)
 
     @torch.no_grad()
@@ -259,14 +259,14 @@ class AdversarialModel(Model):
             return self.quantize(self.decode(z, labels))
 
     def normalize(self, x: Tensor) -> Tensor:
-        """What the networks see of data."""
+        """The data as the networks see them."""
         self.check_data(x)
         if self.levels is not None:
             return normalize_levels(x, self.levels, self.dtype)
         return x.to(self.dtype) if self.standardize is None else self.standardize(x.to(self.dtype))[0]
 
     def quantize(self, x: Tensor) -> Tensor:
-        """What `decode` gives as `sample` gives it: images as the nearest levels, uint8."""
+        """Converts the output of `decode` to that of `sample`: images to the nearest levels, uint8."""
         return x if self.levels is None else quantize_levels(x, self.levels)
 
     def check_data(self, x: Tensor) -> None:

@@ -12,7 +12,7 @@ from fastgen.models.encoder_decoder import EncoderDecoder
 from fastgen.models.model import evaluating
 from fastgen.nn.arguments import positive
 
-# Enough to fit a mixture to.
+# Images that the mixture is fitted to at most.
 MOST_FITTED = 10_000
 
 
@@ -50,7 +50,7 @@ class Autoencoder(EncoderDecoder, without=("num_classes",)):
         super().__init__(*images, **options)
         positive(components=components)
         size = self._standard_normal(1, torch.Generator()).numel()
-        # With the weights, so that a model that was loaded draws as the one that was saved.
+        # Buffers, saved with the weights: a loaded model draws the same samples as the saved one.
         self.register_buffer("mixture_weights", torch.zeros(components))
         self.register_buffer("mixture_means", torch.zeros(components, size))
         self.register_buffer("mixture_factors", torch.zeros(components, size, size))
@@ -85,11 +85,11 @@ class Autoencoder(EncoderDecoder, without=("num_classes",)):
 
         with evaluating(self):
             codes = torch.cat([self.encode(part) for part in images[:MOST_FITTED].split(1000)]).flatten(1).double()
-        # As wide in every direction as a hundredth of the whole: a component of few images is not flat.
+        # At least a hundredth of the overall variance in every direction: a component of few images would be flat.
         floor = 1e-2 * codes.var(0, correction=0).mean().item() + 1e-12
         mixture = GaussianMixture(len(self.mixture_weights), reg_covar=floor, tol=0.05, max_iter=30, random_state=seed)
         with warnings.catch_warnings():
-            # Draws need no more than what some steps find.
+            # For sampling, the fit after a few steps is good enough.
             warnings.filterwarnings("ignore", message="GaussianMixture did not converge")
             mixture.fit(codes)
         self.mixture_weights.copy_(mixture.weights_)

@@ -57,7 +57,7 @@ class AutoregressiveModel(ImageModel, Freezable):
             raise ValueError(f"image_channels: expected 1 or 3, got {image_channels!r}")
         probability(dropout=dropout)
         self.likelihood = likelihood(image_channels, levels)
-        # The sampler. On a GPU to compare the weights is nothing beside tracing the network.
+        # Keeps the sampler. On a GPU comparing the weights costs little beside tracing the network.
         self._kept = KeptOfModules(waits=True)
 
     def log_prob(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -170,12 +170,12 @@ class AutoregressiveModel(ImageModel, Freezable):
         self._kept.freeze_modules(list(self.children()), self._own_tensors())
 
     def _drawn_from(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What `forward` returns, as the samplers take it: without an axis of colours where there is one alone."""
+        """The output of `forward` as the samplers take it: without the axis of colours where there is one colour."""
         output = self(x, labels)
         return output.squeeze(2) if output.dim() == 5 and self.likelihood.colors == 1 else output
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What `forward` takes for levels: from -1 (level 0) to 1 (level `levels - 1`), in the dtype of the weights."""
+        """Levels as `forward` takes them: from -1 (level 0) to 1 (level `levels - 1`), in the dtype of the weights."""
         return normalize_levels(images, self.levels, self.dtype)
 
     def one_hot(self, labels: Tensor | None) -> Tensor | None:

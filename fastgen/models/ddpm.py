@@ -100,7 +100,7 @@ class DDPM(Constants, BoundedByVariation, Diffusion):
         return torch.from_numpy(times.copy()).long().to(self.device)
 
     def corrupt(self, x0: Tensor, time: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        # In one pass, which draws the noise where it is added.
+        # One kernel draws the noise and adds it.
         device = self.device if generator is None else generator.device
         seed = torch.randint(2**63 - 1, (), generator=generator, device=device).to(self.device)
         return q_sample(x0, time, self.alphas_cumprod, seed=seed, prediction_type=self.prediction_type)
@@ -127,11 +127,11 @@ class DDPM(Constants, BoundedByVariation, Diffusion):
         # The noisiest level is visited, where sampling starts, however few the steps are.
         also: dict[str, Any] = {"timestep_spacing": "trailing", "exact_previous": True}
         if self.clip_sample:
-            # What others call keeping x0 in bounds.
+            # These schedulers have other names for clipping the predicted x0.
             bounds = {"dpm++": {"thresholding": True, "sample_max_value": 1.0}, "euler": {"clip_x0": 1.0}}
             also |= bounds.get(sampler, {})
         if sampler == "heun":
-            # Halves of slopes do not carry from a sigma of 20,000, where a cosine schedule ends, to one of 6.
+            # A cosine schedule ends at a sigma of 20,000: one step of Heun's method from there to 6 would be far off.
             sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
             largest = min(sigmas[-1].item(), LARGEST_SIGMA)
             also |= {"use_karras_sigmas": True, "sigma_min": sigmas[0].item(), "sigma_max": largest}

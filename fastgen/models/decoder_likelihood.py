@@ -21,7 +21,7 @@ class DecoderLikelihood(nn.Module):
         levels: of integer images; None for floating ones, which are taken as they are.
     """
 
-    # Of the decoder, for each channel of the image.
+    # The decoder's outputs for each channel of the image.
     outputs: ClassVar[int] = 1
 
     def __init__(self, levels: int | None) -> None:
@@ -143,7 +143,7 @@ class DiscretizedLogisticLikelihood(DecoderLikelihood):
         return discretized_logistic_log_prob(mean, log_scale, self._seen(images, output.dtype), levels=self.levels)
 
     def mean(self, output: Tensor) -> Tensor:
-        # Of the location: the mean of what lies within the range has no closed form.
+        # The clipped location: the mean of a logistic cut off at the ends of the range has no closed form.
         return output.chunk(2, 1)[0].clamp(-1, 1)
 
     def draw(self, output: Tensor, generator: Generator | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from fastgen.nn.arguments import is_number, positive, probability
 CORRUPTIONS = ("gaussian", "masking", "salt-and-pepper")
 # Corruptions of each image that is scored: one alone would hide what an epoch changed.
 VALIDATION_DRAWS = 2
-# Of a walk back that goes on and on, however likely that is.
+# The most steps of a walk back.
 LONGEST_WALK = 50
 
 
@@ -107,7 +107,7 @@ class DenoisingAutoencoder(EncoderDecoder, without=("num_classes",)):
                 corrupted = self.corrupt(self.likelihood.draw(outputs[-1][on]))
             outputs.append(self.denoise(corrupted))
             walkers.append(walkers[-1][on])
-        # Each pair of an image and a corrupted one is an example of its own.
+        # Each pair of an image and a corrupted version of it counts as one example.
         return -self.likelihood.log_prob(images[torch.cat(walkers)], torch.cat(outputs)).mean()
 
     @torch.no_grad()

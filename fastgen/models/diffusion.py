@@ -15,9 +15,9 @@ from fastgen.models.model import ImageModel, drawn, evaluating, normalize_levels
 from fastgen.models.unet import UNet
 from fastgen.nn.arguments import is_int, is_number, positive, probability
 
-# What the network says of `x = alpha x0 + sigma noise`.
+# What the network predicts from `x = alpha x0 + sigma noise`.
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "velocity")
-# One alone would hide what an epoch changed.
+# Draws of time and noise for each image that is scored: with one, noise would hide the change from epoch to epoch.
 VALIDATION_DRAWS = 2
 
 
@@ -106,7 +106,7 @@ class Diffusion(ImageModel):
         return {"loss": self.validation_errors(x, labels, generator=generator)}
 
     def test_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
-        # The bound of the likelihood takes many more calls of the network, and has the first draws.
+        # The bound takes many more calls of the network. It comes first, with the generator's first draws.
         bits = self.bits_per_dim(x, labels, generator=generator, **self.bound_options)
         return {**self.validation_scores(x, labels, generator), "bits_per_dim": bits}
 
@@ -128,7 +128,7 @@ class Diffusion(ImageModel):
         return torch.promote_types(self.dtype, torch.float32)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What the model sees of images: levels spread over [-1, 1], in `exact_dtype`."""
+        """The images as the model sees them: levels spread over [-1, 1], in `exact_dtype`."""
         self.check_images(images)
         dtype = self.exact_dtype
         return images.to(dtype) if self.levels is None else normalize_levels(images, self.levels, dtype)
@@ -138,7 +138,7 @@ class Diffusion(ImageModel):
         return x.to(self.dtype) if self.levels is None else super().quantize(x)
 
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the network says about `x` [batch, ...] at `time` ([1] or [batch], in the model's own units).
+        """The network's output for `x` [batch, ...] at `time` ([1] or [batch], in the model's own units).
 
         In the dtype of `x`, whatever the network computes in.
         """
@@ -178,7 +178,7 @@ class Diffusion(ImageModel):
         return ((alpha * self.denoise(x, time, labels) - x) / sigma**2).to(x.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-        """What the network should say."""
+        """The output that the network is trained towards."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
@@ -203,7 +203,7 @@ class Diffusion(ImageModel):
         raise NotImplementedError
 
     def weights(self, time: Tensor) -> Tensor:
-        """What squared errors at `time` are multiplied with in the loss, [n]."""
+        """Weights of the squared errors at `time` in the loss, [n]."""
         return torch.ones_like(time, dtype=self.exact_dtype)
 
     def errors(self, images: Tensor, labels: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
@@ -376,7 +376,7 @@ class Diffusion(ImageModel):
     def _pull(self, time: Tensor) -> Tensor:
         """How far the output moves for each unit that is added to the score: x0 moves by `sigma^2 / alpha`."""
         alpha, sigma = self.alpha_sigma(time)
-        # Noise alone says nothing of the label: there is no pull where no data are.
+        # At alpha = 0, x is pure noise and says nothing of the label: the classifier has no pull.
         ratio = torch.where(alpha > 0, sigma / alpha, 0)
         moves = {"epsilon": -sigma, "sample": sigma * ratio, "v_prediction": -ratio, "velocity": -ratio}
         return moves[self.prediction_type]

@@ -13,7 +13,7 @@ from fastgen.models.ddpm import DDPM
 from fastgen.models.loop import Generators, Guard, Loop, Output
 from fastgen.models.model import drawn
 
-# Of the bound's sum, for each image, after each epoch.
+# Terms of the bound that are computed for each image after each epoch.
 VALIDATION_TIMESTEPS = 8
 
 
@@ -83,7 +83,7 @@ class DiffusionProbabilisticModel(DDPM, without=("weighting",)):
         return nats / (math.log(2) * math.prod(self.shape))
 
     def weights_of_errors(self, time: int) -> Tensor:
-        """What DDPM's squared error of the noise, summed over pixels, is times in the bound, in nats."""
+        """The weight in the bound, in nats, of DDPM's squared error of the noise summed over pixels."""
         now, before, beta = self._levels_at(time)
         variance = (1 - before) / (1 - now) * beta
         return (beta**2 / (2 * variance * (1 - beta) * (1 - now))).view(-1)

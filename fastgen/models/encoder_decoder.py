@@ -18,7 +18,7 @@ from fastgen.models.model import ImageModel, drawn, evaluating
 from fastgen.nn.arguments import at_least, positive, probability
 
 Shape = tuple[int, ...]
-# A vector behind linear layers, a vector behind convolutions, a map of smaller size.
+# Latents: a vector behind linear layers, a vector behind convolutions, a map of smaller size.
 NETWORKS = ("dense", "convolutional", "spatial")
 
 
@@ -46,7 +46,7 @@ class EncoderDecoder(LatentManipulation, ImageModel):
         ValueError: sizes that are not positive, another network or likelihood.
     """
 
-    # Of the encoder's output, for each number of a latent.
+    # Numbers of the encoder's output for each number of a latent.
     numbers_per_latent: ClassVar[int] = 1
     # Small networks, many passes: two to four minutes.
     digits: ClassVar = {"lr": 2e-3, "weight_decay": 0.05, "batch_size": 64, "ema_decay": 0.998}
@@ -107,7 +107,7 @@ class EncoderDecoder(LatentManipulation, ImageModel):
         return self.quantize(self.likelihood.mean(self.output(z, labels)))
 
     def output(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the decoder says of the images of latents, as `likelihood` takes it; arguments as in `decode`."""
+        """The decoder's output for latents, as `likelihood` takes it; arguments as in `decode`."""
         self._check_latents(z)
         return self.decoder(z, self._condition(labels, z.shape[0]))
 
@@ -283,7 +283,7 @@ class ConvDecoder(nn.Module):
         )
         stack: list[nn.Module] = [nn.ReLU(), *_dropout(dropout)]
         for larger in reversed(sizes[:-1]):
-            # Of the two sizes that halve to the same one, the even one takes a row more.
+            # An odd size and the even size above it halve to the same size: the even one takes one more row.
             more = tuple(1 - size % 2 for size in larger)
             up = nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=more)
             stack += [up, nn.ReLU()]

@@ -191,7 +191,7 @@ class Flow(LatentManipulation, Model, Freezable):
         Source: Kingma and Dhariwal, "Glow" (2018), section 6, for the temperature.
         """
         positive(n=n)
-        # Written so that it refuses NaN too.
+        # This form refuses NaN too.
         if not (is_number(temperature) and 0 <= temperature < math.inf):
             raise ValueError(f"temperature: expected a number of at least 0, got {temperature!r}")
         for_each, context = self._sampling_context(n, context, labels)

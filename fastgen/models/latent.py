@@ -16,7 +16,7 @@ INTERPOLATIONS = ("linear", "spherical")
 
 @runtime_checkable
 class LatentSpace(Protocol):
-    """What drawing from a latent space needs of a model: a flow, an autoencoder, the generator of a GAN.
+    """The methods that drawing from a latent space needs of a model: a flow, an autoencoder, the generator of a GAN.
 
     A model that also has `encode(x, context)`, giving latents [batch, *latent_shape], can start from examples.
     """
@@ -129,7 +129,7 @@ class LatentManipulation:
             return self.render(self.encode(x, context) + alpha * vector, context)
 
     def _presentable(self, x: Tensor) -> Tensor:
-        """What `decode` gives as `sample` gives it: images as levels."""
+        """Converts the output of `decode` to that of `sample`: images as levels."""
         return x if self.levels is None else quantize(x, self.levels)
 
 

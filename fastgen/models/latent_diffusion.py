@@ -94,7 +94,7 @@ class LatentDiffusion(nn.Module):
         return self._decode(z, bool(self.flat))
 
     def _decode(self, z: Tensor, flat: bool) -> Tensor:
-        # Scaled in float32 or more, and to the autoencoder in the dtype of the weights.
+        # Scaled in float32 or more, then cast to the dtype of the autoencoder's weights.
         z = (z.to(self.diffusion.exact_dtype) * self.std + self.mean).to(self.mean.dtype)
         return self.autoencoder.decode(z.flatten(1) if flat else z)
 

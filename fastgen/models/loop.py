@@ -76,10 +76,10 @@ class Guard:
         return result
 
 
-# What the network says of `x` at a time, labels and guidance put in.
+# The network as a function of `(x, time)`, with labels and guidance put in.
 Output = Callable[[Tensor, Tensor], Tensor]
 
-# What is left of `sample` once its tables are made: takes labels, a generator and `progress`.
+# The part of `sample` that is left once its tables are made: takes labels, a generator and `progress`.
 Draw = Callable[..., tuple[Tensor, Guard]]
 
 

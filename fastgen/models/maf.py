@@ -83,7 +83,7 @@ class MAF(Flow):
         last = layer.autoregressive_net.final_layer
         start_at_zero(last)
         if network["scale_map"] == "softplus":
-            # Pairs of a raw scale and a shift: a scale of 1.
+            # The outputs are pairs of a raw scale and a shift; this raw scale makes the scale 1.
             with torch.no_grad():
                 last.bias[::2] = math.log(math.expm1(1 - layer.element.min_scale))
         return layer

@@ -29,7 +29,7 @@ def _recording(cls: type[Model], without: tuple[str, ...]) -> Callable[..., None
 
     @functools.wraps(init)
     def constructor(self: Model, *args: Any, **kwargs: Any) -> None:
-        # The constructors of the classes above find it there.
+        # The constructors of the classes above find it there, and leave it.
         if "config" not in vars(self):
             vars(self)["config"] = _config(signature.bind(self, *args, **kwargs))
         init(self, *args, **kwargs)
@@ -127,7 +127,7 @@ class Model(nn.Module):
         return first_parameter(self).dtype
 
     def training_scores(self, loss: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """What is told of the loss of examples `x`: in bits per dimension, of a loss in nats per example."""
+        """The numbers that a training step logs of its loss on `x`: here nats per example, as bits per dimension."""
         return {"bits_per_dim": loss / (x[0].numel() * math.log(2))}
 
     def validation_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
@@ -230,7 +230,7 @@ class ImageModel(Model):
 
 
 def declared(model: nn.Module, name: str) -> Any:
-    """What a model declares under this name of `Model`; of any other module, what `Model` says of a density."""
+    """The declaration of this name of `Model` that a model makes; any other module is taken for a likelihood model."""
     if hasattr(model, name):
         return getattr(model, name)
     default = vars(Model)[name]

@@ -27,7 +27,7 @@ class Standardize(Constants):
 
     def __init__(self, features: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        # Rounded to what `forward` uses, of which the logarithm has to be too.
+        # Rounded to the dtype that `forward` uses, so that the log-determinant is that of the same numbers.
         dtype = torch.get_default_dtype()
         self._mean, self._std = (
             torch.as_tensor(numbers, dtype=dtype, device="cpu").tolist() for numbers in (mean, std)

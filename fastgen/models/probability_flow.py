@@ -134,7 +134,7 @@ class ProbabilityFlow(Bounded, nn.Module):
 
         def run(output: Output, noise: Tensor, generator: Generators, guard: Guard) -> Tensor:
             def derivative(u: Tensor, state: Tensor, rows: Tensor) -> Tensor:
-                # Guidance has a label for each of the whole batch.
+                # Guidance holds a label for every sample of the batch, so the whole batch is computed.
                 whole = noise.new_zeros(len(noise), state.shape[1]).index_copy(0, rows, state)
                 times = torch.full((len(noise),), start, dtype=u.dtype, device=u.device).index_copy(0, rows, u)
                 return self.velocity(times, whole.view_as(noise), output).flatten(1)[rows]
@@ -212,7 +212,7 @@ class RatioFlow(ProbabilityFlow):
 
     def prior_deviation(self) -> float:
         sigma, deviation = self._end(self.ratios[1])
-        # Unit variance for what preserves it, the noise's for what does not.
+        # 1 for a variance-preserving path, the deviation of the noise for a variance-exploding one.
         return max(sigma, min(1.0, deviation)) / deviation
 
 

@@ -95,7 +95,7 @@ class VariancePreserving:
     def time_of_total(self, total: Tensor) -> Tensor:
         """`t` where `B(t)` is `total`."""
         slope = self.beta_max - self.beta_min
-        # The other form of the quadratic's root, which has digits near 0.
+        # This form of the quadratic's root loses no digits near 0.
         return 2 * total / (self.beta_min + (self.beta_min**2 + 2 * slope * total).sqrt())
 
     def alpha_sigma(self, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,7 +195,7 @@ class ScoreSDE(RatioFlow, Diffusion):
         return self._times(steps)[:-1]
 
     def output(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        # What explodes comes to the network in unit scale (of data within [-1, 1]).
+        # Variance-exploding data are scaled to unit variance for the network (data being within [-1, 1]).
         alpha, sigma = (along(value, x) for value in self.alpha_sigma(time))
         return self.ask(x * (alpha**2 + sigma**2).clamp(min=1).rsqrt(), time, labels).to(x.dtype)
 
@@ -295,10 +295,10 @@ class ScoreSDE(RatioFlow, Diffusion):
         """One step of Langevin dynamics at `time`, as large as `snr` asks; algorithm 4."""
         score = -output(x, time) / along(self.alpha_sigma(time)[1], x)
         noise = drawn(torch.randn, x.shape, x, generator)
-        # Means over the batch: a step that knew its own sample's norm would be larger where that is likely, and spread
-        # them.
+        # Norms are means over the batch: a step size from each sample's own norm would be larger where the density is
+        # high, and spread the samples.
         norms = [value.flatten(1).norm(dim=1).mean() for value in (noise, score)]
-        # Where no score is, nothing is known of the density, and nothing is corrected.
+        # A score of 0 says nothing of the density: no correction is made.
         ratio = torch.where(norms[1] > 0, norms[0] / norms[1], 0)
         size = (2 * (snr * ratio) ** 2).view(1)
         if not isinstance(self.sde, VarianceExploding):

@@ -17,12 +17,12 @@ from fastgen.nn.module_state import RunningAverages
 from fastgen.nn.stylegan import TAPS, EqualizedConv2d, EqualizedLinear, Resample2d, StyledConv2d, ToImage
 from fastgen.ops import minibatch_stddev, pixel_norm
 
-# How far the mean style moves in a step, and the mean path length.
+# Decay of the running means of styles and of path lengths.
 _STYLE_DECAY, _PATH_DECAY = 0.995, 0.99
-# Images whose deviation the discriminator sees together.
+# Images of a group whose standard deviation the discriminator sees.
 _GROUP = 4
 _MAPPING_LR = 0.01
-# What becomes of the pixels.
+# Activations of the last layer.
 OUTPUTS = ("linear", "tanh")
 
 
@@ -217,7 +217,7 @@ class StyleGenerator(nn.Module):
             up = StyledConv2d(inner, outer, style_size, size, up=2)
             self.blocks.append(nn.ModuleList([up, StyledConv2d(outer, outer, style_size, size)]))
             self.images.append(ToImage(outer, image_channels, style_size))
-        # The last resolution's image has a style of its own, the others share that of the layer behind.
+        # The image of the last resolution has its own style; the others share the style of the layer that follows.
         self.num_styles = 2 * len(sizes)
         self.upsample = Resample2d(up=2, taps=TAPS)
 

@@ -116,7 +116,7 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(channels, out_channels or in_channels, 3, padding=1)
         self.film_sizes = [2 * stage.block.out_channels for stage in self.stages()]
         self.film = nn.Linear(features, sum(self.film_sizes))
-        # A fresh network is its skip connections, and says 0.
+        # A fresh network is the sum of its skip connections, and outputs 0.
         for convolution in [self.conv_out, *(stage.block.conv_2 for stage in self.stages())]:
             nn.init.zeros_(convolution.weight)
             nn.init.zeros_(convolution.bias)
@@ -158,7 +158,7 @@ class UNet(nn.Module):
         if self.class_embedding is not None:
             none = self.class_embedding.weight[-1:]
             embedding = embedding + (none if labels is None else self.class_embedding(labels))
-        # One row where all images have the same time and class: in sampling, that is all the time.
+        # One row where all images have the same time and class, as in every step of a sampler.
         films = self.film(F.silu(embedding)).expand(x.shape[0], -1)
         return films.split(self.film_sizes, 1)
 

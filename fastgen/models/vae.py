@@ -16,7 +16,7 @@ from fastgen.ops.reparameterize import MAX_LOGVAR, gaussian_reparameterize_kl
 
 # Latents that are decoded at once where a bound takes many.
 MOST_DECODED = 4096
-# Of the importance-weighted bound that a trained model is scored by.
+# Samples of the importance-weighted bound that a trained model is scored by.
 TEST_SAMPLES = 100
 
 
@@ -42,7 +42,7 @@ class VAE(Bounded, EncoderDecoder):
     Autoencoders" (2016), equation 8.
     """
 
-    # A mean and a log variance.
+    # The encoder outputs a mean and a log variance.
     numbers_per_latent = 2
     presets: ClassVar = {
         "digits": {
@@ -73,7 +73,7 @@ class VAE(Bounded, EncoderDecoder):
         return {"bits_per_dim": self.bits_per_dim(x, labels, generator=generator)}
 
     def test_scores(self, x: Tensor, labels: Tensor | None, generator: Generator) -> dict[str, Tensor]:
-        # The tighter bound, of many weighted samples, has the first draws.
+        # The bound of many weighted samples comes first: it takes the generator's first seed.
         tighter = self.bits_per_dim(x, labels, samples=TEST_SAMPLES, generator=generator)
         return {**self.validation_scores(x, labels, generator), f"iwae{TEST_SAMPLES}_bits_per_dim": tighter}
 
@@ -182,7 +182,7 @@ class VAE(Bounded, EncoderDecoder):
         means, logvars = mean.repeat(repeated), logvar.repeat(repeated)
         z, _ = gaussian_reparameterize_kl(means, logvars, seed=seed, offset=offset)
         found = self.log_likelihood(images.repeat(k, 1, 1, 1), z, None if labels is None else labels.repeat(k))
-        # Of log N(z; 0, 1) - log N(z; mean, variance) the constants cancel.
+        # The constants of log N(z; 0, 1) - log N(z; mean, variance) cancel.
         variance = logvars.clamp(max=MAX_LOGVAR).exp()
         ratio = (z - means).square() / variance + logvars.clamp(max=MAX_LOGVAR) - z.square()
         return (found + 0.5 * ratio.flatten(1).sum(1)).view(k, -1)

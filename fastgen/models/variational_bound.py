@@ -110,7 +110,7 @@ class BoundedByVariation(Bounded, nn.Module):
         """
         x0, _ = self._seen(x, time, labels, output)
         mean, variance = self.posterior(x0, x, time)
-        # The first step's posterior has none: it is told by the second's.
+        # The posterior of the first step has variance 0: that of the second step is taken.
         first = self._steps(time).view(-1, 1, 1, 1) == 0
         small = torch.where(first, self.posterior(x0, x, 1)[1], variance)
         large = torch.where(first, small, self._levels_at(time)[2])

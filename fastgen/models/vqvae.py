@@ -95,7 +95,7 @@ class VQVAE(Bounded, EncoderDecoder, without=("network", "num_classes")):
         order = torch.randperm(len(rows)).repeat(-(-self.quantizer.num_codes // len(rows)))
         codebook = rows[order[: self.quantizer.num_codes].to(rows.device)]
         self.quantizer.codebook.copy_(codebook)
-        # What the moving averages of one vector for each code would be.
+        # As if each code had averaged one vector.
         self.quantizer.average_counts.fill_(1.0)
         self.quantizer.average_sums.copy_(codebook)
 
@@ -114,7 +114,7 @@ class VQVAE(Bounded, EncoderDecoder, without=("network", "num_classes")):
         Raises:
             TypeError, ValueError: codes of another dtype or shape, or out of range.
         """
-        # Who knows what an image of codes is, knows what is wrong with one.
+        # The prior knows what an image of codes is, and checks it.
         self.prior.check_images(codes.unsqueeze(1), None)
         return super().decode(self.quantizer.decode(codes.long()))
 
@@ -123,7 +123,7 @@ class VQVAE(Bounded, EncoderDecoder, without=("network", "num_classes")):
         self.check_labels(labels, images.shape[0])
         found = self.quantizer(self.encode(images))
         reconstruction = self.log_likelihood(images, found.quantized)
-        # Summed over the numbers of a latent, as the other terms are over pixels and places.
+        # The loss is a mean over latents; the other terms are sums over pixels and places.
         commitment = found.loss * math.prod(self.latent_shape)
         return commitment - (reconstruction + self._log_prior(found.indices)).mean()
 
@@ -144,7 +144,7 @@ class VQVAE(Bounded, EncoderDecoder, without=("network", "num_classes")):
         return self.quantizer.decode(self.prior.sample(n, generator=generator)[:, 0].long())
 
     def _quantized(self, z: Tensor) -> Quantized:
-        """What the quantiser finds, without a step of its moving averages."""
+        """Quantises latents without updating the moving averages of the codebook."""
         training, self.quantizer.training = self.quantizer.training, False
         try:
             return self.quantizer(z)
@@ -152,7 +152,7 @@ class VQVAE(Bounded, EncoderDecoder, without=("network", "num_classes")):
             self.quantizer.training = training
 
     def _log_prior(self, codes: Tensor) -> Tensor:
-        # A latent that is NaN has no code: the other terms say so.
+        # A NaN latent has the code -1; the other terms of the loss are NaN then.
         return self.prior.log_prob(codes.clamp(min=0).unsqueeze(1))
 
 

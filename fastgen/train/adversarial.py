@@ -29,7 +29,7 @@ class Player(nn.Module):
     def __init__(self, model: AdversarialModel, name: str) -> None:
         super().__init__()
         self.network = getattr(model, name)
-        # Not a part: the parameters of the opponent are not this player's.
+        # In a tuple, so that it is no submodule: the opponent's parameters are not this player's.
         self._game = (model, name)
 
     @property
@@ -127,7 +127,7 @@ class AdversarialRecipe(Recipe):
         n = max(_LEAST, len(real))
         labels = None
         if num_classes(model) is not None:
-            # The classes of the data, as often as they are there.
+            # Classes as frequent as in the data.
             labels = batch.labels[torch.arange(n, device=model.device) % len(real)]
         samples = model.sample(n, labels=labels, generator=generator)
         modes = ModeWatch(real.values, real.labels)(samples)

@@ -1,4 +1,4 @@
-"""What a model that knows no dependence between pixels would reach: the mark to beat."""
+"""The likelihood of a model of independent pixels: the baseline that any other model should beat."""
 
 from __future__ import annotations
 

@@ -218,13 +218,13 @@ def swap_folder(path: Path, fill: Callable[[Path], None]) -> None:
     except (Exception, KeyboardInterrupt) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
-            # A write that fails does not say of which file, and nobody knows the folder beside.
+            # A failed write does not name its file, and people do not know the temporary folder.
             error.filename, error.filename2 = str(path), None
         raise
     shutil.rmtree(aside, ignore_errors=True)
 
 
-# Runs that this process holds.
+# Folders of runs that this process holds.
 _HELD: set[Path] = set()
 
 
@@ -248,7 +248,7 @@ def held_run(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"another run is training in {folder}: wait for it, or go elsewhere (--out)") from None
         _HELD.add(key)
-        # What a killed run was about to write is nobody's now.
+        # Remove the unfinished files of a run that was killed.
         for left in folder.glob(".*.partial"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:

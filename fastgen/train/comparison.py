@@ -14,7 +14,7 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class SamplingComparison:
-    """What drawing `images` took, in seconds.
+    """The seconds that drawing `images` took.
 
     Args:
         images: `[n, C, H, W]`, drawn by the cached sampler.

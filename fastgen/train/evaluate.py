@@ -49,6 +49,6 @@ def evaluate(
     together = recipe.evaluate_together(model, examples, torch.Generator().manual_seed(0))
     model.train(was_training)
     shares = gather_object([totals])
-    # The first process always has a share, so its names are all names.
+    # The first process always has a share, so it has the names of all scores.
     means = {name: math.fsum(share.get(name, 0.0) for share in shares) / len(examples) for name in shares[0]}
     return means | together

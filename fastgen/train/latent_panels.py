@@ -20,7 +20,7 @@ from fastgen.train.recipe import num_classes
 RESOLUTION, NUM_CODES = 14, 2000
 # Points of data in the picture of a plane.
 MOST_POINTS = 2000
-# Of a panel, in inches.
+# Width of a panel, in inches.
 WIDTH = 5.6
 
 
@@ -116,7 +116,7 @@ def class_directions(model: nn.Module, examples: Images, steps: int, n: int, gen
 
 
 def map_of(model: nn.Module, examples: Images | None, label: int, generator: Generator) -> list[Panel]:
-    """What a plane of latents decodes to, and where the data lie in it."""
+    """Panels of the images that a plane of latents decodes to, and of where the data lie in that plane."""
     classes, device = num_classes(model), next(model.parameters()).device
     if examples is None:
         codes, of = model.draw_latents(NUM_CODES, generator), None
@@ -145,7 +145,7 @@ def save_panels(path: Path, panels: Sequence[Panel], levels: int) -> None:
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     heights = [max(panel.height for panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
-    # And a title for each row.
+    # Each row has a title.
     size = (WIDTH * columns, sum(WIDTH * height + 0.5 for height in heights))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights).flatten()

@@ -137,7 +137,7 @@ def build_model(name: str, dataset: Dataset, given: Mapping[str, Any], defaults:
 
 
 def _shape_arguments(dataset: Dataset) -> dict[str, Any]:
-    """What a model's class has to know of the data."""
+    """The arguments of a model's class that follow from the data."""
     if isinstance(dataset.train, Vectors):
         mean, std = dataset.train.statistics()
         return {"features": dataset.shape[0], "mean": mean.tolist(), "std": std.tolist()}

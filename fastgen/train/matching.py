@@ -44,7 +44,7 @@ def matched(dataset: Dataset, model: nn.Module, learned: Mapping[str, Any]) -> D
 
 
 def class_names(model: nn.Module, learned: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the classes of a conditional model are called, by their numbers."""
+    """The names of the classes of a conditional model, by their numbers."""
     return tuple(learned.get("classes") or map(str, range(num_classes(model))))
 
 

@@ -20,7 +20,7 @@ CLUSTERS, ROUNDS = 20, 30
 
 @dataclass(frozen=True)
 class Modes:
-    """What samples reach.
+    """The modes of the data that samples reach.
 
     Attributes:
         covered: modes that they reach.

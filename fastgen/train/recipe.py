@@ -17,7 +17,7 @@ from fastgen.data import Examples, Images
 from fastgen.models.model import declared
 from fastgen.train.pictures import MOST_POINTS, save_figure, save_grid
 
-# In a picture.
+# Samples in a picture.
 NUM_SAMPLES = 64
 
 
@@ -161,7 +161,7 @@ class Recipe:
         return {}
 
     def concerns(self, model: nn.Module, history: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What a person should be warned of, given the records of all epochs so far."""
+        """Warnings for a person, given the records of all epochs so far."""
         return []
 
     def sample(self, model: nn.Module, n: int, generator: Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model's samples are worth beside real examples."""
+"""Scores of a model's samples against real examples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fastgen.metrics.features import feature_extractor
 from fastgen.metrics.scores import SCORES, FeatureSet, extract, score
 from fastgen.train.settings import recipe_of
 
-# Samples that are drawn unasked, at most.
+# Samples that are drawn by default, at most.
 MOST_SAMPLES = 1000
-# Of either images or vectors: drawn and looked at so many at a time.
+# Samples are drawn, and features computed, in batches of this size.
 BATCH = 250
 
 
@@ -48,7 +48,7 @@ def draw(model: nn.Module, n: int, seed: int = 0) -> Drawn:
     recipe = recipe_of(model)
     generator = torch.Generator().manual_seed(seed)
     sizes = [min(BATCH, n - start) for start in range(0, n, BATCH)]
-    # What is traced, compiled or packed once is not what a sample takes.
+    # A first draw of each size, off the clock: it pays for tracing, compiling and packing.
     for size in dict.fromkeys(sizes):
         recipe.sample(model, size, torch.Generator().manual_seed(seed))
     parts, seconds = [], 0.0

@@ -1,5 +1,6 @@
-"""What depends on the position in a run alone: order of the examples, randomness, learning rate. So a resumed run sees
-what an unbroken one would have seen.
+"""The order of examples, the random seeds and the learning rate as functions of the position in a run.
+
+A resumed run therefore sees exactly what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Keeps the streams below apart from one another under one seed.
+# Two streams of random numbers for one seed.
 ORDER, STEP = 0, 1
 
 

@@ -61,7 +61,7 @@ class State:
 
     step: int = 0
     seconds: float = 0.0
-    # Over the steps of the present epoch, and how many steps had each.
+    # Sums of the scalars over the steps of the present epoch, and the number of steps that had each.
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -80,7 +80,7 @@ def recipe_of(model: nn.Module, **given: Any) -> Recipe:
 
 
 def preset(kind: type[Model], data: str) -> dict[str, Any]:
-    """What a model's class declares for data of this name, in the shape of a run's configuration.
+    """The preset that a model's class declares for data of this name, in the shape of a run's configuration.
 
     Without a preset of the name, it is that for any points, where the name is one of points, or for other data.
     """

@@ -34,7 +34,7 @@ class Progress:
         """`steps` more steps are done. `means` are the epoch's training scalars so far."""
         if self._bar is None:
             return
-        # A line is short: the first scalar stands for all.
+        # A line has room for one scalar: the first.
         name, value = next(iter(means.items()))
         self._bar.set_description(epoch, refresh=False)
         self._bar.set_postfix_str(f"{name}: train {value:.3f}{self._validation}", refresh=False)

@@ -28,7 +28,7 @@ from fastgen.train.terminal import Interruption, Progress, TrainingInterrupted
 
 # Reading a scalar back from an accelerator stops its queue, so there it is done for this many steps at a time.
 STEPS_PER_READING = 50
-# What may differ when a run is resumed. With other epochs, the learning rate follows the new schedule from there on.
+# Settings that may differ when a run is resumed. With other epochs, the learning rate follows the new schedule.
 MAY_CHANGE = {"settings.epochs", "settings.save_every", "settings.sample_every"}
 
 
@@ -77,7 +77,7 @@ class Trainer:
         self.accelerator = accelerator or Accelerator()
         self.quiet = quiet
         if self.accelerator.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
-            # Accelerate would train in float32 without a word.
+            # Accelerate would silently train in float32.
             raise ValueError("precision is fp16, expected no or bf16 on a CPU")
         self.batch_size = min(self.settings.batch_size, len(dataset.train))
         if self.batch_size % self.accelerator.num_processes:
@@ -151,7 +151,7 @@ class Trainer:
         """Leave a checkpoint of the beginning, so that a run can be resumed from its first moment."""
         self._save(LAST)
         if self.accelerator.is_main_process:
-            # Where a former run in this folder got, which would pass for this run's best.
+            # The best checkpoint of an earlier run in this folder would pass for this run's.
             remove_folder(self.out / BEST)
 
     def _train_step(self, interruption: Interruption) -> None:
@@ -254,7 +254,7 @@ class Trainer:
     def _warn(self) -> None:
         """Tell of what has become a concern in the epoch that ended."""
         before = self.state.history[:-1]
-        # By their number: what they say changes with every epoch.
+        # Compared by their number, since their texts change with every epoch.
         known = len(self.recipe.concerns(self.model, before)) if before else 0
         if len(concerns := self.recipe.concerns(self.model, self.state.history)) > known:
             for concern in concerns:
