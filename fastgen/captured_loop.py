@@ -76,9 +76,11 @@ def capture(
 class CapturedLoop:
     """The sampling loop that `capture` returns.
 
+    The arguments are those of `capture`.
+
     Attributes:
         model: whose loop it is.
-        n: images of a call.
+        n: images of a call, [n, channels, height, width].
     """
 
     def __init__(

@@ -14,7 +14,7 @@ class Dataset:
     """A named data set in its parts. All parts agree in kind, shape, levels and number of classes.
 
     Models learn from `train`, `validation` chooses the best checkpoint, and `test` (where the data has one) is used for
-    neither.
+    neither. `name` is what messages and checkpoints call the set.
     """
 
     name: str

@@ -116,7 +116,7 @@ def _read(
 
 
 def read_rows(path: str | Path) -> Vectors:
-    """The rows of numbers in a file, as vectors.
+    """The rows of numbers in the file at `path`, as vectors.
 
     Raises:
         OSError: no such file.

@@ -24,6 +24,10 @@ def squared_gradient(discriminate: Discriminate, x: Tensor) -> tuple[Tensor, Ten
 
     A discriminator that looks at several examples together (batch normalisation, minibatch deviation) is taken whole:
     the gradient is that of the sum of its outputs.
+
+    Args:
+        discriminate: from examples to a number each, [batch].
+        x: [batch, ...].
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -35,6 +39,10 @@ def squared_gradient(discriminate: Discriminate, x: Tensor) -> tuple[Tensor, Ten
 def zero_centred_penalty(discriminate: Discriminate, x: Tensor) -> Tensor:
     """`E |grad_x D(x)|^2 / 2`: R1 at real data, R2 at generated ones.
 
+    Args:
+        discriminate: from examples to a number each, [batch].
+        x: [batch, ...].
+
     Source: Mescheder, Geiger and Nowozin, "Which Training Methods for GANs do actually Converge?" (2018), equations 9
     and 10.
     """
@@ -43,6 +51,13 @@ def zero_centred_penalty(discriminate: Discriminate, x: Tensor) -> Tensor:
 
 def gradient_penalty(discriminate: Discriminate, real: Tensor, fake: Tensor) -> Tensor:
     """`E (|grad_x D(x)| - 1)^2` at points drawn uniformly from the lines between real and generated data.
+
+    Args:
+        discriminate: from examples to a number each, [batch].
+        real, fake: [batch, ...], of the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
 
     Source: Gulrajani et al., "Improved Training of Wasserstein GANs" (2017), equation 3.
     """

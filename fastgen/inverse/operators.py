@@ -16,7 +16,10 @@ class Operator:
     """`measurement = operator(image) + noise_std * noise`, of images [batch, channels, height, width] in [-1, 1].
 
     Args:
-        noise_std: of the noise that the measurement has besides.
+        noise_std: the standard deviation of the noise that the measurement has besides.
+
+    Raises:
+        ValueError: `noise_std` is negative or not finite.
 
     Attributes:
         linear: whether it is, and `pseudo_inverse` is its Moore-Penrose inverse.
@@ -51,7 +54,7 @@ class Operator:
 
 
 class Denoising(Operator):
-    """The image itself, and noise."""
+    """The image itself, and noise of the standard deviation `noise_std`."""
 
     def __init__(self, noise_std: float = 0.3) -> None:
         super().__init__(noise_std)
@@ -64,7 +67,15 @@ class Denoising(Operator):
 
 
 class Inpainting(Operator):
-    """The pixels where `mask` [height, width] (or [channels, height, width]) is true, and 0 elsewhere."""
+    """The pixels where a mask is true, and 0 elsewhere.
+
+    Args:
+        mask: bool [height, width] or [channels, height, width].
+        noise_std: as of `Operator`.
+
+    Raises:
+        ValueError: `mask` is no such tensor.
+    """
 
     def __init__(self, mask: Tensor, noise_std: float = 0.0) -> None:
         super().__init__(noise_std)
@@ -86,7 +97,17 @@ class Inpainting(Operator):
 
 
 class Uncropping(Inpainting):
-    """The rectangle from `(top, left)` of size `(height, width)`; what was around it in `image_size` is lost."""
+    """A rectangle of the image; what was around it is lost.
+
+    Args:
+        image_size: height and width of the whole image.
+        top, left: the rectangle's first row and column.
+        height, width: its size.
+        noise_std: as of `Operator`.
+
+    Raises:
+        ValueError: a rectangle that is not within the image.
+    """
 
     def __init__(
         self,
@@ -107,7 +128,15 @@ class Uncropping(Inpainting):
 
 
 class SuperResolution(Operator):
-    """The mean of each square of `factor x factor` pixels."""
+    """The mean of each square of `factor x factor` pixels.
+
+    Args:
+        factor: divides height and width of the images.
+        noise_std: as of `Operator`.
+
+    Raises:
+        ValueError: `factor` is below 2.
+    """
 
     def __init__(self, factor: int = 2, noise_std: float = 0.0) -> None:
         super().__init__(noise_std)
@@ -143,7 +172,14 @@ class Colourisation(Operator):
 class Deblurring(Operator):
     """Circular convolution with a kernel [k, l] around its centre.
 
-    Frequencies that the kernel weakens below `least` of its strongest count as lost: their inverse would be noise.
+    Args:
+        kernel: [k, l].
+        noise_std: as of `Operator`.
+        least: frequencies that the kernel weakens below this share of its strongest count as lost: their inverse would
+            be noise.
+
+    Raises:
+        ValueError: another shape, numbers that are not finite, or `least` outside (0, 1).
     """
 
     def __init__(self, kernel: Tensor, noise_std: float = 0.0, least: float = 0.05) -> None:
@@ -201,6 +237,14 @@ class SingleImageHDR(Operator):
 
     Not linear. For gradients, clipping and rounding count as the identity: a guess that clips where the measurement
     does not is then pulled back, and where both do there is nothing to pull.
+
+    Args:
+        exposure: the factor; above 1 the brightest are clipped.
+        levels: that the measurement is rounded to.
+        noise_std: as of `Operator`.
+
+    Raises:
+        ValueError: `exposure` is not positive, or `levels` below 2.
     """
 
     linear = False

@@ -255,7 +255,7 @@ class Statistics:
 
 
 def read_statistics(path: str | os.PathLike) -> Statistics:
-    """The statistics in an `.npz` file of pytorch-fid, clean-fid or `write_statistics`.
+    """The statistics in the `.npz` file at `path`, of pytorch-fid, clean-fid or `write_statistics`.
 
     Raises:
         ValueError: no such file, no NumPy file, without `mu` or `sigma`, or these are not a mean and a covariance.
@@ -291,7 +291,13 @@ def statistics_of_arrays(arrays: Mapping[str, np.ndarray], name: str) -> Statist
 
 
 def write_statistics(path: str | os.PathLike, mu: Tensor, sigma: Tensor) -> None:
-    """Write statistics for pytorch-fid, clean-fid and `read_statistics`, all of the file or nothing."""
+    """Write statistics for pytorch-fid, clean-fid and `read_statistics`, all of the file or nothing.
+
+    Args:
+        path: of an `.npz` file.
+        mu: the mean, [features].
+        sigma: the covariance, [features, features].
+    """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, mu=mu.double().cpu().numpy(), sigma=sigma.double().cpu().numpy())
     write_whole(Path(path), buffer.getvalue())

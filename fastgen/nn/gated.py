@@ -60,6 +60,7 @@ class HorizontalStackConv2d(Constants, nn.Conv2d):
         kernel_size: odd; the width of the kernel of which this is the left half.
         color_groups: 1, or 3 for the RGB order within a pixel; divides both numbers of channels (and each part of the
             outputs).
+        bias: as of `nn.Conv2d`.
         out_parts: the outputs are this many runs of channels, each with all colours in order: 2 before a gate, whose
             halves are multiplied, so that colours meet only themselves.
 

@@ -75,7 +75,7 @@ class Categorical:
 
 
 class LogisticMixture:
-    """All channels of a pixel from a discretised mixture of logistics (PixelCNN++, Salimans et al. 2017, eq. 2 and 3).
+    """All channels of a pixel from a discretised mixture of logistics.
 
     The first uniform number chooses the mixture by inverse CDF of `softmax(logits)`. Then, one channel after another,
     `x = mean + exp(max(log_scale, -7)) (log u - log(1 - u))` with `u` clipped to [1e-5, 1 - 1e-5], clamped to [-1, 1]
@@ -90,6 +90,8 @@ class LogisticMixture:
     Raises:
         ValueError: `channels` not 1 or 3, `num_mixtures` < 1, `levels` < 2, or (when called) parameters that are not
             finite.
+
+    Source: Salimans et al., "PixelCNN++" (2017), equations 2 and 3.
     """
 
     def __init__(self, channels: int, num_mixtures: int, levels: int = 256):
@@ -133,7 +135,10 @@ class LogisticMixture:
 
 
 def uniform_noise(steps: int, batch: int, draw: Draw, generator: torch.Generator | None = None) -> Tensor:
-    """Noise for `batch` images of `steps` steps: float64 [steps, batch, draw.uniforms], uniform in [0, 1)."""
+    """Noise for `batch` images of `steps` steps: float64 [steps, batch, draw.uniforms], uniform in [0, 1).
+
+    It is drawn from `generator`, or from PyTorch's own.
+    """
     return torch.rand(steps, batch, draw.uniforms, dtype=torch.float64, generator=generator)
 
 

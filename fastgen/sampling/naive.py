@@ -43,6 +43,9 @@ def naive_sample(
 
     Returns:
         Levels int64 [batch, channels, height, width].
+
+    Raises:
+        ValueError: noise or a partial image of another shape, or a draw of another number of channels.
     """
     channels, height, width = shape
     batch = noise.shape[1] if noise.dim() == 3 else 0

@@ -21,17 +21,19 @@ def betas(
 ) -> Tensor:
     """`beta_t` of `q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)`, float32 [num_train_timesteps].
 
-    - `"linear"`: evenly spaced from `beta_start` to `beta_end` (Ho et al. 2020).
-    - `"scaled_linear"`: their square roots are evenly spaced (Rombach et al. 2022).
-    - `"cosine"`, also called `"squaredcos_cap_v2"`: `alphas_cumprod` follows `cos^2`, betas stay below 0.999 (Nichol
-      and Dhariwal 2021, equation 17).
-    - `"sigmoid"`: from `beta_start` to `beta_end` along a logistic curve on [-6, 6] (Xu et al. 2022).
+    - `"linear"`: evenly spaced from `beta_start` to `beta_end`.
+    - `"scaled_linear"`: their square roots are evenly spaced.
+    - `"cosine"`, also called `"squaredcos_cap_v2"`: `alphas_cumprod` follows `cos^2`, betas stay below 0.999.
+    - `"sigmoid"`: from `beta_start` to `beta_end` along a logistic curve on [-6, 6].
 
     Args:
         trained_betas: taken instead, as they are.
 
     Raises:
         ValueError: an unknown schedule, no steps, betas that are not increasing within (0, 1).
+
+    Source: Ho et al. (2020) for the linear, Rombach et al. (2022) for the scaled linear, Nichol and Dhariwal (2021),
+    equation 17, for the cosine, Xu et al. (2022) for the sigmoid schedule.
     """
     if isinstance(num_train_timesteps, bool) or not isinstance(num_train_timesteps, int) or num_train_timesteps < 1:
         raise ValueError(f"num_train_timesteps: expected a positive int, got {num_train_timesteps!r}")
@@ -55,6 +57,9 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     """The schedule moved so that its last step holds noise alone, and its first is as it was.
 
     `sqrt(alphas_cumprod)` is shifted to end in 0 and stretched to start where it did.
+
+    Args:
+        betas: [num_train_timesteps], as the result.
 
     Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed" (2024), algorithm 1.
     """

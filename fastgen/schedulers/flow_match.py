@@ -27,6 +27,9 @@ class FlowMatchEulerScheduler(SigmaScheduler):
         use_karras_sigmas: space the sigmas evenly in `sigma^(1/7)`.
         stochastic_sampling: draw fresh noise in every step, `x_next = (1 - sigma_next) x0 + sigma_next noise`.
 
+    Raises:
+        ValueError: `shift` is not positive.
+
     Source: Lipman et al., "Flow Matching for Generative Modeling" (2023), section 4.1; Esser et al., "Scaling Rectified
     Flow Transformers" (2024), equation 23, for the shift.
     """

@@ -46,7 +46,7 @@ class SchedulerOutput:
     """The result of a step.
 
     Attributes:
-        prev_sample: the sample after the step.
+        prev_sample: the sample after the step, of the shape of the one before it.
         pred_original_sample: the `x0` that the network saw behind the noise.
     """
 

@@ -89,7 +89,13 @@ def custom_values(name: str, values: Sequence[float] | np.ndarray | Tensor, leas
 def karras_sigmas(sigma_max: float, sigma_min: float, steps: int, rho: float = 7.0) -> np.ndarray:
     """Noise levels from `sigma_max` down to `sigma_min`, evenly spaced in `sigma^(1 / rho)`, float64 [steps].
 
-    One step is at `sigma_max`.
+    Args:
+        sigma_max, sigma_min: the first and the last level.
+        steps: how many levels; a single one is `sigma_max`.
+        rho: the larger, the more of them are small.
+
+    Raises:
+        ValueError: not `sigma_max >= sigma_min > 0`.
 
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models" (2022), equation 5.
     """
