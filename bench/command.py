@@ -21,20 +21,14 @@ from fastgen.bench.plot import plot
 from fastgen.bench.results import Row
 from fastgen.bench.suites import AGAINST, Options, RedGate
 from fastgen.bench.table import table
-from fastgen.cli.options import use_device
 from fastgen.ops.registry import BACKENDS, REGISTRY
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
-class BadRequest(Exception):
-    """The command line asks for something that does not exist; one line says what."""
-
-
-def run(asked: Namespace) -> int:
-    """`fastgen bench`: 0, or 1 where a kernel is wrong, or 2 for a request that makes no sense."""
+def run(asked: Namespace, options: Options) -> int:
+    """Measure what was asked for, or list it. Returns the exit status: 0, or 1 where a kernel is wrong."""
     try:
-        options = _checked(asked)
         if asked.list:
             _print_list(options)
             return 0
@@ -42,22 +36,19 @@ def run(asked: Namespace) -> int:
             environment = {**os.environ, **machine.settings(options.threads)}
             return subprocess.run([sys.executable, "-m", "fastgen", *asked.argv], env=environment).returncode
         return _measure(asked, options)
-    except BadRequest as error:
-        print(f"fastgen bench: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _checked(asked: Namespace) -> Options:
-    """What to measure and how. Where `--json` is a folder, `asked` gets the file in it.
+def checked(asked: Namespace, device: str) -> Options:
+    """How to measure, on a device of this type. Where `--json` is a folder, `asked` gets the file in it.
 
     Raises:
-        BadRequest: that makes no sense.
+        ValueError: what was asked for makes no sense.
     """
     _check_names(asked.names)
     _check_case(asked.names, asked.case)
-    options = _options(asked)
+    options = _options(asked, device)
     if asked.json is not None and asked.json.suffix != ".json":
         if asked.json.absolute().parent.is_dir() and not asked.json.exists():
             asked.json.mkdir()
@@ -72,7 +63,7 @@ def _check_names(names: Sequence[str]) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise BadRequest(f"no op or suite {name!r}: {hint}")
+            raise ValueError(f"no op or suite {name!r}: {hint}")
 
 
 def _check_case(names: Sequence[str], text: str) -> None:
@@ -83,39 +74,32 @@ def _check_case(names: Sequence[str], text: str) -> None:
         (case for suite in measured for case in suites.cases(suite, Options())),
     )
     if text and not any(text in case for case in cases):
-        raise BadRequest(f"--case {text!r}: no case of these has that in its name (--list shows them)")
+        raise ValueError(f"--case {text!r}: no case of these has that in its name (--list shows them)")
 
 
 def _check_files(json: Path | None, chart: Path | None) -> None:
     for file in filter(None, (json, chart)):
         if file.is_dir():
-            raise BadRequest(f"{file}: is a folder")
+            raise ValueError(f"{file}: is a folder")
         if not file.absolute().parent.is_dir():
-            raise BadRequest(f"{file}: its folder does not exist")
+            raise ValueError(f"{file}: its folder does not exist")
         if not os.access(file.absolute().parent, os.W_OK):
-            raise BadRequest(f"{file}: its folder cannot be written to")
+            raise ValueError(f"{file}: its folder cannot be written to")
     if json is not None:
-        try:
-            results.read(json)
-        except ValueError as error:
-            raise BadRequest(str(error)) from error
+        results.read(json)
     if chart is not None:
         if importlib.util.find_spec("matplotlib") is None:
-            raise BadRequest("--plot needs matplotlib, which is not installed")
+            raise ValueError("--plot needs matplotlib, which is not installed")
         if chart.suffix not in (".png", ".svg", ".pdf"):
-            raise BadRequest(f"--plot {chart}: expected a .png, .svg or .pdf")
+            raise ValueError(f"--plot {chart}: expected a .png, .svg or .pdf")
 
 
-def _options(asked: Namespace) -> Options:
-    try:
-        device = use_device(asked.device).type
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
+def _options(asked: Namespace, device: str) -> Options:
     if device not in ("cpu", "cuda"):
-        raise BadRequest(f"--device {asked.device}: measured are cpu and cuda")
+        raise ValueError(f"--device {asked.device}: measured are cpu and cuda")
     threads = machine.default_threads() if asked.threads is None else asked.threads
     if threads < 1:
-        raise BadRequest(f"--threads: expected at least 1, got {threads}")
+        raise ValueError(f"--threads: expected at least 1, got {threads}")
     passes = sorted({name for op in REGISTRY.values() for name in op.passes})
     return Options(
         device=device,
@@ -133,7 +117,7 @@ def _some(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if name not in known:
-            raise BadRequest(f"{option}: expected some of {','.join(known)}, got {name!r}")
+            raise ValueError(f"{option}: expected some of {','.join(known)}, got {name!r}")
     return names
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 import fastgen
-from fastgen.cli.reports.installation import huge_pages
 from fastgen.ops.extensions import PACKAGE, cpu_capability
 
 MALLOC = {
@@ -113,6 +112,12 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{sha}-dirty" if changed else sha
+
+
+def huge_pages() -> str:
+    """What the kernel gives to large allocations: `always`, `madvise` or `never`."""
+    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return path.read_text().split("[")[1].split("]")[0] if path.exists() else "unknown"
 
 
 def description(device: str, threads: int) -> dict[str, object]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from fastgen.cli.options import add_device
+from fastgen.cli.options import add_device, use_device
 
 HELP = "time operations against their references and rivals"
 DESCRIPTION = "Time ops, models and samplers against what people run today, correctness first."
@@ -44,6 +45,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from fastgen.bench.command import run
+    from fastgen.bench import command
 
-    return run(args)
+    try:
+        options = command.checked(args, use_device(args.device).type)
+    except ValueError as error:
+        print(f"fastgen bench: {error}", file=sys.stderr)
+        return 2
+    return command.run(args, options)

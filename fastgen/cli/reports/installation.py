@@ -7,11 +7,11 @@ import importlib.util
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
 import fastgen
+from fastgen.bench.machine import huge_pages
 from fastgen.ops.extensions import UNUSABLE, build_report, build_warning, cpu_capability, host_module
 from fastgen.ops.registry import REGISTRY, Op, explain, use_backend
 
@@ -75,12 +75,6 @@ def _devices() -> list[str]:
         gpu = torch.cuda.get_device_properties(i)
         found.append(f"cuda:{i}: {gpu.name}, {gpu.total_memory >> 30} GiB, capability {gpu.major}.{gpu.minor}")
     return found
-
-
-def huge_pages() -> str:
-    """What the kernel gives to large allocations: `always`, `madvise` or `never`."""
-    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return path.read_text().split("[")[1].split("]")[0] if path.exists() else "unknown"
 
 
 def _host() -> dict | None:
