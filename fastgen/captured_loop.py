@@ -135,7 +135,7 @@ class CapturedLoop:
     def _prepare(self) -> None:
         """All that copies to the device or waits for it."""
         device = _device(self.model)
-        self._draw = self.model.prepared(self.n, **self._options)
+        self._loop = self.model.prepared(self.n, **self._options)
         if self._labels is not None:
             self._labels = self._labels.to(device, copy=True)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -160,7 +160,7 @@ class CapturedLoop:
 
     def _run(self) -> None:
         with self._autocast.restored():
-            self._images, self._guard = self._draw(self._labels, self._generator)
+            self._images, self._guard = self._loop(self._labels, self._generator)
 
     def _capture(self, device: torch.device) -> torch.cuda.CUDAGraph:
         graph, generator = torch.cuda.CUDAGraph(), self._generator
