@@ -364,6 +364,33 @@ def test_views_that_do_not_overlap_may_be_overwritten_apart():
     assert_same_outputs(sampler(model, SHAPE).program, model)
 
 
+class PlainPython(nn.Module):
+    """An autograd.Function of the older style, a buffer that the image is written into, numbers read by Python."""
+
+    class Tanh(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.tanh()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise NotImplementedError
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(2, CHANNELS, *SHAPE[1:], dtype=torch.float64))
+
+    def forward(self, x):
+        self.memory.copy_(self.Tanh.apply(x))
+        return self.memory * torch.arange(3).tolist()[2] * float(torch.ones(3).mul_(2).numpy().sum())
+
+
+def test_what_python_does_with_tensors_is_left_to_it():
+    model = Sandwich(PlainPython())
+    assert_same_outputs(sampler(model, SHAPE).program, model)
+
+
 # ---- refusals
 
 

@@ -4,6 +4,10 @@ A dispatch mode sees every ATen operator with its real tensors. Each tensor that
 found by the tensor's identity; an operator that works in place gives tensors new values, and memory that is overwritten
 through one tensor makes the others that share it stale. Operators that depend on the condition (labels, usually) but
 not on the image are kept on a `Tape`, which runs them again for other conditions.
+
+`torch.func.functionalize` would follow the writes in place, but a network under it may not use an `autograd.Function`
+of the older style, write the image into a buffer, or call `tolist()`, and `numpy()` of its tensors reads memory that
+was never written (torch 2.13). Here all of that runs as it is.
 """
 
 from __future__ import annotations
