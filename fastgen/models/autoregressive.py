@@ -9,9 +9,10 @@ from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from fastgen.models.model import ImageModel, check_range, evaluating, normalize_levels
+from fastgen.nn import MaskedConv2d
 from fastgen.nn.arguments import is_int, levels_of, positive, probability
 from fastgen.nn.frozen import Freezable, KeptOfModules
 from fastgen.ops.discretized_logistic_mixture import discretized_logistic_mixture_log_prob
@@ -26,10 +27,10 @@ class AutoregressiveModel(ImageModel, Freezable):
     it.
 
     Args:
+        likelihood: made from `image_channels` and `levels`; says what the network's output means.
         image_size: an int, or `(height, width)`.
         image_channels: 1 (grey) or 3 (RGB).
         levels: values of a colour, 2 to 256.
-        likelihood: made from `image_channels` and `levels`; says what the network's output means.
         num_classes: labels are 0 to `num_classes - 1`; unconditional where None.
         dropout: probability, of the network.
 
@@ -43,11 +44,11 @@ class AutoregressiveModel(ImageModel, Freezable):
 
     def __init__(
         self,
-        image_size: int | Sequence[int],
-        image_channels: int,
-        levels: int,
         likelihood: Callable[[int, int], Likelihood],
         *,
+        image_size: int | Sequence[int] = 28,
+        image_channels: int = 1,
+        levels: int = 256,
         num_classes: int | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -275,6 +276,26 @@ class CategoricalLikelihood:
 
     def log_prob(self, images: Tensor, output: Tensor) -> Tensor:
         return -F.cross_entropy(output, images.long(), reduction="none").flatten(1).sum(1)
+
+
+def softmax_head(channels: int, head_channels: int | None, likelihood: CategoricalLikelihood) -> nn.Sequential:
+    """The two last convolutions, 1x1, and their rectifiers, to logits [batch, colours * levels, height, width].
+
+    Raises:
+        ValueError: `head_channels` (those of the convolution between, `channels` where None) that are no positive int,
+            or do not divide by the colours.
+    """
+    colors = likelihood.colors
+    head_channels = channels if head_channels is None else head_channels
+    positive(head_channels=head_channels)
+    if head_channels % colors:
+        raise ValueError(f"head_channels: expected a multiple of {colors}, got {head_channels}")
+    return nn.Sequential(
+        nn.ReLU(),
+        MaskedConv2d("B", channels, head_channels, 1, color_groups=colors),
+        nn.ReLU(),
+        MaskedConv2d("B", head_channels, likelihood.output_channels, 1, color_groups=colors),
+    )
 
 
 class LogisticMixtureLikelihood:

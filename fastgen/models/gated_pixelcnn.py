@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from fastgen.models.autoregressive import AutoregressiveModel, CategoricalLikelihood
-from fastgen.nn import GatedPixelCNNLayer, MaskedConv2d
+from fastgen.models.autoregressive import AutoregressiveModel, CategoricalLikelihood, softmax_head
+from fastgen.nn import GatedPixelCNNLayer
 from fastgen.nn.arguments import odd, positive
 
 
@@ -16,16 +15,14 @@ class GatedPixelCNN(AutoregressiveModel):
     """Gated PixelCNN: `log p(x | y) = sum_i log p(x_i | x_<i, y)` over pixels in raster order, R before G before B.
 
     Args:
-        image_size: an int, or `(height, width)`.
-        image_channels: 1 (grey) or 3 (RGB).
-        levels: values of a colour, 2 to 256.
         channels: of each stack; a multiple of `image_channels`.
         layers: gated layers, the first (type A) included.
         first_kernel_size, kernel_size: of the first layer and of the others; odd.
         head_channels: between the two last convolutions; `channels` where None. A multiple of `image_channels`.
         skip_connections: the last convolutions also see every layer, through a 1x1 convolution each.
-        num_classes: labels are 0 to `num_classes - 1`; unconditional where None.
         dropout: probability, on the gated horizontal stack of every layer.
+
+    The other arguments are as in `AutoregressiveModel`.
 
     Shape: `forward` takes `x` in [-1, 1], [batch, image_channels, height, width], and labels [batch], to logits
     [batch, levels, image_channels, height, width].
@@ -46,50 +43,33 @@ class GatedPixelCNN(AutoregressiveModel):
     def __init__(
         self,
         *,
-        image_size: int | Sequence[int] = 28,
-        image_channels: int = 1,
-        levels: int = 256,
         channels: int = 64,
         layers: int = 10,
         first_kernel_size: int = 7,
         kernel_size: int = 3,
         head_channels: int | None = None,
         skip_connections: bool = False,
-        num_classes: int | None = None,
         dropout: float = 0.0,
+        **images: Any,
     ) -> None:
-        super().__init__(
-            image_size,
-            image_channels,
-            levels,
-            CategoricalLikelihood,
-            num_classes=num_classes,
-            dropout=dropout,
-        )
-        head_channels = channels if head_channels is None else head_channels
-        positive(channels=channels, layers=layers, head_channels=head_channels)
+        super().__init__(CategoricalLikelihood, dropout=dropout, **images)
+        colors = self.image_channels
+        positive(channels=channels, layers=layers)
         odd("first_kernel_size", first_kernel_size)
-        if head_channels % image_channels:
-            raise ValueError(f"head_channels: expected a multiple of {image_channels}, got {head_channels}")
         self.layers = nn.ModuleList(
             GatedPixelCNNLayer(
                 "A" if i == 0 else "B",
-                image_channels if i == 0 else channels,
+                colors if i == 0 else channels,
                 channels,
                 first_kernel_size if i == 0 else kernel_size,
-                condition_channels=num_classes,
+                condition_channels=self.num_classes,
                 skip_channels=channels if skip_connections else None,
-                color_groups=image_channels,
+                color_groups=colors,
                 dropout=dropout,
             )
             for i in range(layers)
         )
-        self.head = nn.Sequential(
-            nn.ReLU(),
-            MaskedConv2d("B", channels, head_channels, 1, color_groups=image_channels),
-            nn.ReLU(),
-            MaskedConv2d("B", head_channels, self.likelihood.output_channels, 1, color_groups=image_channels),
-        )
+        self.head = softmax_head(channels, head_channels, self.likelihood)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         self.check_input(x, labels)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastgen.models.autoregressive import AutoregressiveModel, CategoricalLikelihood
+from fastgen.models.autoregressive import AutoregressiveModel, CategoricalLikelihood, softmax_head
 from fastgen.nn import MaskedConv2d
 from fastgen.nn.arguments import odd, positive
 
 
-class PixelCNN(AutoregressiveModel):
+class PixelCNN(AutoregressiveModel, without=("num_classes",)):
     """PixelCNN: `log p(x) = sum_i log p(x_i | x_<i)` over pixels in raster order, R before G before B.
 
     A masked convolution of type A, residual blocks of masked convolutions of type B at half the width, two 1x1
     convolutions, a softmax.
 
     Args:
-        image_size: an int, or `(height, width)`.
-        image_channels: 1 (grey) or 3 (RGB).
-        levels: values of a colour, 2 to 256.
         channels: of the residual stream, `2h` in the paper; a multiple of `2 * image_channels`.
         layers: residual blocks.
         first_kernel_size, kernel_size: of the first convolution and of the blocks; odd.
         head_channels: between the two last convolutions; `channels` where None. A multiple of `image_channels`.
         dropout: probability, inside the blocks.
+
+    The other arguments are as in `AutoregressiveModel`.
 
     Shape: `forward` takes `x` in [-1, 1], [batch, image_channels, height, width], to logits [batch, levels,
     image_channels, height, width].
@@ -48,33 +46,23 @@ class PixelCNN(AutoregressiveModel):
     def __init__(
         self,
         *,
-        image_size: int | Sequence[int] = 28,
-        image_channels: int = 1,
-        levels: int = 256,
         channels: int = 128,
         layers: int = 15,
         first_kernel_size: int = 7,
         kernel_size: int = 3,
         head_channels: int | None = None,
         dropout: float = 0.0,
+        **images: Any,
     ) -> None:
-        super().__init__(image_size, image_channels, levels, CategoricalLikelihood, dropout=dropout)
-        head_channels = channels if head_channels is None else head_channels
-        positive(channels=channels, layers=layers, head_channels=head_channels)
+        super().__init__(CategoricalLikelihood, dropout=dropout, **images)
+        colors = self.image_channels
+        positive(channels=channels, layers=layers)
         odd("first_kernel_size", first_kernel_size)
-        if channels % (2 * image_channels):
-            raise ValueError(f"channels: expected a multiple of {2 * image_channels}, got {channels}")
-        if head_channels % image_channels:
-            raise ValueError(f"head_channels: expected a multiple of {image_channels}, got {head_channels}")
-        colors = image_channels
-        self.first = MaskedConv2d("A", image_channels, channels, first_kernel_size, color_groups=colors)
+        if channels % (2 * colors):
+            raise ValueError(f"channels: expected a multiple of {2 * colors}, got {channels}")
+        self.first = MaskedConv2d("A", colors, channels, first_kernel_size, color_groups=colors)
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel_size, colors, dropout) for _ in range(layers))
-        self.head = nn.Sequential(
-            nn.ReLU(),
-            MaskedConv2d("B", channels, head_channels, 1, color_groups=colors),
-            nn.ReLU(),
-            MaskedConv2d("B", head_channels, self.likelihood.output_channels, 1, color_groups=colors),
-        )
+        self.head = softmax_head(channels, head_channels, self.likelihood)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         self.check_input(x, labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,15 +36,14 @@ class PixelCNNPP(AutoregressiveModel):
 
     Args:
         image_size: an int, or `(height, width)`; multiples of `2 ** (scales - 1)`.
-        image_channels: 1 (grey) or 3 (RGB).
-        levels: values of a colour, 2 to 256.
         channels: of both streams.
         resnets: residual blocks of each stream per scale.
         scales: resolutions, each half of the one before.
         num_mixtures: logistics in the mixture.
-        num_classes: labels are 0 to `num_classes - 1`; unconditional where None.
         dropout: probability, inside the residual blocks.
         weight_norm: convolutions have the weight `g v / |v|`; `initialize` then sets gains and biases from a batch.
+
+    The other arguments are as in `AutoregressiveModel`.
 
     Shape: `forward` takes `x` in [-1, 1], [batch, image_channels, height, width], and labels [batch], to the
     parameters of the mixtures, [batch, 10 * num_mixtures (RGB) or 3 * num_mixtures (grey), height, width].
@@ -68,29 +67,22 @@ class PixelCNNPP(AutoregressiveModel):
         *,
         image_size: int | Sequence[int] = 32,
         image_channels: int = 3,
-        levels: int = 256,
         channels: int = 160,
         resnets: int = 5,
         scales: int = 3,
         num_mixtures: int = 10,
-        num_classes: int | None = None,
         dropout: float = 0.5,
         weight_norm: bool = True,
+        **images: Any,
     ) -> None:
         positive(channels=channels, resnets=resnets, scales=scales, num_mixtures=num_mixtures)
-        super().__init__(
-            image_size,
-            image_channels,
-            levels,
-            partial(LogisticMixtureLikelihood, num_mixtures=num_mixtures),
-            num_classes=num_classes,
-            dropout=dropout,
-        )
+        images |= {"image_size": image_size, "image_channels": image_channels, "dropout": dropout}
+        super().__init__(partial(LogisticMixtureLikelihood, num_mixtures=num_mixtures), **images)
         if any(size % 2 ** (scales - 1) for size in self.image_size):
             raise ValueError(
                 f"image_size: expected multiples of 2 ** (scales - 1) = {2 ** (scales - 1)}, got {image_size}"
             )
-        streams = partial(Streams, channels, condition_channels=num_classes, dropout=dropout)
+        streams = partial(Streams, channels, condition_channels=self.num_classes, dropout=dropout)
         # One more channel, all ones, tells the image from the zeros around it.
         self.first_u = DownShiftedConv2d(image_channels + 1, channels, (2, 3))
         self.first_above = DownShiftedConv2d(image_channels + 1, channels, (1, 3))
