@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ from torch import Generator, Tensor, nn
 
 from fastgen.models.latent import LatentManipulation
 from fastgen.models.model import Model, check_range, drawn, evaluating, first_parameter
-from fastgen.models.preprocessing import dequantize
-from fastgen.nn.arguments import is_int, is_number, positive
+from fastgen.models.preprocessing import dequantize, standardization
+from fastgen.nn import Compose
+from fastgen.nn.arguments import is_int, is_number, positive, probability
 from fastgen.nn.frozen import Freezable
 from fastgen.nn.fused_flow import FusedFlow
 
@@ -345,6 +347,63 @@ class Flow(LatentManipulation, Model, Freezable):
         device = self.device if device is None else device
         if x.device != device:
             raise ValueError(f"{name}: expected a tensor on {device}, where the model is, got {x.device}")
+
+
+class VectorFlow(Flow):
+    """A flow of vectors in layers of one kind, each with a residual network of its own. A model adds `_layer`.
+
+    Args:
+        features: of a vector.
+        transforms: layers.
+        hidden_features: width of the residual networks.
+        num_blocks: residual blocks of each.
+        dropout: probability, inside the residual networks.
+        context_features: of the context; None without.
+        mean, std: of the data, which are standardised with them; as they are where None.
+        reversible: activations are rebuilt from the outputs in the backward pass, in place of being kept.
+
+    Shape: data [batch, features].
+
+    Raises:
+        ValueError: sizes that are not positive ints, a dropout outside [0, 1), a mean without a standard deviation.
+    """
+
+    presets: ClassVar = {"points": {**Flow.points, "transforms": 6}, "other": {"batch_size": 256}}
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        transforms: int = 8,
+        hidden_features: int = 128,
+        num_blocks: int = 2,
+        dropout: float = 0.0,
+        context_features: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        reversible: bool = False,
+    ) -> None:
+        positive(features=features)
+        positive(transforms=transforms, hidden_features=hidden_features, num_blocks=num_blocks)
+        check_context(context_features)
+        probability(dropout=dropout)
+        network = {
+            "hidden_features": hidden_features,
+            "num_blocks": num_blocks,
+            "context_features": context_features,
+            "dropout_probability": dropout,
+        }
+        layers = [part for layer in range(transforms) for part in self._layer(layer, features, network)]
+        super().__init__(
+            Compose(layers, reversible=reversible),
+            (features,),
+            preprocess=standardization(features, mean, std),
+            context_features=context_features,
+        )
+
+    def _layer(self, layer: int, features: int, network: dict[str, Any]) -> list[nn.Module]:
+        """The parts of layer number `layer`; `network` are arguments of its residual network."""
+        raise NotImplementedError
 
 
 def check_context(context_features: int | None, num_classes: int | None = None) -> int | None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any
 
 from torch import nn
 
-from fastgen.models.flow import Flow, alternating_mask, check_context
-from fastgen.models.preprocessing import standardization
+from fastgen.models.flow import VectorFlow, alternating_mask
 from fastgen.nn import (
-    Compose,
     LULinear,
     MaskedAutoregressive,
     RandomPermutation,
@@ -19,10 +16,10 @@ from fastgen.nn import (
     ResidualNet,
     ReversePermutation,
 )
-from fastgen.nn.arguments import positive, probability
+from fastgen.nn.arguments import positive
 
 
-class NeuralSplineFlow(Flow):
+class NeuralSplineFlow(VectorFlow):
     """Neural spline flow: monotonic rational-quadratic splines, whose bins a network chooses.
 
     Each coupling leaves every other feature as it is and moves the rest by splines that depend on these; which ones
@@ -30,75 +27,43 @@ class NeuralSplineFlow(Flow):
     can do more, and training costs the same, but the inverse goes feature by feature.
 
     Args:
-        features: of a vector.
-        transforms: layers of splines.
-        hidden_features: width of the residual networks.
-        num_blocks: residual blocks of each.
         num_bins: of each spline.
         tail_bound: splines act on [-tail_bound, tail_bound], beyond it they are the identity: standardise the data.
         autoregressive: masked autoregressive layers; each sees the features in the order opposite to the last one's.
         linear: how features are mixed ahead of every layer of splines: `"permutation"`, a fixed random one; `"lu"`,
             that and a trained linear map; None, not at all.
-        dropout: probability, inside the residual networks.
-        context_features: of the context; None without.
-        mean, std: of the data, which are standardised with them; as they are where None.
-        reversible: activations are rebuilt from the outputs in the backward pass, in place of being kept.
 
-    Shape: data [batch, features].
+    The other arguments, shapes and errors are those of `VectorFlow`.
 
     Raises:
-        ValueError: sizes that are not positive ints, another `linear`, a dropout outside [0, 1), a
-            mean without a standard deviation.
+        ValueError: another `linear`, bins that are no positive int.
 
     Source: Durkan et al., "Neural Spline Flows" (2019), section 4 and appendix B.
     """
-
-    presets: ClassVar = {"points": {**Flow.points, "transforms": 6}, "other": {"batch_size": 256}}
 
     def __init__(
         self,
         features: int,
         *,
-        transforms: int = 8,
-        hidden_features: int = 128,
-        num_blocks: int = 2,
         num_bins: int = 8,
         tail_bound: float = 3.0,
         autoregressive: bool = False,
         linear: str | None = None,
-        dropout: float = 0.0,
-        context_features: int | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        reversible: bool = False,
+        **options: Any,
     ) -> None:
-        positive(features=features)
-        positive(transforms=transforms, hidden_features=hidden_features, num_blocks=num_blocks, num_bins=num_bins)
-        check_context(context_features)
-        probability(dropout=dropout)
-        network = {
-            "hidden_features": hidden_features,
-            "num_blocks": num_blocks,
-            "context_features": context_features,
-            "dropout_probability": dropout,
-        }
-        splines = {"num_bins": num_bins, "tails": "linear", "tail_bound": tail_bound}
-        layers: list[nn.Module] = []
-        for layer in range(transforms):
-            layers += mixing(linear, features)
-            if not autoregressive:
-                mask = alternating_mask(features, layer)
-                layers.append(RationalQuadraticCoupling(mask, partial(ResidualNet, **network), **splines))
-                continue
-            if layer > 0:
-                layers.append(ReversePermutation(features))
-            layers.append(MaskedAutoregressive(features, transform="rational_quadratic", **network, **splines))
-        super().__init__(
-            Compose(layers, reversible=reversible),
-            (features,),
-            preprocess=standardization(features, mean, std),
-            context_features=context_features,
-        )
+        positive(num_bins=num_bins)
+        self.autoregressive, self.linear = autoregressive, linear
+        self.splines = {"num_bins": num_bins, "tails": "linear", "tail_bound": tail_bound}
+        super().__init__(features, **options)
+
+    def _layer(self, layer: int, features: int, network: dict[str, Any]) -> list[nn.Module]:
+        mixed = mixing(self.linear, features)
+        if not self.autoregressive:
+            mask = alternating_mask(features, layer)
+            return [*mixed, RationalQuadraticCoupling(mask, partial(ResidualNet, **network), **self.splines)]
+        if layer > 0:
+            mixed.append(ReversePermutation(features))
+        return [*mixed, MaskedAutoregressive(features, transform="rational_quadratic", **network, **self.splines)]
 
 
 def mixing(linear: str | None, features: int) -> list[nn.Module]:

@@ -20,7 +20,7 @@ import fastgen.models
 import fastgen.nn
 from fastgen.models import GatedPixelCNN, PixelCNN, PixelCNNPP
 from fastgen.models.autoregressive import AutoregressiveModel
-from fastgen.models.flow import Flow
+from fastgen.models.flow import Flow, VectorFlow
 from fastgen.nn import (
     MLP,
     ActNorm,
@@ -484,7 +484,7 @@ def test_every_class_that_keeps_something_is_tried_here():
         if issubclass(cls, nn.Module) and (issubclass(cls, Freezable) or "Kept(" in inspect.getsource(cls))
         if cls.__module__.startswith("fastgen.")
     }
-    frames = {Freezable, InvertibleMatrix, Coupling, FeatureCoupling, AutoregressiveModel}
+    frames = {Freezable, InvertibleMatrix, Coupling, FeatureCoupling, AutoregressiveModel, VectorFlow}
     tried = {type(part) for name in MODULES | IMAGE_MODELS for part in made(name).modules()}
     # A model on top of one of these, which samples as that does.
     tried |= {fastgen.models.vqvae.CodePrior}
