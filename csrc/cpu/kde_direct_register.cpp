@@ -141,8 +141,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad, cons
       };
       for_rows<T>(problems, rows.count, others.count, functions.scratch(d), some);
     };
-    std::vector<T> unused(2 * problems * m);
-    pull(q, x, {data<T>(grad_queries), unused.data(), unused.data() + problems * m}, [](int64_t, int64_t) {});
+    // The shares of a query sum to one; what the rounding of a large logarithm takes from all of them is given back.
+    std::vector<T> sums(problems * m), unused(problems * m);
+    auto normalise = [&](int64_t at, int64_t count) {
+      for (int64_t i = at; i < at + count; ++i) {
+        T scale = data<T>(grad)[i] / sums[i];
+        if (!(scale > T(0.5) && scale < T(2))) continue;
+        q.factors[i] *= scale;
+        for (int64_t k = 0; k < d; ++k) data<T>(grad_queries)[i * d + k] *= scale;
+      }
+    };
+    pull(q, x, {data<T>(grad_queries), sums.data(), unused.data()}, normalise);
     if (!of_points) return;
     T* slopes = data<T>(grad_precisions);
     pull(x, q, {data<T>(grad_points), data<T>(grad_offsets), slopes}, [&](int64_t at, int64_t count) {

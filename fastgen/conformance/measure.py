@@ -4,11 +4,16 @@ A result is right where every output and every gradient satisfies the op's toler
 error(reference in the same dtype) + floor`, errors relative (L2) to the reference in float64.
 
 Where the inputs' own rounding decides the result, the reference's error is one draw of chance: a single element of a
-gradient that turns within a hundredth of its spline makes most of an L2 norm. So the reference's error is taken as at
-least what the float64 reference changes by when every input is rounded once more.
+gradient that turns within a hundredth of its spline makes most of an L2 norm. So where that bound is exceeded, the
+reference's error is taken as the largest of several draws: every input and every output's gradient is moved by one
+rounding, and the reference is computed from those in the precision that kernels compute in.
 
-What is not finite in the reference is not finite in a kernel either, and the other way round; where the reference
-overflows in the dtype and not in float64, a kernel may or may not.
+A kernel takes a denormal number for zero. So a number moves by the smallest normal one besides, unless it is zero: what
+is exactly zero, where many functions have a kink, must be treated as zero.
+
+What is not finite in the reference is not finite in a kernel either, and the other way round. Where the reference
+overflows in the dtype and not in float64, a kernel may or may not; and what its gradients make of an output that
+overflowed (infinity times zero is not a number) is not held against it.
 """
 
 from __future__ import annotations
@@ -56,11 +61,15 @@ class Judge:
         self.op, self.case, self.pass_, self.output_gradients = op, case, pass_, output_gradients
         self.exact = _results(op.reference, copy_case(case, torch.float64), pass_, exact_gradients)
         self.usual = _results(op.reference, case, pass_, output_gradients)
-        self.usual_errors = self._errors_of(self.usual)
         gradients = ["output's gradient"] * (pass_ == "double_backward") * len(output_gradients)
         gradients += ["gradient"] * len(wanted(case))
         self.names = [f"output {i}" for i in range(len(self.exact) - len(gradients))]
+        self.overflows = any(
+            bool((exact.isfinite() & ~usual.isfinite()).any())
+            for exact, usual in zip(self.exact[: len(self.names)], self.usual, strict=False)
+        )
         self.names += [f"{name} {i}" for i, name in enumerate(gradients)]
+        self.usual_errors = self._errors_of(self.usual)
 
     def judge(self, function: Callable, dtype: torch.dtype, *, drawn: bool = False) -> Verdict:
         """Whether the function's results are right. One of millions of drawn calls is wrong where it is beyond four
@@ -98,11 +107,14 @@ class Judge:
 
     @functools.lru_cache(2)  # noqa: B019
     def rounding_errors(self, nudges: int = _NUDGES) -> list[float]:
-        """The reference's errors, or what rounding the inputs once more does where that is more."""
-        gradients = [g.double() for g in self.output_gradients]
-        nudged = (_nudged(self.case, seed) for seed in range(nudges))
-        moved = [self._errors_of(_results(self.op.reference, case, self.pass_, gradients)) for case in nudged]
-        return [max(errors) for errors in zip(self.usual_errors, *moved, strict=True)]
+        """The largest of the reference's errors over draws of its inputs' rounding."""
+        largest = list(self.usual_errors)
+        for seed in range(nudges):
+            case, gradients = _nudged(self.case, self.output_gradients, seed)
+            errors = self._errors_of(_results(self.op.reference, case, self.pass_, gradients))
+            # A draw that overflows says nothing.
+            largest = [max(old, new) if math.isfinite(new) else old for old, new in zip(largest, errors, strict=True)]
+        return largest
 
     def _errors_of_exact(self) -> list[float]:
         """What float64 itself is off by, where a case is of float64 and there is nothing more exact: the reference's
@@ -119,8 +131,8 @@ class Judge:
 
     def _errors_of(self, results: Sequence[Tensor]) -> list[float]:
         return [
-            finite_error(value, exact, usual)
-            for value, exact, usual in zip(results, self.exact, self.usual, strict=True)
+            finite_error(value, exact, usual, self.overflows and "gradient" in name)
+            for name, value, exact, usual in zip(self.names, results, self.exact, self.usual, strict=True)
         ]
 
     def errors(self, function: Callable) -> list[float]:
@@ -142,34 +154,38 @@ def _compare(what: str, found: list, expected: list) -> None:
         raise ValueError(f"its results have {what} {found}, the reference's have {expected}")
 
 
-def _nudged(case: Sample, seed: int) -> Sample:
-    """The case in float64, every number moved by one rounding of the precision that kernels compute in."""
+def _nudged(case: Sample, output_gradients: Sequence[Tensor], seed: int) -> tuple[Sample, list[Tensor]]:
+    """The case and the gradients in the precision that kernels compute in, every number moved by one rounding of it."""
     generator = torch.Generator().manual_seed(seed)
 
     def nudge(value):
         if not _is_floating(value):
             return value
-        rounding = torch.finfo(torch.promote_types(value.dtype, torch.float32)).eps
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        precision, exact = torch.finfo(dtype), value.detach().double()
         signs = 2 * torch.randint(2, value.shape, generator=generator, dtype=torch.float64).to(value.device) - 1
-        moved = value.detach().double() * (1 + rounding * signs)
-        return moved.requires_grad_(value.requires_grad)
+        moved = exact * (1 + precision.eps * signs) + torch.where(exact == 0, 0.0, precision.tiny * signs)
+        return moved.to(dtype).requires_grad_(value.requires_grad)
 
-    return Sample(case.name, tuple(map(nudge, case.args)), {name: nudge(value) for name, value in case.kwargs.items()})
+    kwargs = {name: nudge(value) for name, value in case.kwargs.items()}
+    return Sample(case.name, tuple(map(nudge, case.args)), kwargs), [nudge(g) for g in output_gradients]
 
 
 def _results(function: Callable, case: Sample, pass_: str, output_gradients: Sequence[Tensor]) -> list[Tensor]:
     return [result.detach() for result in bind(function, case, pass_, output_gradients)()]
 
 
-def finite_error(value: Tensor, exact: Tensor, usual: Tensor) -> float:
+def finite_error(value: Tensor, exact: Tensor, usual: Tensor, of_overflow: bool = False) -> float:
     """The relative error where the reference is finite in both precisions; infinite where a value is finite and it is
-    not, or the other way round.
+    not, or the other way round (but of the gradient of what overflows, `of_overflow`, any value may be infinite).
     """
-    if bool(exact.isfinite().all() and usual.isfinite().all()):
+    if bool(exact.isfinite().all() and usual.isfinite().all()) and not of_overflow:
         return relative_error(value, exact)
     # Just below overflow, the order of two products decides.
     near = 1e-3 * torch.finfo(torch.promote_types(value.dtype, torch.float32)).max
     sure, never = (exact.abs() < near) & usual.isfinite(), ~(exact.isfinite() | usual.isfinite())
+    if of_overflow:
+        sure &= value.isfinite()
     if not value[sure].isfinite().all() or value[never].isfinite().any():
         return float("inf")
     return relative_error(value[sure], exact[sure])
@@ -179,9 +195,13 @@ def relative_error(value: Tensor, exact: Tensor) -> float:
     """L2 error relative to `exact`; absolute where `exact` is zero."""
     precision = torch.finfo(torch.promote_types(value.dtype, torch.float32))
     value, exact = value.double(), exact.double()
-    scale, error = float(exact.norm()), float((value - exact).norm())
-    least = _AFTER_DENORMALS * precision.tiny / precision.eps
-    return error / max(scale, least * exact.numel() ** 0.5) if scale > 0 else error
+    scale, least = float(exact.norm()), _AFTER_DENORMALS * precision.tiny / precision.eps * exact.numel() ** 0.5
+    if exact.numel() and not 1e-150 < scale < 1e150 and (most := float(exact.abs().amax())) > 0:
+        # The squares would leave the range of float64.
+        value, exact, least = value / most, exact / most, least / most
+        scale = float(exact.norm())
+    error = float((value - exact).norm())
+    return error / max(scale, least) if scale > 0 else error
 
 
 def floating(args: tuple) -> list[Tensor]:

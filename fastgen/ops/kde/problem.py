@@ -68,6 +68,9 @@ class Problem:
         """Whether some point is farther than so many bandwidths from the centre."""
         points, precisions = self.points.detach(), self.precisions
         largest = 1.0 if precisions is None else precisions.detach().max().item()
+        if largest == math.inf:
+            # Of a bandwidth below 1e-19.
+            return True
         least, most = points.aminmax()
         if points.shape[-1] * ((most - least).item() / 2) ** 2 * largest <= limit**2:
             return False

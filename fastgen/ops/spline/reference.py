@@ -43,7 +43,8 @@ def rational_quadratic_spline_reference(
         derivatives = _soft_clip(raw[2], steepness).exp()
     else:
         widths, heights = _bins(raw[0], min_bin_width), _bins(raw[1], min_bin_height)
-        derivatives = min_derivative + softplus(raw[2])
+        # Above torch's own threshold of 20 the identity is off by 2e-9.
+        derivatives = min_derivative + softplus(raw[2], threshold=40)
     if tails == "linear":
         derivatives = pad(derivatives, (1, 1), value=1.0)
     elif tails == "circular":
