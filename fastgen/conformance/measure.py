@@ -80,8 +80,8 @@ class Judge:
             # Of several dtypes each op says what it promotes to; the reference follows its first argument.
             if len({t.dtype for t in (*self.case.args, *self.case.kwargs.values()) if _is_floating(t)}) == 1:
                 _compare("dtypes", [r.dtype for r in results], [u.dtype for u in self.usual])
-        except (RuntimeError, ValueError, TypeError) as problem:
-            return Verdict(float("inf"), f"fails: {first_line(problem)}", float("inf"))
+        except Exception as problem:
+            return Verdict(float("inf"), f"fails: {type(problem).__name__}: {first_line(problem)}", float("inf"))
         errors = self._errors_of(results)
         shares, wrong = self._beyond_bounds(errors, self.usual_errors, dtype)
         if wrong and drawn:

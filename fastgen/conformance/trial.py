@@ -113,15 +113,11 @@ def _run(trial: Trial, variants: Sequence[str]) -> list[Outcome]:
     kept = [_same(t, b) for t, b in zip(_tensors(case), before, strict=True)]
 
     def outcome(variant: str) -> Outcome:
-        if refusal := _refusal(trial, case, variant):
-            return refusal
-
-        def on_variant(*args, **kwargs):
-            return op.public(*args, **kwargs)
-
         with running_on(variant):
-            verdict = judge.judge(on_variant, trial.dtype, drawn=True)
+            verdict = judge.judge(op.public, trial.dtype, drawn=True)
         wrong = verdict.wrong
+        if wrong and (refusal := _refusal(trial, case, variant)):
+            return refusal
         if not wrong and any(k and not _same(t, b) for k, t, b in zip(kept, _tensors(case), before, strict=True)):
             wrong = "an input is not what it was before the call"
         return Outcome(variant, "wrong" if wrong else "right", verdict.share, wrong)
