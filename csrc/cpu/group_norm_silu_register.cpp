@@ -138,6 +138,9 @@ static void finish_group(GroupNormSiluParameters<S>& parameters, int64_t unit, i
   for (int64_t c = first; c < first + d; ++c) {
     parameters.constant[sample * plan.channels + c] = T(-rstd * total / count);
     parameters.slope[sample * plan.channels + c] = T(-rstd * rstd * product_total / count);
+    // One element is its own mean, and has no gradient: of two terms that are equal rounding alone would be left.
+    if (count == 1)
+      parameters.factor[sample * plan.channels + c] = parameters.constant[sample * plan.channels + c] = T(0);
   }
 }
 

@@ -7,14 +7,14 @@ namespace {
 
 // kColumns: d where it is known when this is compiled, else zero.
 template <int kColumns, class T>
-static void prepare_points(const T* points, const T* offsets, const T* precisions, const T* centre, int64_t n,
-                           int64_t any_d, T* rows, T* bias) {
+static void prepare_points(const T* points, const T* offsets, const T* precisions, int64_t n, int64_t any_d, T* rows,
+                           T* bias) {
   const int64_t d = kColumns ? kColumns : any_d, columns = d + (precisions ? 1 : 0);
   for (int64_t j = 0; j < n; ++j) {
     T precision = precisions ? precisions[j] : T(1);
     double norm = 0;
     for (int64_t k = 0; k < d; ++k) {
-      T value = points[j * d + k] - centre[k];
+      T value = points[j * d + k];
       norm += double(value) * double(value);
       rows[j * columns + k] = value * precision;
     }
@@ -25,12 +25,11 @@ static void prepare_points(const T* points, const T* offsets, const T* precision
 }
 
 template <class T>
-static void prepare(const T* points, const T* offsets, const T* precisions, const T* centre, int64_t n, int64_t d,
-                    T* rows, T* bias) {
+static void prepare(const T* points, const T* offsets, const T* precisions, int64_t n, int64_t d, T* rows, T* bias) {
   constexpr auto any = prepare_points<0, T>;
   constexpr decltype(any) few[] = {any, prepare_points<1, T>, prepare_points<2, T>, prepare_points<3, T>,
                                    prepare_points<4, T>};
-  (d <= 4 ? few[d] : any)(points, offsets, precisions, centre, n, d, rows, bias);
+  (d <= 4 ? few[d] : any)(points, offsets, precisions, n, d, rows, bias);
 }
 
 // An exponent is taken relative to its upper bound less so much, which keeps the digits of sums near the bound and

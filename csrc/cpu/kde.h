@@ -1,9 +1,10 @@
 // The log of a sum of Gaussians, log sum_j exp(o_j - s_j |q_i - x_j|^2 / 2), and its gradient, as matrix products.
 //
-// A squared distance is |q|^2 - 2 q.x + |x|^2, q and x counted from a centre of the points, where both are short and
-// little is lost in the difference. In base 2 an exponent is then `bias_j + q'_i . x_j`, with q' = q log2(e) and
-// bias_j = (o_j - s_j |x_j|^2 / 2) log2(e); |q_i|^2 comes off the sum at the end. Where precisions s_j differ, x_j is
-// multiplied with s_j and gets one more column, s_j itself, for a q' that has -|q_i|^2 log2(e) / 2 there.
+// A squared distance is |q|^2 - 2 q.x + |x|^2, q and x counted by the caller from a point amid the points, where both
+// are short and little is lost in the difference. In base 2 an exponent is then `bias_j + q'_i . x_j`, with q' = q
+// log2(e) and bias_j = (o_j - s_j |x_j|^2 / 2) log2(e); |q_i|^2 comes off the sum at the end. Where precisions s_j
+// differ, x_j is multiplied with s_j and gets one more column, s_j itself, for a q' that has -|q_i|^2 log2(e) / 2
+// there.
 #pragma once
 
 #include "kernel_table.h"
@@ -20,7 +21,6 @@ template <class T>
 struct KdePoints {
   const T* rows;  // [n][columns]
   const T* bias;  // [n]
-  const T* centre;
   int64_t n, d, columns;
   T most;  // the largest offset, in base 2: no exponent less |q|^2 is above it
 
@@ -37,8 +37,7 @@ struct KdeQueries {
 template <class T>
 struct KdeFunctions {
   // Rows and bias of n points; offsets may be null, and precisions where they are all one.
-  void (*prepare)(const T* points, const T* offsets, const T* precisions, const T* centre, int64_t n, int64_t d,
-                  T* rows, T* bias);
+  void (*prepare)(const T* points, const T* offsets, const T* precisions, int64_t n, int64_t d, T* rows, T* bias);
   int64_t (*forward_scratch)(int64_t columns, bool score);
   // log_sums [count], and in `inner` the same in base 2 before |q|^2 comes off, which a far query's gradient needs to
   // more digits than log_sums has. With score also the gradient of each in its query, [count][d], else null.

@@ -12,8 +12,6 @@ namespace fastgen {
 constexpr int64_t kQueriesTogether = 64, kFewQueriesTogether = 16;
 // Points that a thread prepares at least, and pairs that it evaluates at least, so that waking it costs little.
 constexpr int64_t kPrepareGrain = 2048, kKdeGrain = 1 << 18;
-// The centre need not be exact: it is the mean of at most so many points, and of one in four where there are few.
-constexpr int64_t kCentrePoints = 4096, kFewCentrePoints = 8;
 
 struct KdeArguments {
   const Tensor &queries, &points;
@@ -72,32 +70,19 @@ struct KdeBatch {
 template <class T>
 class KdePrepared {
  public:
-  explicit KdePrepared(const KdeBatch<T>& batch)
-      : batch_(batch), rows_(batch.n * batch.columns()), bias_(batch.n), centre_(batch.d) {}
+  explicit KdePrepared(const KdeBatch<T>& batch) : batch_(batch), rows_(batch.n * batch.columns()), bias_(batch.n) {}
 
   KdePoints<T> take(int64_t problem, bool parallel) {
-    find_centre(problem);
     if (parallel) {
       parallel_for(0, batch_.n, kPrepareGrain,
                    [&](int64_t begin, int64_t end) { prepare(problem, begin, end - begin); });
     } else {
       prepare(problem, 0, batch_.n);
     }
-    return {rows_.begin(), bias_.data(), centre_.data(), batch_.n, batch_.d, batch_.columns(), most(problem)};
+    return {rows_.begin(), bias_.data(), batch_.n, batch_.d, batch_.columns(), most(problem)};
   }
 
  private:
-  void find_centre(int64_t problem) {
-    const T* points = batch_.points + problem * batch_.n * batch_.d;
-    int64_t few = std::clamp<int64_t>(batch_.n / kFewCentrePoints, 1, 4);
-    int64_t step = std::max(few, batch_.n / kCentrePoints), count = (batch_.n + step - 1) / step;
-    sums_.assign(batch_.d, 0.0);
-    for (int64_t j = 0; j < batch_.n; j += step) {
-      for (int64_t k = 0; k < batch_.d; ++k) sums_[k] += double(points[j * batch_.d + k]);
-    }
-    for (int64_t k = 0; k < batch_.d; ++k) centre_[k] = T(sums_[k] / double(count));
-  }
-
   T most(int64_t problem) const {
     if (!batch_.offsets) return T(0);
     const T* offsets = batch_.offsets + problem * batch_.n;
@@ -107,14 +92,13 @@ class KdePrepared {
   void prepare(int64_t problem, int64_t first, int64_t count) {
     int64_t at = problem * batch_.n + first;
     batch_.functions.prepare(batch_.points + at * batch_.d, batch_.offsets ? batch_.offsets + at : nullptr,
-                             batch_.precisions ? batch_.precisions + at : nullptr, centre_.data(), count, batch_.d,
+                             batch_.precisions ? batch_.precisions + at : nullptr, count, batch_.d,
                              rows_.begin() + first * batch_.columns(), bias_.data() + first);
   }
 
   const KdeBatch<T>& batch_;
   AlignedMemory<T> rows_;
-  std::vector<T> bias_, centre_;
-  std::vector<double> sums_;
+  std::vector<T> bias_;
 };
 
 // Calls evaluate(problem, first query, queries, points, scratch) for all queries of all problems.
@@ -182,7 +166,7 @@ void finish_queries(const KdeQueries<T>& queries, const KdePoints<T>& points, co
     // The last of the points' columns holds s_j, or the column behind it ones.
     T pull = of_query[points.d];
     for (int64_t k = 0; k < points.d; ++k) {
-      grad[i * points.d + k] = of_query[k] - (queries.rows[i * points.d + k] - points.centre[k]) * pull;
+      grad[i * points.d + k] = of_query[k] - queries.rows[i * points.d + k] * pull;
     }
   }
 }

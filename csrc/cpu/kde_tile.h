@@ -42,16 +42,16 @@ FASTGEN_LANE void take_part(T* total, T* part, int64_t vectors) {
 template <class T>
 constexpr int64_t kTile = kVectors * Lanes<T>::kCount;
 
-// V vectors of queries: packed[k][V vectors], centred, times log2(e), with -|q|^2 log2(e) / 2 in one more column where
+// V vectors of queries: packed[k][V vectors], times log2(e), with -|q|^2 log2(e) / 2 in one more column where
 // the points have one; else half_norms gets |q|^2 / 2. Lanes beyond the last query are zero.
 template <class T, int V>
 static void pack(const T* rows, int64_t count, const KdePoints<T>& points, T* packed, double* half_norms) {
   constexpr int64_t width = V * Lanes<T>::kCount;
   for (int64_t i = 0; i < width; ++i) half_norms[i] = 0;
   for (int64_t k = 0; k < points.d; ++k) {
-    T *to = packed + k * width, centre = points.centre[k];
+    T* to = packed + k * width;
     for (int64_t i = 0; i < count; ++i) {
-      T value = rows[i * points.d + k] - centre;
+      T value = rows[i * points.d + k];
       to[i] = value * T(kLog2E);
       half_norms[i] += 0.5 * double(value) * double(value);
     }

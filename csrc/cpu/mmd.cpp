@@ -79,7 +79,8 @@ static double sum_exponential(const PairQueries<T>& queries, const PairPanel<T>&
   double total = 0;
   with_vectors<T>(queries.count, [&](auto vectors) {
     constexpr int V = decltype(vectors)::value, n = Lanes<T>::kCount;
-    auto term = [&](Lanes<T> t, int v) __attribute__((always_inline)) { return exp2(t + load(offsets + v * n, &t)); };
+    auto term = [&](Lanes<T> t, int v)
+                    __attribute__((always_inline)) { return exp2_less_one(t + load(offsets + v * n, &t)); };
     total = sum_terms<T, V>(queries, panel, one_set, scratch, term);
   });
   return total;

@@ -23,7 +23,8 @@ struct MmdFunctions {
   // Each product and the query's offset are s.
   double (*polynomial)(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets,
                        const MmdPolynomial& polynomial, bool one_set, T* scratch);
-  // The sum of 2 to the power of each product and the query's offset.
+  // The sum of 2 to the power of each product and the query's offset, less one, which a discrepancy does not feel:
+  // where points lie together it is all but one, and would take the digits.
   double (*exponential)(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets, bool one_set,
                         T* scratch);
 };

@@ -79,12 +79,12 @@ FASTGEN_HD Scale<T> scale_of(T raw, T bound, T inverse_bound, T min_scale) {
     out.slope = T(1);
   } else if (map == ScaleMap::kTanh) {
     T a = raw * inverse_bound;
-    T m = expm1_negative(T(-2) * absolute(a)), divisor = T(1) / (T(2) + m);
-    // Where the slope is asked for, both come from tanh |a| = -m / (2 + m) and 1 - tanh^2 a = 4 (1 + m) / (2 + m)^2,
+    T fall, m = expm1_negative(T(-2) * absolute(a), &fall), divisor = T(1) / (T(2) + m);
+    // Where the slope is asked for, both come from tanh |a| = -m / (2 + m) and 1 - tanh^2 a = 4 exp(-2|a|) / (2 + m)^2,
     // which cancel nowhere.
     out.logarithm = bound * (gradient ? with_sign_of(-m * divisor, a) : tanh_rational(a));
     out.factor = exp_within(inverse ? -out.logarithm : out.logarithm);
-    out.slope = T(4) * (T(1) + m) * divisor * divisor;
+    out.slope = T(4) * fall * divisor * divisor;
   } else {
     // With e = exp(-|a|) nothing overflows: sigmoid(a) = (a < 0 ? e : 1) / (1 + e).
     T a = raw + T(2);

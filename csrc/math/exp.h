@@ -50,22 +50,32 @@ FASTGEN_HD float exp(float x) {
 #endif
 }
 
-// exp(x) - 1 with full relative accuracy near zero, for x <= 0.
-FASTGEN_HD float expm1_negative(float x) {
+// exp(x) - 1 with full relative accuracy near zero, for x <= 0, and exp(x) with it.
+FASTGEN_HD float expm1_negative(float x, float* exponential) {
 #if defined(__CUDA_ARCH__)
+  *exponential = expf(x);
   return expm1f(x);
 #else
   float c = x < -87.3f ? -87.3f : x;
   float k = (c * 1.44269504f + 12582912.0f) - 12582912.0f;
   float r = c - k * 0.693359375f;
   r = r - k * -2.12194440e-4f;
-  float power = exp2_integer(k);
-  return (exp_polynomial(r) * r * r + r) * power + (power - 1.0f);
+  float power = exp2_integer(k), rest = (exp_polynomial(r) * r * r + r) * power;
+  *exponential = rest + power;
+  return rest + (power - 1.0f);
 #endif
+}
+FASTGEN_HD float expm1_negative(float x) {
+  float unused;
+  return expm1_negative(x, &unused);
 }
 
 FASTGEN_HD double exp(double x) { return ::exp(x); }
 FASTGEN_HD double expm1_negative(double x) { return ::expm1(x); }
+FASTGEN_HD double expm1_negative(double x, double* exponential) {
+  *exponential = ::exp(x);
+  return ::expm1(x);
+}
 
 FASTGEN_HD float absolute(float x) { return fabsf(x); }
 FASTGEN_HD double absolute(double x) { return fabs(x); }

@@ -12,7 +12,7 @@
 
 namespace fastgen {
 
-// Zero below -708 and infinite above 709. Taylor's series on [-ln 2 / 2, ln 2 / 2], of which the first term left out is
+// Zero below -708. Taylor's series on [-ln 2 / 2, ln 2 / 2], of which the first term left out is
 // 4e-18.
 FASTGEN_HD double exp_double(double x) {
 #if defined(__CUDA_ARCH__)
@@ -38,10 +38,11 @@ FASTGEN_HD double exp_double(double x) {
   p = p * r + 1.0 / 24;
   p = p * r + 1.0 / 6;
   p = p * r + 0.5;
-  power.bits = (shifted.bits << 52) + 0x3FF0000000000000;
-  double value = (p * r * r + r + 1.0) * power.value;
+  // Half of the power of two: the whole one is infinite where the result need not be.
+  power.bits = (shifted.bits << 52) + 0x3FE0000000000000;
+  double value = (p * r * r + r + 1.0) * power.value * 2.0;
   value = x < -708.0 ? 0.0 : value;
-  return x > 709.0 ? (double)INFINITY : value;
+  return x > 709.782712893384 ? (double)INFINITY : value;
 #endif
 }
 

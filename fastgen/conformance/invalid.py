@@ -18,11 +18,12 @@ def spoilt(case: Sample, drawing: Drawing) -> Sample:
     places = [(holder, place) for holder, place in places if holder[place] is not None]
     holder, place = drawing.choice(places)
     value = holder[place]
-    holder[place] = _wrong_tensor(value, drawing) if isinstance(value, Tensor) else _wrong_value(value, drawing)
+    alone = sum(isinstance(v, Tensor) for v in (*args, *kwargs.values())) == 1
+    holder[place] = _wrong_tensor(value, alone, drawing) if isinstance(value, Tensor) else _wrong_value(value, drawing)
     return Sample("spoilt", tuple(args), kwargs)
 
 
-def _wrong_tensor(tensor: Tensor, drawing: Drawing) -> Tensor:
+def _wrong_tensor(tensor: Tensor, alone: bool, drawing: Drawing) -> Tensor:
     kind = drawing.choice(("fewer", "more", "longer", "shorter", "integers", "complex", "meta", "dtype", "scalar"))
     axis = drawing.random.randrange(tensor.dim()) if tensor.dim() else None
     if kind == "scalar":
@@ -37,7 +38,8 @@ def _wrong_tensor(tensor: Tensor, drawing: Drawing) -> Tensor:
         return tensor.nan_to_num(0, 1, -1).long() if tensor.is_floating_point() else tensor.to(drawing.dtype)
     if kind == "complex":
         return tensor.to(torch.complex64)
-    if kind == "meta":
+    # The only tensor may be on any device.
+    if kind == "meta" and not alone:
         return tensor.to("meta")
     if kind == "dtype" and tensor.is_floating_point():
         return tensor.to(

@@ -8,8 +8,8 @@ gradient that turns within a hundredth of its spline makes most of an L2 norm. S
 reference's error is taken as the largest of several draws: every input and every output's gradient is moved by one
 rounding, and the reference is computed from those in the precision that kernels compute in.
 
-A kernel takes a denormal number for zero. So a number moves by the smallest normal one besides, unless it is zero: what
-is exactly zero, where many functions have a kink, must be treated as zero.
+A kernel takes a denormal number for zero. So a number moves by the smallest normal one besides and is zero where that
+leaves less; what is zero stays zero, where many functions have a kink.
 
 What is not finite in the reference is not finite in a kernel either, and the other way round. Where the reference
 overflows in the dtype and not in float64, a kernel may or may not; and what its gradients make of an output that
@@ -118,16 +118,19 @@ class Judge:
 
     def _errors_of_exact(self) -> list[float]:
         """What float64 itself is off by, where a case is of float64 and there is nothing more exact: the reference's
-        error in float32, at its precision.
+        error in float32, at its precision; in gradients also its precision beside the outputs' gradients, since of
+        slopes such as 1 - sigmoid(40) nothing is left.
         """
         if all(u.dtype != torch.float64 for u in self.usual):
             return [0.0] * len(self.usual)
-        gradients = [g.float() for g in self.output_gradients]
-        errors = self._errors_of(
-            _results(self.op.reference, copy_case(self.case, torch.float32), self.pass_, gradients)
-        )
-        precision = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        return [precision * error if math.isfinite(error) else 0.0 for error in errors]
+        gradients, eps = [g.float() for g in self.output_gradients], torch.finfo(torch.float64).eps
+        results = _results(self.op.reference, copy_case(self.case, torch.float32), self.pass_, gradients)
+        errors = [eps / torch.finfo(torch.float32).eps * error for error in self._errors_of(results)]
+        lost = eps * max((float(g.abs().amax()) for g in gradients if g.numel()), default=0.0)
+        for i, (name, exact) in enumerate(zip(self.names, self.exact, strict=True)):
+            if "gradient" in name and (scale := float(exact.double().norm())) > 0:
+                errors[i] = max(errors[i], lost * exact.numel() ** 0.5 / scale)
+        return [error if math.isfinite(error) else 0.0 for error in errors]
 
     def _errors_of(self, results: Sequence[Tensor]) -> list[float]:
         return [
@@ -165,6 +168,7 @@ def _nudged(case: Sample, output_gradients: Sequence[Tensor], seed: int) -> tupl
         precision, exact = torch.finfo(dtype), value.detach().double()
         signs = 2 * torch.randint(2, value.shape, generator=generator, dtype=torch.float64).to(value.device) - 1
         moved = exact * (1 + precision.eps * signs) + torch.where(exact == 0, 0.0, precision.tiny * signs)
+        moved = torch.where(moved.abs() < precision.tiny, 0.0, moved)
         return moved.to(dtype).requires_grad_(value.requires_grad)
 
     kwargs = {name: nudge(value) for name, value in case.kwargs.items()}
@@ -179,7 +183,7 @@ def finite_error(value: Tensor, exact: Tensor, usual: Tensor, of_overflow: bool 
     """The relative error where the reference is finite in both precisions; infinite where a value is finite and it is
     not, or the other way round (but of the gradient of what overflows, `of_overflow`, any value may be infinite).
     """
-    if bool(exact.isfinite().all() and usual.isfinite().all()) and not of_overflow:
+    if not of_overflow and all(bool(t.isfinite().all()) for t in (exact, usual, value)):
         return relative_error(value, exact)
     # Just below overflow, the order of two products decides.
     near = 1e-3 * torch.finfo(torch.promote_types(value.dtype, torch.float32)).max

@@ -31,20 +31,23 @@ def check_arguments(
     """Check the arguments and return the batch shape of the answer."""
     _check_choices(kernel, precision, form)
     _check_points(queries, points, leave_one_out)
-    shapes = [queries.shape[:-2], points.shape[:-2], _check_bandwidth(bandwidth, queries, points, form)]
+    batch = _common_batch("queries, points", queries.shape[:-2], points.shape[:-2])
+    shapes = [batch, _check_bandwidth(bandwidth, queries, points, form, batch)]
     if weights is not None:
         check_tensor("weights", weights, queries, "queries")
         _check_last("weights", weights, points.shape[-2:-1], "N", "")
         shapes.append(weights.shape[:-1])
-    try:
-        batch = torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        shapes = ", ".join(str(tuple(shape)) for shape in shapes)
-        raise ValueError(
-            f"queries, points, bandwidth, weights: expected batch dimensions that broadcast, got {shapes}"
-        ) from None
-    check_values(points, bandwidth, weights, form)
+    batch = _common_batch("queries, points, bandwidth, weights", *shapes)
+    check_values(points, bandwidth, weights, form, leave_one_out)
     return batch
+
+
+def _common_batch(names: str, *shapes: torch.Size) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        found = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"{names}: expected batch dimensions that broadcast, got {found}") from None
 
 
 def check_bandwidths(bandwidths: Tensor | Sequence[float], like: Tensor) -> Tensor:
@@ -58,7 +61,9 @@ def check_bandwidths(bandwidths: Tensor | Sequence[float], like: Tensor) -> Tens
     return bandwidths
 
 
-def check_values(points: Tensor, bandwidth: float | Tensor, weights: Tensor | None, form: str) -> None:
+def check_values(
+    points: Tensor, bandwidth: float | Tensor, weights: Tensor | None, form: str, leave_one_out: bool = False
+) -> None:
     """Refuse values that make the question meaningless, where that costs no wait for a device and breaks no graph."""
     if not isinstance(bandwidth, Tensor):
         if not 0 < bandwidth < math.inf:
@@ -78,6 +83,8 @@ def check_values(points: Tensor, bandwidth: float | Tensor, weights: Tensor | No
             raise ValueError(f"weights: expected finite numbers that are not negative, got {_worst(values)}")
         if not values.any(-1).all():
             raise ValueError("weights: expected one that is not zero in every problem, got all zeros")
+        if leave_one_out and ((values > 0).sum(-1) < 2).any():
+            raise ValueError("weights: with leave_one_out two in every problem must not be zero, got one")
 
 
 def _check_covariance(matrix: Tensor) -> None:
@@ -132,8 +139,10 @@ def _check_points(queries: Tensor, points: Tensor, leave_one_out: bool) -> None:
             raise ValueError(f"points: leave_one_out needs two or more, got {tuple(points.shape)}")
 
 
-def _check_bandwidth(bandwidth: float | Tensor, queries: Tensor, points: Tensor, form: str) -> torch.Size:
-    """Check the bandwidth and return its batch shape."""
+def _check_bandwidth(
+    bandwidth: float | Tensor, queries: Tensor, points: Tensor, form: str, batch: torch.Size
+) -> torch.Size:
+    """Check the bandwidth and return its batch shape; `batch` is that of queries and points."""
     if not isinstance(bandwidth, Tensor):
         if isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)):
             raise TypeError(f"bandwidth: expected a number or a tensor, got {type(bandwidth).__name__}")
@@ -143,7 +152,6 @@ def _check_bandwidth(bandwidth: float | Tensor, queries: Tensor, points: Tensor,
     check_tensor("bandwidth", bandwidth, queries, "queries")
     n, d = points.shape[-2:]
     if form == "scalar":
-        batch = torch.broadcast_shapes(queries.shape[:-2], points.shape[:-2])
         try:
             fits = torch.broadcast_shapes(batch, bandwidth.shape) == batch
         except RuntimeError:
