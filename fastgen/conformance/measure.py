@@ -8,12 +8,15 @@ gradient that turns within a hundredth of its spline makes most of an L2 norm. S
 reference's error is taken as the largest of several draws: every input and every output's gradient is moved by one
 rounding, and the reference is computed from those in the precision that kernels compute in.
 
-A kernel takes a denormal number for zero. So a number moves by the smallest normal one besides and is zero where that
-leaves less; what is zero stays zero, where many functions have a kink.
+A kernel takes a denormal number for zero. So a number moves by the smallest normal one besides (that of a half type by
+the smallest one) and is zero where that leaves less; what is zero stays zero, where many functions have a kink.
 
 What is not finite in the reference is not finite in a kernel either, and the other way round. Where the reference
-overflows in the dtype and not in float64, a kernel may or may not; and what its gradients make of an output that
+overflows in the dtype and not in float64, a kernel may or may not; and what its gradients make of a number that
 overflowed (infinity times zero is not a number) is not held against it.
+
+A gradient that is zero throughout is a sum of terms that cancel. They are taken to be as large as those of a function
+that is proportional to its input, and an error is measured beside them.
 """
 
 from __future__ import annotations
@@ -59,16 +62,19 @@ class Judge:
     def __init__(self, op: Op, case: Sample, pass_: str, output_gradients: Sequence[Tensor]) -> None:
         exact_gradients = [g.double() for g in output_gradients]
         self.op, self.case, self.pass_, self.output_gradients = op, case, pass_, output_gradients
+        self.dtype = next((t.dtype for t in (*case.args, *case.kwargs.values()) if _is_floating(t)), None)
         self.exact = _results(op.reference, copy_case(case, torch.float64), pass_, exact_gradients)
         self.usual = _results(op.reference, case, pass_, output_gradients)
         gradients = ["output's gradient"] * (pass_ == "double_backward") * len(output_gradients)
         gradients += ["gradient"] * len(wanted(case))
         self.names = [f"output {i}" for i in range(len(self.exact) - len(gradients))]
-        self.overflows = any(
+        # Of what has no elements a sum is zero, whatever the reference would multiply it by.
+        self.overflows = any(not t.numel() for t in (*case.args, *case.kwargs.values()) if _is_floating(t)) or any(
             bool((exact.isfinite() & ~usual.isfinite()).any())
-            for exact, usual in zip(self.exact[: len(self.names)], self.usual, strict=False)
+            for exact, usual in zip(self.exact, self.usual, strict=True)
         )
         self.names += [f"{name} {i}" for i, name in enumerate(gradients)]
+        self.terms = self._terms_of_zeros()
         self.usual_errors = self._errors_of(self.usual)
 
     def judge(self, function: Callable, dtype: torch.dtype, *, drawn: bool = False) -> Verdict:
@@ -134,9 +140,24 @@ class Judge:
 
     def _errors_of(self, results: Sequence[Tensor]) -> list[float]:
         return [
-            finite_error(value, exact, usual, self.overflows and "gradient" in name)
-            for name, value, exact, usual in zip(self.names, results, self.exact, self.usual, strict=True)
+            finite_error(value, exact, usual, self.overflows and "gradient" in name, self.dtype) / terms
+            for name, value, exact, usual, terms in zip(
+                self.names, results, self.exact, self.usual, self.terms, strict=True
+            )
         ]
+
+    def _terms_of_zeros(self) -> list[float]:
+        """How large the terms are that cancel in each result, of gradients that are zero; one for all others."""
+        terms, inputs = [1.0] * len(self.exact), wanted(self.case)
+        given = sum(float(g.double().abs().sum()) for g in self.output_gradients)
+        for i, t in enumerate(inputs, len(self.exact) - len(inputs)):
+            if (
+                t.numel()
+                and not self.exact[i].any()
+                and (size := float(t.detach().double().square().mean().sqrt())) > 0
+            ):
+                terms[i] = max(1.0, given / size)
+        return terms
 
     def errors(self, function: Callable) -> list[float]:
         """The relative errors of outputs and gradients; ValueError where their shapes are not the reference's."""
@@ -165,9 +186,11 @@ def _nudged(case: Sample, output_gradients: Sequence[Tensor], seed: int) -> tupl
         if not _is_floating(value):
             return value
         dtype = torch.promote_types(value.dtype, torch.float32)
-        precision, exact = torch.finfo(dtype), value.detach().double()
+        precision, exact, stored = torch.finfo(dtype), value.detach().double(), torch.finfo(value.dtype)
+        # Half types are stored among their denormal numbers.
+        least = max(precision.tiny, stored.tiny * stored.eps)
         signs = 2 * torch.randint(2, value.shape, generator=generator, dtype=torch.float64).to(value.device) - 1
-        moved = exact * (1 + precision.eps * signs) + torch.where(exact == 0, 0.0, precision.tiny * signs)
+        moved = exact * (1 + precision.eps * signs) + torch.where(exact == 0, 0.0, least * signs)
         moved = torch.where(moved.abs() < precision.tiny, 0.0, moved)
         return moved.to(dtype).requires_grad_(value.requires_grad)
 
@@ -179,25 +202,29 @@ def _results(function: Callable, case: Sample, pass_: str, output_gradients: Seq
     return [result.detach() for result in bind(function, case, pass_, output_gradients)()]
 
 
-def finite_error(value: Tensor, exact: Tensor, usual: Tensor, of_overflow: bool = False) -> float:
+def finite_error(
+    value: Tensor, exact: Tensor, usual: Tensor, of_overflow: bool = False, dtype: torch.dtype | None = None
+) -> float:
     """The relative error where the reference is finite in both precisions; infinite where a value is finite and it is
     not, or the other way round (but of the gradient of what overflows, `of_overflow`, any value may be infinite).
     """
     if not of_overflow and all(bool(t.isfinite().all()) for t in (exact, usual, value)):
-        return relative_error(value, exact)
+        return relative_error(value, exact, dtype)
     # Just below overflow, the order of two products decides.
     near = 1e-3 * torch.finfo(torch.promote_types(value.dtype, torch.float32)).max
     sure, never = (exact.abs() < near) & usual.isfinite(), ~(exact.isfinite() | usual.isfinite())
     if of_overflow:
-        sure &= value.isfinite()
+        sure, never = sure & value.isfinite(), torch.zeros_like(never)
     if not value[sure].isfinite().all() or value[never].isfinite().any():
         return float("inf")
-    return relative_error(value[sure], exact[sure])
+    return relative_error(value[sure], exact[sure], dtype)
 
 
-def relative_error(value: Tensor, exact: Tensor) -> float:
-    """L2 error relative to `exact`; absolute where `exact` is zero."""
-    precision = torch.finfo(torch.promote_types(value.dtype, torch.float32))
+def relative_error(value: Tensor, exact: Tensor, dtype: torch.dtype | None = None) -> float:
+    """L2 error relative to `exact`, absolute where `exact` is zero; `dtype` is that of the arguments, if not the
+    result's.
+    """
+    precision = torch.finfo(torch.promote_types(dtype or value.dtype, torch.float32))
     value, exact = value.double(), exact.double()
     scale, least = float(exact.norm()), _AFTER_DENORMALS * precision.tiny / precision.eps * exact.numel() ** 0.5
     if exact.numel() and not 1e-150 < scale < 1e150 and (most := float(exact.abs().amax())) > 0:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgen.ops.checks import check_floating, check_same_type
 from fastgen.ops.drawing import Drawing, normals
-from fastgen.ops.registry import Cost, Op, Sample, Tolerance, always, computing_dtype
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance, computing_dtype
 
 
 def modulated_conv2d(
@@ -53,13 +53,16 @@ def modulated_conv2d(
     # TorchScript would record the number of groups, which is the batch size, as a constant.
     if MODULATED_CONV2D.choose((x, weight, styles)) == "reference" and not torch.jit.is_tracing():
         return modulated_conv2d_reference(x, weight, styles, demodulate=demodulate, padding=padding, up=up, eps=eps)
-    y = _convolution(x * styles[:, :, None, None], weight, padding, up, 1)
-    if demodulate:
-        # In float32 at least, since squares overflow early in half precision.
-        energies = weight.to(computing_dtype(x)).square().sum((2, 3))
-        norms = torch.rsqrt(styles.to(energies.dtype).square() @ energies.t() + eps)
-        y = y * norms.to(y.dtype)[:, :, None, None]
-    return y
+    if not demodulate:
+        return _convolution(x * styles[:, :, None, None], weight, padding, up, 1)
+    # In float32 at least, since squares overflow early in half precision.
+    energies = weight.to(computing_dtype(x)).square().sum((2, 3))
+    norms = torch.rsqrt(styles.to(energies.dtype).square() @ energies.t() + eps)
+    if x.dtype == torch.float16:
+        # So that what lies between the convolution and its norms is nowhere larger than the result.
+        least = norms.detach().amin(1, keepdim=True)
+        styles, norms = styles * least.to(styles.dtype), norms / least
+    return _convolution(x * styles[:, :, None, None], weight, padding, up, 1) * norms.to(x.dtype)[:, :, None, None]
 
 
 def modulated_conv2d_reference(
@@ -107,6 +110,8 @@ def _check(x: Tensor, weight: Tensor, styles: Tensor, padding: int, up: int, eps
         raise ValueError(f"up: expected at least 1, got {up}")
     if not eps >= 0:
         raise ValueError(f"eps: expected at least 0, got {eps}")
+    if not x.shape[1]:
+        raise ValueError(f"x: expected a channel or more, got {tuple(x.shape)}")
     if not weight.shape[0] or not weight.shape[2:].numel():
         raise ValueError(f"weight: expected outputs and a kernel of at least 1, got {tuple(weight.shape)}")
     for axis, name in ((2, "height"), (3, "width")):
@@ -118,6 +123,11 @@ def _check(x: Tensor, weight: Tensor, styles: Tensor, padding: int, up: int, eps
         padded = x.shape[axis] + 2 * padding
         if up == 1 and weight.shape[axis] > padded:
             raise ValueError(f"weight: its {name} {weight.shape[axis]} is more than the padded image's, {padded}")
+
+
+def _supports(x: Tensor, weight: Tensor, styles: Tensor) -> str:
+    # With one channel the norm cancels the style, whose gradient is then a difference of rounded terms.
+    return "one channel in half precision" if x.shape[1] == 1 and computing_dtype(x) != x.dtype else ""
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
@@ -165,7 +175,7 @@ MODULATED_CONV2D = Op(
     schema=(),
     fake=(),
     reference=modulated_conv2d_reference,
-    supports={"library": always},
+    supports={"library": _supports},
     dtypes={"library": _DTYPES},
     samples=_samples,
     draw=_drawn,

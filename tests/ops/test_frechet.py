@@ -120,6 +120,18 @@ def test_gradients_are_the_oracle_s(sizes: tuple[int, int], cached: bool):
         assert relative_error(one, true) < 1e-6
 
 
+@pytest.mark.parametrize("sizes", [(3, 59, 7), (7, 15, 8), (20, 30, 6)], ids=str)
+@pytest.mark.parametrize("cached", [False, True])
+def test_gradients_that_are_differentiated_again_are_the_same(sizes: tuple[int, int, int], cached: bool):
+    n, m, d = sizes
+    x, y = torch.randn(n, d, dtype=torch.float64, requires_grad=True), torch.randn(m, d, dtype=torch.float64) + 1
+    value = frechet_distance_from_features(x, FrechetReference.from_features(y) if cached else y)
+    (first,) = torch.autograd.grad(value, x, retain_graph=True)
+    (again,) = torch.autograd.grad(value, x, create_graph=True)
+    torch.testing.assert_close(again.detach(), first, rtol=1e-9, atol=1e-9)
+    assert torch.autograd.grad(again.square().sum(), x)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("sizes", [(40, 25), (25, 200), (200, 150)])
 def test_gradient_of_features_that_lack_rank_is_bounded(sizes: tuple[int, int]):
     """Rows twice, columns that are constant: the polar factor of what is left, and no more."""

@@ -144,6 +144,8 @@ def _check(x: Tensor, context: Tensor | None, weights: Tensor, program: Tensor) 
         raise ValueError(f"x: expected [batch, features], got {tuple(x.shape)}")
     if x.dtype not in _DTYPES:
         raise TypeError(f"x: expected float32 or float64, got {x.dtype}")
+    if weights.dim() != 1:
+        raise ValueError(f"weights: expected a vector, got {tuple(weights.shape)}")
     check_same_type("weights", weights, x)
     if program.dtype != torch.int64 or program.dim() != 1 or not program.is_cpu:
         raise TypeError(f"program: expected an int64 vector on the CPU, got {program.dtype} {tuple(program.shape)}")
@@ -156,8 +158,7 @@ def _check(x: Tensor, context: Tensor | None, weights: Tensor, program: Tensor) 
             raise ValueError(f"context: expected [{x.shape[0]}, {context_features}], got None")
         if context is not None and context.shape != (x.shape[0], context_features):
             raise ValueError(f"context: expected [{x.shape[0]}, {context_features}], got {tuple(context.shape)}")
-    if context is not None and context.dtype != x.dtype:
-        raise TypeError(f"context: expected {x.dtype}, got {context.dtype}")
+    check_same_type("context", context, x)
 
 
 def _supports(x: Tensor, context: Tensor | None, weights: Tensor) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastgen.ops.frechet import cases
 from fastgen.ops.frechet.overlap import overlap_of_rows, overlap_with_covariance
-from fastgen.ops.frechet.reference import distance_of_factors, factor_of_features, nuclear_norm
+from fastgen.ops.frechet.reference import distance_of_factors, factor_of_features, nuclear_norm, without_one_row
 from fastgen.ops.frechet.statistics import FrechetReference, check_features, check_mean, check_values_of_mean
 from fastgen.ops.moments import moments
 from fastgen.ops.registry import Op, Tolerance, always, differentiable, full_precision, needs_gradient
@@ -173,7 +173,8 @@ def _gradient_with_covariance(ctx, grad: Tensor) -> tuple[Tensor, None]:
 
 
 def _reference_with_covariance(x: Tensor, sigma: Tensor) -> Tensor:
-    return nuclear_norm(x, factor_of("sigma", sigma).matrix.mT)
+    # The rows of the factor do not add up to zero, and none of them can be left out.
+    return torch.linalg.svdvals(without_one_row(x) @ factor_of("sigma", sigma).matrix).sum()
 
 
 # The overlap of centred rows [N, d] and [M, d], and of centred rows and a covariance [d, d], which gets no gradient.

@@ -30,8 +30,10 @@ def factor_of_features(x: Tensor) -> Tensor:
 
 
 def nuclear_norm(x: Tensor, y: Tensor) -> Tensor:
-    """|x y^T|_* of rows that add up to zero, differentiable to any order; one row fewer is computed with."""
-    n, m = len(x), len(y)
-    x = factor_of_features(x) * math.sqrt(n - 1)
-    y = factor_of_features(y) * math.sqrt(m - 1)
-    return torch.linalg.svdvals(x @ y.mT).sum()
+    """|x y^T|_* of rows that add up to zero, differentiable to any order."""
+    return torch.linalg.svdvals(without_one_row(x) @ without_one_row(y).mT).sum()
+
+
+def without_one_row(x: Tensor) -> Tensor:
+    """Rows with the scatter of x, whose rows add up to zero, of which none is a combination of the others."""
+    return factor_of_features(x) * math.sqrt(len(x) - 1)

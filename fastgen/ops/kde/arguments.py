@@ -14,6 +14,8 @@ from fastgen.ops.kde.kernels import KERNELS
 FORMS = ("scalar", "diagonal", "adaptive", "full")
 PRECISIONS = ("highest", "high")
 
+LEAST_BANDWIDTH = 1e-150
+
 # The last dimensions of a bandwidth of each form.
 _TRAILING = {"scalar": "", "diagonal": "d", "adaptive": "N", "full": "d, d"}
 
@@ -68,12 +70,20 @@ def check_values(
     if not isinstance(bandwidth, Tensor):
         if not 0 < bandwidth < math.inf:
             raise ValueError(f"bandwidth: expected a positive, finite number, got {bandwidth}")
+        if bandwidth < LEAST_BANDWIDTH:
+            raise ValueError(
+                f"bandwidth: expected at least {LEAST_BANDWIDTH}, whose square float64 has, got {bandwidth}"
+            )
     elif is_visible(bandwidth):
         values = bandwidth.detach()
         if form == "full":
             _check_covariance(values)
         elif not ((values > 0) & (values < math.inf)).all():
             raise ValueError(f"bandwidth: expected positive, finite numbers, got {_worst(values)}")
+        elif values.dtype == torch.float64 and (values < LEAST_BANDWIDTH).any():
+            raise ValueError(
+                f"bandwidth: expected at least {LEAST_BANDWIDTH}, whose square float64 has, got {_worst(values)}"
+            )
     if is_visible(points) and not math.isfinite(points.detach().sum().item()) and not points.isfinite().all():
         bad = (~points.isfinite()).nonzero()[0].tolist()
         raise ValueError(f"points: expected finite numbers, got {points[tuple(bad)].item()} (NaN or infinity) at {bad}")

@@ -128,8 +128,11 @@ def problem_of(
     log_size = scale.log_volume(d)
     precisions = None
     if form == "adaptive":
-        offsets = -log_size if offsets is None else offsets - log_size
-        precisions, log_size = scale.value.square().reciprocal(), 0.0
+        # Logarithms beside that of the narrowest, which are small: large ones would take the digits of what is added.
+        narrowest = scale.value.detach().amin(-1, keepdim=True)
+        volumes = d * (scale.value / narrowest).log()
+        offsets = -volumes if offsets is None else offsets - volumes
+        precisions, log_size = scale.value.square().reciprocal(), d * narrowest.log()
     elif isinstance(log_size, Tensor):
         log_size = log_size.unsqueeze(-1)
     shape = (*batch, m)

@@ -123,11 +123,13 @@ def _gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     """d|q - x| / dq = (q - x) / |q - x|, one neighbour of every query at a time: M differences are held, not M k."""
     queries, points, indices, distances = ctx.saved_tensors
     of_queries, of_points = torch.zeros_like(queries), torch.zeros_like(points)
-    pull = torch.where(distances == 0, 0.0, grad / distances)
+    # Not multiplied by the gradient yet: over a tiny distance that may be infinite where the whole product is not.
+    inverse = torch.where(distances == 0, 0.0, 1 / distances)
     d = queries.shape[-1]
-    for index, weight in zip(indices.unbind(-1), pull.unbind(-1), strict=True):
+    for index, *factors in zip(indices.unbind(-1), inverse.unbind(-1), grad.unbind(-1), strict=True):
         index = index.clamp(min=0).unsqueeze(-1).expand(-1, -1, d)
-        along = (queries - points.gather(1, index)) * weight.unsqueeze(-1)
+        inverse_distance, weight = (t.unsqueeze(-1) for t in factors)
+        along = (queries - points.gather(1, index)) * inverse_distance * weight
         of_queries += along
         of_points.scatter_add_(1, index, -along)
     return of_queries, of_points, None, None

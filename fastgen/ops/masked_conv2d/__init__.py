@@ -119,6 +119,14 @@ def masked_conv2d_reference(
         padding = tuple(
             d * (k // 2) for d, k in zip(checked_pair("dilation", dilation, 1), weight.shape[2:], strict=True)
         )
+    if not x.shape[2:].numel():
+        # PyTorch's convolution wants pixels: those of the padding, or there are no results.
+        high, wide = (padding, padding) if isinstance(padding, int) else padding
+        x, padding = F.pad(x, (wide, wide, high, high)), 0
+        if not x.shape[2:].numel():
+            conv = checked(x, weight, bias, mask_type, stride, padding, dilation, color_groups)
+            nothing = x.sum() + weight.sum() + (0 if bias is None else bias.sum())
+            return nothing.expand(x.shape[0], weight.shape[0], *conv.output_size(x.shape))
     return F.conv2d(x, weight.masked_fill(~mask, 0), bias, stride, padding, dilation)
 
 
@@ -294,6 +302,8 @@ def _is_small(x: Tensor, weight: Tensor) -> bool:
 def _supports_library(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Geometry) -> str:
     if _is_small(x, weight) and not is_forced("library"):
         return "so small that calling the library this way costs more than the dead taps"
+    if not x.shape[2:].numel():
+        return "an image without pixels"
     return "" if conv.taps else "no tap of this kernel is live"
 
 

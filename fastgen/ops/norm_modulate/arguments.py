@@ -72,6 +72,8 @@ def check_running(
     for name, tensor in (("running_mean", running_mean), ("running_var", running_var)):
         if tensor.shape != x.shape[1:2]:
             raise ValueError(f"{name}: expected {tuple(x.shape[1:2])}, got {tuple(tensor.shape)}")
+        if not tensor.is_floating_point() or tensor.device != x.device:
+            raise TypeError(f"{name}: expected a floating dtype on {x.device}, got {tensor.dtype} on {tensor.device}")
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum: expected 0 to 1, got {momentum}")
     if training and x.numel() < 2 * x.shape[1]:

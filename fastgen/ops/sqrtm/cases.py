@@ -30,9 +30,11 @@ def pair_samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def _covariance_drawn(drawing: Drawing, d: int, *batch: int) -> Tensor:
-    """A covariance of any scale, and mostly of full rank."""
-    n = d + drawing.random.randint(1, 20) if drawing.chance(0.85) else drawing.random.randint(1, d + 1)
+    """A covariance of any scale, and mostly of full rank; else some coordinates are zero, exactly."""
+    n = d + drawing.random.randint(1, 20)
     points = drawing.normal(*batch, n, d).double()
+    if drawing.chance(0.15):
+        points[..., drawing.random.sample(range(d), drawing.random.randint(0, d))] = 0
     return _symmetric(points.mT @ points / n * drawing.choice((1.0, 1.0, 1e-4, 1e4))).to(drawing.dtype)
 
 
