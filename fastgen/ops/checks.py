@@ -61,9 +61,9 @@ def checked_seed(x: Tensor, seed: int | Tensor | None, offset: int) -> tuple[int
     return seed, None
 
 
-def is_visible(tensor: Tensor) -> bool:
-    """Whether its values can be looked at without waiting for a device or breaking a graph."""
-    plain = tensor.is_cpu and type(tensor) in (Tensor, Parameter)
+def is_visible(tensor: Tensor, *, waiting: bool = False) -> bool:
+    """Whether its values can be looked at without breaking a graph, nor (unless `waiting`) waiting for a device."""
+    plain = (tensor.is_cpu or (waiting and not tensor.is_meta)) and type(tensor) in (Tensor, Parameter)
     if not plain or torch.compiler.is_compiling() or maybe_current_level() is not None:
         return False
     # A mode that intercepts operators may stand for another device.

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastgen.ops.checks import check_floating
+from fastgen.ops.checks import check_floating, is_visible
 from fastgen.ops.drawing import normals
 from fastgen.ops.linalg import blocks, mirror_
-from fastgen.ops.registry import Cost, Op, Sample, Tolerance, always, can_be_read, differentiable, full_precision
+from fastgen.ops.registry import Cost, Op, Sample, Tolerance, always, differentiable, full_precision
 
 # The most rows and numbers in a chunk, within which float32 adds up products; float64 adds up the chunks.
 _MOST_ROWS = 4096
@@ -50,7 +50,7 @@ def moments(x: Tensor, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Ten
     """
     dtype = _check(x, dtype)
     if MOMENTS.choose((x,)) == "reference":
-        if can_be_read(x):
+        if is_visible(x, waiting=True):
             check_finite("x", x.detach())
         return moments_reference(x)
     return _moments(x, dtype == torch.float64)

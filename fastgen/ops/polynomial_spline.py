@@ -317,7 +317,7 @@ def _drawn(drawing: Drawing, quadratic: bool) -> Sample:
     bound = kwargs["tail_bound"] * (1.2 if tails else 1.0)
     x = drawing.uniform(*shape, low=-bound, high=bound).clamp(-bound, bound)
     # Not zero: a straight line has a log-derivative of zero, to which no error can be relative.
-    spread = drawing.choice((0.5, 1.0, 3.0, 6.0))
+    spread = drawing.choice((1e-3, 0.5, 1.0, 3.0, 6.0))
     sizes = (bins, bins - 1 if tails else bins + 1) if quadratic else (bins,)
     return Sample("drawn", (x, *(drawing.normal(*shape, size) * spread for size in sizes)), kwargs)
 

@@ -349,6 +349,8 @@ def full_precision(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def run(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not torch.amp.is_autocast_available(first.device.type):
+            return function(first, *args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *args, **kwargs)
 
@@ -380,14 +382,6 @@ def computing_dtype(*tensors: Tensor) -> torch.dtype:
 def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors must be recorded by autograd."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def can_be_read(*tensors: Tensor) -> bool:
-    """Whether the numbers of these tensors can be read: not under torch.compile, in torch.func, or of a fake or meta
-    tensor.
-    """
-    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_meta for tensor in tensors)
-    return plain and not torch.compiler.is_compiling() and _functorch_level() is None
 
 
 def differentiates_again() -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgen.ops.checks import check_floating
 from fastgen.ops.moments import check_finite, moments
-from fastgen.ops.registry import can_be_read
+from fastgen.ops.checks import is_visible
 from fastgen.ops.sqrtm.arguments import check_matrix, check_values
 from fastgen.ops.sqrtm.factor import factor_of
 
@@ -70,7 +70,7 @@ def check_values_of_mean(name: str, mu: Tensor, batch: torch.Size) -> None:
         raise ValueError(
             f"{name}: its batch dimensions do not broadcast with the sigmas', {tuple(mu.shape)} and {tuple(batch)}"
         ) from None
-    if can_be_read(mu) and not mu.detach().isfinite().all():
+    if is_visible(mu, waiting=True) and not mu.detach().isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity in {tuple(mu.shape)}")
 
 
@@ -80,5 +80,5 @@ def check_features(name: str, x: Tensor) -> None:
         raise ValueError(f"{name}: expected features [N, d], got {tuple(x.shape)}")
     if len(x) < 2:
         raise ValueError(f"{name}: expected at least two rows, got {tuple(x.shape)}")
-    if can_be_read(x):
+    if is_visible(x, waiting=True):
         check_finite(name, x.detach())

@@ -32,7 +32,9 @@ def _clouds_drawn(drawing: Drawing) -> tuple[Tensor, Tensor]:
     d, centre = drawing.size(40, 1), drawing.choice((0.0, 0.0, drawing.number(-50, 50)))
     x, y = (drawing.normal(*batch, drawing.size(100, 2), d) for batch in (problems, ()))
     scale = drawing.choice((1.0, 1.0, 1e-2, 10.0))
-    return drawing.overlap(scale * x + centre), drawing.overlap(scale * (y + drawing.number(-2, 2)) + centre)
+    # Some far wider than the other.
+    width = scale * drawing.choice((1.0, 1.0, 1.0, 1.0, 0.05, 20.0))
+    return drawing.overlap(scale * x + centre), drawing.overlap(width * (y + drawing.number(-2, 2)) + centre)
 
 
 def polynomial_drawn(drawing: Drawing) -> Sample:

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastgen.ops.checks import is_visible
 from fastgen.ops.linalg import asymmetry
-from fastgen.ops.registry import can_be_read
 
 # The asymmetry and the negative eigenvalues that pass for rounding, relative to the largest entry or eigenvalue: a
 # matrix in float64 may have been computed in float32.
@@ -69,7 +69,7 @@ def check_values(name: str, a: Tensor) -> None:
 
     Where values cannot be read, under torch.compile and in torch.func, nothing is checked.
     """
-    if not can_be_read(a):
+    if not is_visible(a, waiting=True):
         return
     matrices = symmetric(name, a.detach().double().flatten(0, -3) if a.dim() > 2 else a.detach().double())
     if matrices.numel():
