@@ -25,15 +25,6 @@ FASTGEN_LANE T sum_of_run(const S* x, int64_t n, const Function& f) {
   return sum(total);
 }
 
-// Lanes beyond `count` set to zero.
-template <class T>
-FASTGEN_LANE Lanes<T> first(Lanes<T> v, int count) {
-  if (count == Lanes<T>::kCount) return v;
-  T values[Lanes<T>::kCount];
-  store(values, v);
-  return load(values, count, &v);
-}
-
 template <class S, class T = typename Compute<S>::type>
 static void statistics(const S* x, const GroupNormSiluPiece& piece, T* mean, T* squares) {
   int64_t n = piece.channels * piece.positions;

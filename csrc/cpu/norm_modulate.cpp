@@ -52,12 +52,13 @@ static void gradient_sums(const NormModulatePixels<S>& given, const NormModulate
                           S* of_scale, S* of_shift) {
   const NormModulatePixels<S> p = given;
   const Lanes<T> mean = c.mean, rstd = c.rstd, one = T(1), negative_slope = c.negative_slope;
-  sums_of<T, 2>(n, sums, [&](int64_t i, int count, Lanes<T>* block) __attribute__((always_inline)) {
+  sums_of<T, 3>(n, sums, [&](int64_t i, int count, Lanes<T>* block) __attribute__((always_inline)) {
     Lanes<T> normal = (load_run(p.x + i, count) - mean) * rstd;
     Lanes<T> dz = load_run(p.grad + i, count) * slope_at(p, i, count, negative_slope);
     Lanes<T> u = dz * factor_at(p, i, count, one);
     block[kSumU] += u;
     block[kSumUN] = fma(u, normal, block[kSumUN]);
+    block[kSumN] += first(normal, count);
     if (of_scale) store_run(of_scale + i, count, dz * normal);
     if (of_shift) store_run(of_shift + i, count, dz);
   });

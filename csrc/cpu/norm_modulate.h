@@ -19,7 +19,8 @@ struct NormModulatePixels {
 
 // With u = dz (1 + scale) by pixel and u = dz by channel, where dz is the gradient of what goes into the activation,
 // and q = h_scale dz: the sums over a channel that the gradients are made of.
-enum NormModulateSum { kSumU, kSumUN, kSumH, kSumHN, kSumHU, kSumQ, kSumQN, kNormModulateSums };
+// In the first gradient there is a sum of n beside them, which the rounding of the mean leaves.
+enum NormModulateSum { kSumU, kSumUN, kSumH, kSumHN, kSumHU, kSumQ, kSumQN, kNormModulateSums, kSumN = kSumH };
 
 // Their means over what is normalised together, u being dz (1 + scale) in both cases; `centre` and `slope` are what the
 // second derivative in x subtracts.
@@ -31,7 +32,7 @@ struct NormModulateMeans {
 template <class S, class T = typename Compute<S>::type>
 struct NormModulateFunctions {
   void (*forward)(const NormModulatePixels<S>& p, const NormModulateChannel<T>& c, int64_t n, S* y);
-  // Writes kSumU and kSumUN, and the gradients by pixel in scale and shift, which may be null.
+  // Writes kSumU, kSumUN and kSumN, and the gradients by pixel in scale and shift, which may be null.
   void (*gradient_sums)(const NormModulatePixels<S>& p, const NormModulateChannel<T>& c, int64_t n, double* sums,
                         S* of_scale, S* of_shift);
   void (*gradient)(const NormModulatePixels<S>& p, const NormModulateChannel<T>& c, const NormModulateMeans<T>& means,

@@ -139,8 +139,11 @@ static std::tuple<Tensor, Tensor, Tensor> norm_modulate_gradient_cpu(
         },
         [&](int64_t unit) {
           auto factor = [&](int64_t plane) { return 1.0 + scales.of(plane); };
-          unit_means[unit].u = T(mean_of(plan, unit, sums, kSumU, factor));
-          unit_means[unit].un = T(mean_of(plan, unit, sums, kSumUN, factor));
+          // u - <u> - (n - <n>) <u n>
+          double un = mean_of(plan, unit, sums, kSumUN, factor);
+          double n = mean_of(plan, unit, sums, kSumN, [](int64_t) { return 1.0; });
+          unit_means[unit].u = T(mean_of(plan, unit, sums, kSumU, factor) - n * un);
+          unit_means[unit].un = T(un);
         },
         [&](int64_t plane) {
           int64_t at = plane * plan.positions;

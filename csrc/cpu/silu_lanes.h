@@ -54,6 +54,15 @@ FASTGEN_LANE Lanes<T> silu_slope(Lanes<T> z) {
   return s * fma(z, Lanes<T>(T(1)) - s, Lanes<T>(T(1)));
 }
 
+// Lanes beyond `count` set to zero.
+template <class T>
+FASTGEN_LANE Lanes<T> first(Lanes<T> v, int count) {
+  if (count == Lanes<T>::kCount) return v;
+  T values[Lanes<T>::kCount];
+  store(values, v);
+  return load(values, count, &v);
+}
+
 // Calls body(index, lanes) for every vector of a run; how many lanes is known when all full ones are compiled.
 template <class T, class Body>
 FASTGEN_LANE void for_vectors(int64_t begin, int64_t end, const Body& body) {

@@ -20,9 +20,9 @@ from fastgen.ops.registry import BackendError, Op, Sample
 
 # Kernels do not read what is masked, where the references multiply it by zero.
 _MASKED = ("masked_conv2d",)
-# Variations of their samples have no meaning (packed weights without their program), or no unique gradient (matrices
-# and features that lack rank but for rounding).
-_NOT_VARIED = ("coupling_flow", "trace_sqrtm", "frechet_distance", "frechet_distance_from_features")
+# Variations of their samples have no meaning (packed weights without their program), no unique gradient (matrices and
+# features that lack rank but for rounding), or filters that are not finite, which kernels multiply with no padding.
+_NOT_VARIED = ("coupling_flow", "trace_sqrtm", "frechet_distance", "frechet_distance_from_features", "upfirdn2d")
 _PASSES = {0: ("forward",), 1: ("forward", "forward_backward", "forward_backward", "double_backward")}
 
 

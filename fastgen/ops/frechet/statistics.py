@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgen.ops.checks import check_floating
+from fastgen.ops.checks import check_floating, is_visible
 from fastgen.ops.moments import check_finite, moments
-from fastgen.ops.checks import is_visible
 from fastgen.ops.sqrtm.arguments import check_matrix, check_values
 from fastgen.ops.sqrtm.factor import factor_of
 
