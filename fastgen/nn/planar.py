@@ -11,7 +11,35 @@ from torch import Tensor, nn
 from fastgen.nn.arguments import context_of, features_of, plain_numbers, positive
 
 
-class PlanarFlow(nn.Module):
+class _ContextFlow(nn.Module):
+    """A flow of vectors with few parameters, to which a linear function of the context may add."""
+
+    def __init__(self, features: int, context_features: int | None) -> None:
+        super().__init__()
+        positive(features=features)
+        self.features = features
+        self.context_features = context_features
+        if context_features is not None:
+            positive(context_features=context_features)
+
+    def _add_context_layer(self, parameters: int) -> None:
+        context_features = self.context_features
+        self.context_layer = None if context_features is None else nn.Linear(context_features, parameters, bias=False)
+
+    def _with_context(self, x: Tensor, context: Tensor | None, *own: Tensor) -> Tensor:
+        """The flow's own parameters and what the context adds, [batch or 1, parameters], in at least float32."""
+        features_of(x, self.features, image=False)
+        context_of(context, x.shape[0], self.context_features)
+        parameters = torch.cat(own)[None]
+        if context is not None:
+            parameters = parameters + self.context_layer(context)
+        return parameters.to(torch.promote_types(torch.promote_types(parameters.dtype, x.dtype), torch.float32))
+
+    def extra_repr(self) -> str:
+        return f"features={self.features}"
+
+
+class PlanarFlow(_ContextFlow):
     """Push the space along one direction: `y = x + u' tanh(a)` with `a = w . x + b`.
 
     `u' = u + (softplus(w . u) - 1 - w . u) w / |w|^2` has `w . u' > -1`, which makes the map invertible;
@@ -42,15 +70,12 @@ class PlanarFlow(nn.Module):
 
     @plain_numbers
     def __init__(self, features: int, context_features: int | None = None) -> None:
-        super().__init__()
-        positive(features=features)
+        super().__init__(features, context_features)
         bound = features**-0.5
-        self.features = features
-        self.context_features = context_features
         self.u = nn.Parameter(torch.empty(features).uniform_(-bound, bound))
         self.w = nn.Parameter(torch.empty(features).uniform_(-bound, bound))
         self.b = nn.Parameter(torch.zeros(1))
-        self.context_layer = _context_layer(context_features, 2 * features + 1)
+        self._add_context_layer(2 * features + 1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         u, w, b, stretch = self._parameters_for(x, context)
@@ -66,8 +91,7 @@ class PlanarFlow(nn.Module):
 
     def _parameters_for(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`u'` and `w`, [batch or 1, features], `b` and `1 + w . u'`, [batch or 1], in at least float32."""
-        features_of(x, self.features, image=False)
-        parameters = _parameters_with_context(x, context, self, (self.u, self.w, self.b))
+        parameters = self._with_context(x, context, self.u, self.w, self.b)
         u, w, b = parameters.split((self.features, self.features, 1), dim=1)
         product = (w * u).sum(1, keepdim=True)
         square = (w * w).sum(1, keepdim=True)
@@ -77,11 +101,8 @@ class PlanarFlow(nn.Module):
         along = (stretch - 1 - product) / torch.where(moves, square, 1.0)
         return u + along * w, w, b[:, 0], stretch[:, 0]
 
-    def extra_repr(self) -> str:
-        return f"features={self.features}"
 
-
-class RadialFlow(nn.Module):
+class RadialFlow(_ContextFlow):
     """Stretch or squeeze the space around one point: `y = x + beta (x - center) / (alpha + r)`, `r = |x - center|`.
 
     `alpha > 0` and `beta = softplus(raw_beta) - alpha > -alpha`, which makes the map invertible. Along a ray only the
@@ -112,16 +133,13 @@ class RadialFlow(nn.Module):
 
     @plain_numbers
     def __init__(self, features: int, context_features: int | None = None) -> None:
-        super().__init__()
-        positive(features=features)
+        super().__init__(features, context_features)
         bound = features**-0.5
-        self.features = features
-        self.context_features = context_features
         self.center = nn.Parameter(torch.empty(features).uniform_(-bound, bound))
         self.log_alpha = nn.Parameter(torch.zeros(1))
         # Starts near the identity, where softplus(raw_beta) = alpha.
         self.raw_beta = nn.Parameter(torch.empty(1).uniform_(-0.1, 0.1) + math.log(math.expm1(1)))
-        self.context_layer = _context_layer(context_features, features + 2)
+        self._add_context_layer(features + 2)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         center, alpha, total = self._parameters_for(x, context)
@@ -140,8 +158,7 @@ class RadialFlow(nn.Module):
 
     def _parameters_for(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """`center`, [batch or 1, features], `alpha` and `alpha + beta`, [batch or 1], in at least float32."""
-        features_of(x, self.features, image=False)
-        parameters = _parameters_with_context(x, context, self, (self.center, self.log_alpha, self.raw_beta))
+        parameters = self._with_context(x, context, self.center, self.log_alpha, self.raw_beta)
         center, log_alpha, raw_beta = parameters.split((self.features, 1, 1), dim=1)
         return center, log_alpha[:, 0].exp(), F.softplus(raw_beta[:, 0])
 
@@ -149,27 +166,6 @@ class RadialFlow(nn.Module):
         across = torch.log((total + r) / (alpha + r))
         along = torch.log((r * r + 2 * alpha * r + alpha * total) / (alpha + r) ** 2)
         return (self.features - 1) * across + along
-
-    def extra_repr(self) -> str:
-        return f"features={self.features}"
-
-
-def _context_layer(context_features: int | None, parameters: int) -> nn.Linear | None:
-    if context_features is None:
-        return None
-    positive(context_features=context_features)
-    return nn.Linear(context_features, parameters, bias=False)
-
-
-def _parameters_with_context(
-    x: Tensor, context: Tensor | None, flow: PlanarFlow | RadialFlow, own: tuple[Tensor, ...]
-) -> Tensor:
-    """The flow's own parameters and what the context adds, [batch or 1, parameters]."""
-    context_of(context, x.shape[0], flow.context_features)
-    parameters = torch.cat(own)[None]
-    if context is not None:
-        parameters = parameters + flow.context_layer(context)
-    return parameters.to(torch.promote_types(torch.promote_types(parameters.dtype, x.dtype), torch.float32))
 
 
 def _planar_slope(tanh: Tensor, stretch: Tensor) -> Tensor:
