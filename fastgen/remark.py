@@ -18,14 +18,14 @@ class Remark(UserWarning):
 _PENDING: list[str] = []
 
 
-def say(subject: str | Path, what: str) -> None:
+def warn(subject: str | Path, what: str) -> None:
     """Warn that `what` holds of `subject`, usually a file."""
     warnings.warn(f"{subject}: {what}", Remark, stacklevel=3)
 
 
 @contextmanager
-def remarks_kept() -> Iterator[None]:
-    """Hold remarks back until `tell` prints them, each once, so that an error can name them in its own line."""
+def hold_remarks() -> Iterator[None]:
+    """Hold remarks back, each once, until `print_remarks`: an error can then name them in its own line."""
     _PENDING.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("default", Remark)
@@ -41,13 +41,13 @@ def remarks_kept() -> Iterator[None]:
         yield
 
 
-def tell() -> None:
+def print_remarks() -> None:
     """Print the remarks held back, on stderr: before a long computation, and at the end."""
-    for remark in kept():
+    for remark in pop_remarks():
         print(f"fastgen: {remark}", file=sys.stderr)
 
 
-def kept() -> list[str]:
+def pop_remarks() -> list[str]:
     """The remarks held back, which are forgotten thereby."""
     remarks = _PENDING.copy()
     _PENDING.clear()

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastgen import __version__
-from fastgen.remark import kept, remarks_kept, tell
+from fastgen.remark import hold_remarks, pop_remarks, print_remarks
 
 # In the order of the help.
 COMMANDS = (
@@ -98,10 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            with remarks_kept():
+            with hold_remarks():
                 args = parser().parse_args(argv, argparse.Namespace(argv=argv))
                 status = args.run(args)
-            tell()
+            print_remarks()
             return status
         finally:
             _flush()
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in argv:
             traceback.print_exc()
         # How a file was read may be the reason.
-        remarks = "".join(f" ({remark})" for remark in kept())
+        remarks = "".join(f" ({remark})" for remark in pop_remarks())
         print(f"fastgen: error: {describe(error)}{remarks}", file=sys.stderr)
         _drop_stdout()
         return 2

@@ -14,7 +14,7 @@ from numpy.lib.recfunctions import structured_to_unstructured
 
 from fastgen.data.images import Images
 from fastgen.data.table import Table
-from fastgen.remark import say
+from fastgen.remark import warn
 
 SUFFIXES = (".npy", ".npz")
 EXAMPLE_KEYS = ("images", "vectors", "x", "x_train", "features", "arr_0")
@@ -49,7 +49,7 @@ def examples_among(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if not named:
         raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}, expected one of: {', '.join(EXAMPLE_KEYS)}")
     if others := [key for key in arrays if key not in (named[0], "levels", *LABEL_KEYS)]:
-        say(path, f"of its arrays {named[0]} is read, not {', '.join(others)}")
+        warn(path, f"of its arrays {named[0]} is read, not {', '.join(others)}")
     return arrays[named[0]]
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fastgen.data.images import Images
-from fastgen.remark import say
+from fastgen.remark import warn
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # Pillow's modes without colour. All others, palettes too, may hold colour.
@@ -91,9 +91,9 @@ class Pictures:
         if first is None:
             raise ValueError(f"{self.folder}: no picture can be read; the first: {self.bad[0]}")
         if self.deep:
-            say(self.folder, "pictures of 16 bits a channel are read with 8")
+            warn(self.folder, "pictures of 16 bits a channel are read with 8")
         if self.bad:
-            say(self.folder, f"passed over {len(self.bad)} of {len(self)} pictures; the first: {self.bad[0]}")
+            warn(self.folder, f"passed over {len(self.bad)} of {len(self)} pictures; the first: {self.bad[0]}")
 
     def _array(self, file: Path) -> tuple[np.ndarray | None, str]:
         """The picture [C, H, W], or None and the error."""

@@ -15,7 +15,7 @@ from typing import NoReturn
 import numpy as np
 
 from fastgen.files import read_unzipped
-from fastgen.remark import say
+from fastgen.remark import warn
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data")
 # Lines of a file that its format is guessed from.
@@ -93,12 +93,12 @@ class Table:
         if name in _UNNAMED:
             if len(np.unique(first)) < len(first) or (first != np.floor(first)).any():
                 raise ValueError(f"{path}: column 1 has no name")
-            say(path, "column 1 has no name and numbers the rows: it is left out")
+            warn(path, "column 1 has no name and numbers the rows: it is left out")
         elif counts and name == "index":
-            say(path, "column 1 (index) only counts the rows: it is left out")
+            warn(path, "column 1 (index) only counts the rows: it is left out")
         else:
             if counts and name is None and (self.values != np.floor(self.values)).any():
-                say(path, "column 1 only counts the rows: it is kept, for the columns have no names")
+                warn(path, "column 1 only counts the rows: it is kept, for the columns have no names")
             return self
         return Table(self.values[:, 1:], self.columns and self.columns[1:])
 
@@ -153,7 +153,7 @@ def read_table(path: Path) -> Table:
     _check_names(path, table.columns)
     # Said only now: where a table is refused, the error is enough.
     for note in notes:
-        say(path, note)
+        warn(path, note)
     return table
 
 

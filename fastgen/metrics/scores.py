@@ -18,7 +18,7 @@ from fastgen.metrics.mode_coverage import ModeCoverage
 from fastgen.metrics.precision_recall import precision_recall_density_coverage
 from fastgen.metrics.sliced_wasserstein import SlicedWasserstein
 from fastgen.nn.full_precision import full_precision
-from fastgen.remark import say
+from fastgen.remark import warn
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def warn_of_bias(width: int, counts: Iterable[int]) -> None:
     least, few = _ENOUGH * width, min(counts, default=math.inf)
     if few < least:
         enough = f"{least} or more ({_ENOUGH} for each of {width} features)"
-        say(
+        warn(
             "warning",
             f"fid of {few} examples is biased upwards: compare it only with that of as many, or take {enough}",
         )

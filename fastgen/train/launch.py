@@ -17,7 +17,7 @@ from torch import nn
 
 from fastgen.data import Dataset, Vectors, load
 from fastgen.models import MODELS
-from fastgen.remark import tell
+from fastgen.remark import print_remarks
 from fastgen.train.checkpoint import LAST, find, held_run, read_config, settled
 from fastgen.train.load import model_entry
 from fastgen.train.settings import Settings, chosen, preset, recipe_class, recipe_of
@@ -77,7 +77,7 @@ def trainer_of(given: Mapping[str, Any]) -> Iterator[Trainer]:
 
 def finish_training(trainer: Trainer, resume: bool = False) -> int:
     """Train, and tell how it went. Returns the exit status."""
-    tell()
+    print_remarks()
     try:
         metrics = trainer.fit(resume=resume)
     except TrainingInterrupted as stop:

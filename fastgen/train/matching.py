@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fastgen.data import Dataset, Examples, Images, Vectors
-from fastgen.remark import say
+from fastgen.remark import warn
 from fastgen.train.recipe import num_classes
 
 
@@ -30,10 +30,10 @@ def matched(dataset: Dataset, model: nn.Module, learned: Mapping[str, Any]) -> D
         columns = learned.get("columns")
         if columns is None:
             if first.columns and first.shape == tuple(model.shape):
-                say(dataset.name, "the model knows no names, and takes the columns in their order")
+                warn(dataset.name, "the model knows no names, and takes the columns in their order")
             return dataset
         if set(first.columns or columns) > set(columns):
-            say(dataset.name, f"of its columns {', '.join(columns)} are taken, which the model knows")
+            warn(dataset.name, f"of its columns {', '.join(columns)} are taken, which the model knows")
         return _each(dataset, lambda vectors: vectors.with_columns(columns))
     if isinstance(first, Images) and num_classes(model) is not None and first.labels is not None:
         names = class_names(model, learned)

@@ -24,7 +24,7 @@ from fastgen.data.table import Table
 from fastgen.metrics import FrechetInceptionDistance, feature_extractor
 from fastgen.metrics.moments import Statistics, statistics_of_arrays
 from fastgen.metrics.scores import FeatureSet, extract
-from fastgen.remark import say
+from fastgen.remark import warn
 
 
 @dataclass
@@ -112,7 +112,7 @@ def align_columns(a: Source, b: Source) -> None:
     if not (a.columns and b.columns):
         named, other = (a, b) if a.columns else (b, a)
         if other.are_features:
-            say(other.name, f"its columns have no names, and are taken in the order of {named.name}")
+            warn(other.name, f"its columns have no names, and are taken in the order of {named.name}")
     elif set(a.columns) != set(b.columns):
         raise ValueError(f"{a.name} has the columns {', '.join(a.columns)} and {b.name} {', '.join(b.columns)}")
     else:
