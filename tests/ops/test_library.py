@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastgen import info
+from fastgen.cli.reports import installation
 from fastgen.ops import extensions
 from fastgen.ops.extensions import PACKAGE, UNUSABLE, build_report, build_warning, library_damage
 
@@ -35,7 +35,7 @@ def test_a_report_that_is_damaged(package, content):
     (package / "_build.json").write_bytes(content)
     assert build_report() == {}
     assert build_warning().startswith("_build.json") and build_warning().endswith(": build again")
-    assert f"\n  {build_warning()}\n" in info.text(info.report())
+    assert f"\n  {build_warning()}\n" in installation.text(installation.report())
     assert extensions._load("_C.so") == "_C.so was not built: the package was installed without it"
 
 
@@ -47,7 +47,7 @@ def test_a_report_that_nobody_may_read(package):
 def test_a_build_for_another_torch(package):
     (package / "_build.json").write_text(json.dumps({"torch": "2.11.0+cpu"}))
     warning = f"built for torch 2.11.0+cpu, this is {torch.__version__}: build again"
-    assert build_warning() == warning and f"\n  {warning}\n" in info.text(info.report())
+    assert build_warning() == warning and f"\n  {warning}\n" in installation.text(installation.report())
     (package / "_C.so").write_bytes(b"nothing of the kind")
     assert extensions._load("_C.so").endswith(f"({warning})")
     # The same one for another device loads the same kernels.
@@ -115,11 +115,11 @@ def test_a_package_of_damaged_parts_is_imported(tmp_path):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     script = """
 import torch, fastgen
-from fastgen import info
+from fastgen.cli.reports import installation
 from fastgen.sampling.run.native import why_unavailable
 assert fastgen.__file__.startswith({root!r})
 fastgen.ops.gated_activation(torch.randn(2, 8))
-print(info.text(info.report()))
+print(installation.text(installation.report()))
 print(why_unavailable())
 """
     environment = {name: value for name, value in os.environ.items() if name != "FASTGEN_BACKEND"}

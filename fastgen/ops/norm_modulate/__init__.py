@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,10 +20,10 @@ from fastgen.ops.registry import (
     Tolerance,
     always,
     computing_dtype,
+    differentiable,
     differentiates_again,
     fresh,
     needs_gradient,
-    reference_gradient,
 )
 
 
@@ -198,7 +197,7 @@ class _NormModulate(torch.autograd.Function):
     def backward(ctx, grad: Tensor, *_: Tensor):
         x, scale, y, mean, rstd = ctx.saved_tensors
         y = None if y is None else y.detach()
-        run = _Gradient.apply if differentiates_again() else _gradient
+        run = _recorded_gradient if differentiates_again() else _gradient
         how = (ctx.settings, ctx.backend, ctx.per_pixel, *ctx.needs_input_grad[1:3])
         of_x, of_scale, of_shift = run(grad.contiguous(), x, scale, y, mean, rstd, *how)
         of_scale = of_scale if ctx.needs_input_grad[1] else None
@@ -214,40 +213,18 @@ def _gradient(
     )
 
 
-class _Gradient(torch.autograd.Function):
-    """`_gradient` recorded by autograd."""
-
-    @staticmethod
-    def forward(
-        ctx, grad: Tensor, x: Tensor, scale: Tensor | None, y: Tensor | None, mean: Tensor, rstd: Tensor,
-        settings: Settings, backend: str, per_pixel: bool, of_scale: bool, of_shift: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        ctx.save_for_backward(grad, x, scale, y, mean, rstd)
-        ctx.settings, ctx.backend, ctx.per_pixel, ctx.wanted = settings, backend, per_pixel, (of_scale, of_shift)
-        return _gradient(grad, x, scale, y, mean, rstd, settings, backend, per_pixel, of_scale, of_shift)
-
-    @staticmethod
-    def backward(ctx, h: Tensor, h_scale: Tensor, h_shift: Tensor):
-        grad, x, scale, y, mean, rstd = ctx.saved_tensors
-        h_scale, h_shift = (t.contiguous() if w else None for t, w in zip((h_scale, h_shift), ctx.wanted, strict=True))
-        if differentiates_again():
-            cotangents = [h, *(t for t in (h_scale, h_shift) if t is not None)]
-            reference = partial(
-                _gradient_reference, y=y, settings=ctx.settings, per_pixel=ctx.per_pixel, wanted=ctx.wanted
-            )
-            found = reference_gradient(reference, (grad, x, scale), ctx.needs_input_grad[:3], cotangents)
-        else:
-            found = NORM_MODULATE.call[ctx.backend]["norm_modulate_second"](
-                h.contiguous(), h_scale, h_shift, grad, x, scale, y, mean, rstd, ctx.settings.groups,
-                ctx.settings.negative_slope, ctx.per_pixel,
-            )  # fmt: skip
-            found = [t if needed else None for t, needed in zip(found, ctx.needs_input_grad[:3], strict=True)]
-        return *found, *(None,) * 8
+def _second(ctx, h: Tensor, h_scale: Tensor, h_shift: Tensor) -> tuple[Tensor | None, ...]:
+    (*tensors, mean, rstd), (settings, backend, per_pixel, *wanted) = ctx.saved_tensors, ctx.settings
+    h_scale, h_shift = (t.contiguous() if w else None for t, w in zip((h_scale, h_shift), wanted, strict=True))
+    found = NORM_MODULATE.call[backend]["norm_modulate_second"](
+        h.contiguous(), h_scale, h_shift, *tensors, mean, rstd, settings.groups, settings.negative_slope, per_pixel
+    )
+    return *(t if needed else None for t, needed in zip(found, ctx.needs_input_grad[:3], strict=True)), None, None, None
 
 
 def _gradient_reference(
-    grad: Tensor, x: Tensor, scale: Tensor | None, *, y: Tensor | None, settings: Settings, per_pixel: bool,
-    wanted: tuple[bool, bool],
+    grad: Tensor, x: Tensor, scale: Tensor | None, y: Tensor | None, mean: Tensor, rstd: Tensor, settings: Settings,
+    backend: str, per_pixel: bool, of_scale: bool, of_shift: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """`_gradient` in PyTorch. Leaky ReLU is a factor, which the sign of the result tells."""
     with torch.enable_grad():
@@ -256,8 +233,19 @@ def _gradient_reference(
         result = _reference(x, scale, shift, settings._replace(negative_slope=1.0))[0]
         if y is not None:
             result = torch.where(y > 0, result, result * settings.negative_slope)
-        inputs = [x, *([scale] if wanted[0] else []), *([shift] if wanted[1] else [])]
-        return torch.autograd.grad(result, inputs, grad, create_graph=True)
+        inputs = [x, *([scale] if of_scale else []), *([shift] if of_shift else [])]
+        of_x, *others = torch.autograd.grad(result, inputs, grad, create_graph=True)
+    of_both = [others.pop(0) if wanted else mean.new_empty(0) for wanted in (of_scale, of_shift)]
+    return of_x, *of_both
+
+
+_recorded_gradient = differentiable(
+    _gradient,
+    _second,
+    _gradient_reference,
+    inputs=6,
+    settings=("settings", "backend", "per_pixel", "of_scale", "of_shift"),
+)
 
 
 def _fake(
