@@ -5,8 +5,8 @@
 namespace fastgen {
 
 template <bool inverse, class S, class T>
-static void forward_rows_of(const S* __restrict x, const T* __restrict shift, const T* __restrict factor,
-                            S* __restrict y, int64_t rows, int64_t n) {
+static void forward_rows(const S* __restrict x, const T* __restrict shift, const T* __restrict factor, S* __restrict y,
+                         int64_t rows, int64_t n) {
   for (int64_t row = 0; row < rows; ++row, x += n, y += n) {
     for (int64_t i = 0; i < n; ++i) {
       store(y + i, inverse ? (load(x + i) - shift[i]) * factor[i] : load(x + i) * factor[i] + shift[i]);
@@ -15,16 +15,16 @@ static void forward_rows_of(const S* __restrict x, const T* __restrict shift, co
 }
 
 template <bool inverse, class S, class T>
-static void forward_run_of(const S* __restrict x, T shift, T factor, S* __restrict y, int64_t n) {
+static void forward_run(const S* __restrict x, T shift, T factor, S* __restrict y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     store(y + i, inverse ? (load(x + i) - shift) * factor : load(x + i) * factor + shift);
   }
 }
 
 template <bool inverse, class S, class T>
-static void backward_rows_of(const S* __restrict grad, const S* __restrict x, const T* __restrict shift,
-                             const T* __restrict factor, S* __restrict grad_x, T* __restrict sum,
-                             T* __restrict product_sum, int64_t rows, int64_t n) {
+static void backward_rows(const S* __restrict grad, const S* __restrict x, const T* __restrict shift,
+                          const T* __restrict factor, S* __restrict grad_x, T* __restrict sum,
+                          T* __restrict product_sum, int64_t rows, int64_t n) {
   for (int64_t row = 0; row < rows; ++row, grad += n, x += n, grad_x += n) {
     for (int64_t i = 0; i < n; ++i) {
       T g = load(grad + i);
@@ -56,8 +56,8 @@ struct RunSum {
 };
 
 template <bool inverse, class S, class T>
-static void backward_run_of(const S* __restrict grad, const S* __restrict x, T shift, T factor, S* __restrict grad_x,
-                            T* sum, T* product_sum, int64_t n) {
+static void backward_run(const S* __restrict grad, const S* __restrict x, T shift, T factor, S* __restrict grad_x,
+                         T* sum, T* product_sum, int64_t n) {
   constexpr int64_t width = RunSum<T>::width;
   RunSum<T> gradients, products;
   int64_t i = 0;
@@ -83,36 +83,13 @@ static void backward_run_of(const S* __restrict grad, const S* __restrict x, T s
 }
 
 template <class S, class T = typename Compute<S>::type>
-static void forward_rows(const S* x, const T* shift, const T* factor, S* y, int64_t rows, int64_t n, bool inverse) {
-  auto run = inverse ? forward_rows_of<true, S, T> : forward_rows_of<false, S, T>;
-  run(x, shift, factor, y, rows, n);
-}
+static constexpr ActNormFunctions<S> kFunctions = {
+    {forward_rows<false, S, T>, forward_rows<true, S, T>},
+    {forward_run<false, S, T>, forward_run<true, S, T>},
+    {backward_rows<false, S, T>, backward_rows<true, S, T>},
+    {backward_run<false, S, T>, backward_run<true, S, T>},
+};
 
-template <class S, class T = typename Compute<S>::type>
-static void forward_run(const S* x, T shift, T factor, S* y, int64_t n, bool inverse) {
-  auto run = inverse ? forward_run_of<true, S, T> : forward_run_of<false, S, T>;
-  run(x, shift, factor, y, n);
-}
-
-template <class S, class T = typename Compute<S>::type>
-static void backward_rows(const S* grad, const S* x, const T* shift, const T* factor, S* grad_x, T* sum, T* product_sum,
-                          int64_t rows, int64_t n, bool inverse) {
-  auto run = inverse ? backward_rows_of<true, S, T> : backward_rows_of<false, S, T>;
-  run(grad, x, shift, factor, grad_x, sum, product_sum, rows, n);
-}
-
-template <class S, class T = typename Compute<S>::type>
-static void backward_run(const S* grad, const S* x, T shift, T factor, S* grad_x, T* sum, T* product_sum, int64_t n,
-                         bool inverse) {
-  auto run = inverse ? backward_run_of<true, S, T> : backward_run_of<false, S, T>;
-  run(grad, x, shift, factor, grad_x, sum, product_sum, n);
-}
-
-template <class S>
-static constexpr ActNormFunctions<S> functions() {
-  return {forward_rows<S>, forward_run<S>, backward_rows<S>, backward_run<S>};
-}
-
-FASTGEN_DEFINE_TABLE(actnorm, functions<float>(), functions<double>(), functions<BFloat16>());
+FASTGEN_DEFINE_TABLE(actnorm, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
 
 }  // namespace fastgen

@@ -8,15 +8,14 @@ namespace fastgen {
 // gradients are: of the output's gradient, and of its product with x (x - shift in the inverse).
 //
 // *_rows take `rows` rows of n elements that each have a shift, a factor and sums of their own; *_run take n elements
-// that share them.
+// that share them. [0] is the forward direction and [1] the inverse.
 template <class S, class T = typename Compute<S>::type>
 struct ActNormFunctions {
-  void (*forward_rows)(const S* x, const T* shift, const T* factor, S* y, int64_t rows, int64_t n, bool inverse);
-  void (*forward_run)(const S* x, T shift, T factor, S* y, int64_t n, bool inverse);
-  void (*backward_rows)(const S* grad, const S* x, const T* shift, const T* factor, S* grad_x, T* sum, T* product_sum,
-                        int64_t rows, int64_t n, bool inverse);
-  void (*backward_run)(const S* grad, const S* x, T shift, T factor, S* grad_x, T* sum, T* product_sum, int64_t n,
-                       bool inverse);
+  void (*forward_rows[2])(const S* x, const T* shift, const T* factor, S* y, int64_t rows, int64_t n);
+  void (*forward_run[2])(const S* x, T shift, T factor, S* y, int64_t n);
+  void (*backward_rows[2])(const S* grad, const S* x, const T* shift, const T* factor, S* grad_x, T* sum,
+                           T* product_sum, int64_t rows, int64_t n);
+  void (*backward_run[2])(const S* grad, const S* x, T shift, T factor, S* grad_x, T* sum, T* product_sum, int64_t n);
 };
 
 }  // namespace fastgen

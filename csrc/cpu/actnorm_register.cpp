@@ -62,14 +62,14 @@ static void run_forward(const ActNormFunctions<S>& f, const ActNormSizes& s, con
   parallel_for(0, s.batch, s.rows_at_once() * s.grain(), [&](int64_t begin, int64_t end) {
     DenormalsAreZero guard;
     if (s.by_rows()) {
-      f.forward_rows(xs + begin * s.row(), channels.shift.data(), channels.factor.data(), ys + begin * s.row(),
-                     end - begin, s.row(), inverse);
+      f.forward_rows[inverse](xs + begin * s.row(), channels.shift.data(), channels.factor.data(), ys + begin * s.row(),
+                              end - begin, s.row());
       return;
     }
     for (int64_t k = begin * s.channels; k < end * s.channels; ++k) {
       int64_t c = k % s.channels;
-      f.forward_run(xs + k * s.positions, channels.shift[c], channels.factor[c], ys + k * s.positions, s.positions,
-                    inverse);
+      f.forward_run[inverse](xs + k * s.positions, channels.shift[c], channels.factor[c], ys + k * s.positions,
+                             s.positions);
     }
   });
 }
@@ -90,14 +90,14 @@ static void run_backward(const ActNormFunctions<S>& f, const ActNormSizes& s, co
       T *sum = sums.data() + 2 * chunk * width, *product_sum = sum + width;
       if (s.by_rows()) {
         int64_t at = begin * s.row();
-        f.backward_rows(grads + at, xs + at, channels.shift.data(), channels.factor.data(), out + at, sum, product_sum,
-                        end - begin, s.row(), inverse);
+        f.backward_rows[inverse](grads + at, xs + at, channels.shift.data(), channels.factor.data(), out + at, sum,
+                                 product_sum, end - begin, s.row());
         continue;
       }
       for (int64_t k = begin * s.channels; k < end * s.channels; ++k) {
         int64_t c = k % s.channels, at = k * s.positions;
-        f.backward_run(grads + at, xs + at, channels.shift[c], channels.factor[c], out + at, sum + c, product_sum + c,
-                       s.positions, inverse);
+        f.backward_run[inverse](grads + at, xs + at, channels.shift[c], channels.factor[c], out + at, sum + c,
+                                product_sum + c, s.positions);
       }
     }
   });

@@ -247,75 +247,39 @@ static bool packs(int64_t n) {
   return n < kWidth<T> || (n < 4 * kWidth<T> && n % kWidth<T>);
 }
 
-template <ScaleMap map, bool inverse, class S, class T>
-static void forward_mapped(const AffineCoupling& call, Rows<S> x, Rows<S> shift, Rows<S> log_scale, S* y, T* logabsdet,
-                           bool stream) {
-  auto run = packs<T>(call.n) ? forward_short_rows<map, inverse, S, T>
-             : stream         ? forward_rows<map, inverse, true, S, T>
-                              : forward_rows<map, inverse, false, S, T>;
-  run(call, x, shift, log_scale, y, logabsdet);
-}
-
-template <ScaleMap map, bool inverse, class S, class T>
-static void backward_mapped(const AffineCoupling& call, Rows<S> grad, const T* grad_logabsdet, Rows<S> x,
-                            Rows<S> log_scale, S* grad_x, S* grad_log_scale, bool stream) {
-  auto run = packs<T>(call.n) ? backward_short_rows<map, inverse, S, T>
-             : stream         ? backward_rows<map, inverse, true, S, T>
-                              : backward_rows<map, inverse, false, S, T>;
-  run(call, grad, grad_logabsdet, x, log_scale, grad_x, grad_log_scale);
-}
-
-static ScaleMap map_of(const AffineCoupling& call) {
-  if (call.scale_map == 2) return call.min_scale > 0 ? ScaleMap::kSigmoid : ScaleMap::kSigmoidAlone;
-  return call.scale_map == 1 ? ScaleMap::kTanh : ScaleMap::kExp;
-}
-
-template <bool inverse, class S, class T>
-static void forward_directed(const AffineCoupling& call, Rows<S> x, Rows<S> shift, Rows<S> log_scale, S* y,
-                             T* logabsdet, bool stream) {
-  switch (map_of(call)) {
-    case ScaleMap::kExp:
-      return forward_mapped<ScaleMap::kExp, inverse>(call, x, shift, log_scale, y, logabsdet, stream);
-    case ScaleMap::kTanh:
-      return forward_mapped<ScaleMap::kTanh, inverse>(call, x, shift, log_scale, y, logabsdet, stream);
-    case ScaleMap::kSigmoid:
-      return forward_mapped<ScaleMap::kSigmoid, inverse>(call, x, shift, log_scale, y, logabsdet, stream);
-    case ScaleMap::kSigmoidAlone:
-      return forward_mapped<ScaleMap::kSigmoidAlone, inverse>(call, x, shift, log_scale, y, logabsdet, stream);
-  }
-}
-
-template <bool inverse, class S, class T>
-static void backward_directed(const AffineCoupling& call, Rows<S> grad, const T* grad_logabsdet, Rows<S> x,
-                              Rows<S> log_scale, S* grad_x, S* grad_raw, bool stream) {
-  switch (map_of(call)) {
-    case ScaleMap::kExp:
-      return backward_mapped<ScaleMap::kExp, inverse>(call, grad, grad_logabsdet, x, log_scale, grad_x, grad_raw,
-                                                      stream);
-    case ScaleMap::kTanh:
-      return backward_mapped<ScaleMap::kTanh, inverse>(call, grad, grad_logabsdet, x, log_scale, grad_x, grad_raw,
-                                                       stream);
-    case ScaleMap::kSigmoid:
-      return backward_mapped<ScaleMap::kSigmoid, inverse>(call, grad, grad_logabsdet, x, log_scale, grad_x, grad_raw,
-                                                          stream);
-    case ScaleMap::kSigmoidAlone:
-      return backward_mapped<ScaleMap::kSigmoidAlone, inverse>(call, grad, grad_logabsdet, x, log_scale, grad_x,
-                                                               grad_raw, stream);
-  }
+// Calls body(the map, whether it is the inverse), both as constants.
+template <class Body>
+static void with_map(const AffineCoupling& call, const Body& body) {
+  auto run = [&](auto map) { call.inverse ? body(map, Constant<true>()) : body(map, Constant<false>()); };
+  if (call.scale_map == 0) return run(Constant<ScaleMap::kExp>());
+  if (call.scale_map == 1) return run(Constant<ScaleMap::kTanh>());
+  call.min_scale > 0 ? run(Constant<ScaleMap::kSigmoid>()) : run(Constant<ScaleMap::kSigmoidAlone>());
 }
 
 template <class S, class T = typename Compute<S>::type>
 static void forward(const AffineCoupling& call, Rows<S> x, Rows<S> shift, Rows<S> log_scale, S* y, T* logabsdet,
                     bool stream) {
-  auto run = call.inverse ? forward_directed<true, S, T> : forward_directed<false, S, T>;
-  run(call, x, shift, log_scale, y, logabsdet, stream);
+  with_map(call, [&](auto map, auto inverse) {
+    constexpr ScaleMap kMap = decltype(map)::value;
+    constexpr bool kInverse = decltype(inverse)::value;
+    auto run = packs<T>(call.n) ? forward_short_rows<kMap, kInverse, S, T>
+               : stream         ? forward_rows<kMap, kInverse, true, S, T>
+                                : forward_rows<kMap, kInverse, false, S, T>;
+    run(call, x, shift, log_scale, y, logabsdet);
+  });
 }
 
 template <class S, class T = typename Compute<S>::type>
 static void backward(const AffineCoupling& call, Rows<S> grad, const T* grad_logabsdet, Rows<S> x, Rows<S> log_scale,
                      S* grad_x, S* grad_log_scale, bool stream) {
-  auto run = call.inverse ? backward_directed<true, S, T> : backward_directed<false, S, T>;
-  run(call, grad, grad_logabsdet, x, log_scale, grad_x, grad_log_scale, stream);
+  with_map(call, [&](auto map, auto inverse) {
+    constexpr ScaleMap kMap = decltype(map)::value;
+    constexpr bool kInverse = decltype(inverse)::value;
+    auto run = packs<T>(call.n) ? backward_short_rows<kMap, kInverse, S, T>
+               : stream         ? backward_rows<kMap, kInverse, true, S, T>
+                                : backward_rows<kMap, kInverse, false, S, T>;
+    run(call, grad, grad_logabsdet, x, log_scale, grad_x, grad_log_scale);
+  });
 }
 
 template <class S>

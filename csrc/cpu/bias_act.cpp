@@ -139,38 +139,29 @@ static void slope_of_output(const S* __restrict grad, const T* grad_b, const S* 
   if (settings.stream) stream_end();
 }
 
-// Calls body(the activation, whether runs go across channels), both as types.
-template <Act act>
-struct ActType {
-  static constexpr Act value = act;
-};
-template <bool is>
-struct Truth {
-  static constexpr bool value = is;
-};
-
+// Calls body(the activation, whether runs go across channels), both as constants.
 template <class Body>
 static void with_act(int64_t act, int64_t run, const Body& body) {
-  auto call = [&](auto kind) { return run ? body(kind, Truth<true>()) : body(kind, Truth<false>()); };
+  auto call = [&](auto kind) { return run ? body(kind, Constant<true>()) : body(kind, Constant<false>()); };
   switch (static_cast<Act>(act)) {
     case Act::kLinear:
-      return call(ActType<Act::kLinear>());
+      return call(Constant<Act::kLinear>());
     case Act::kRelu:
-      return call(ActType<Act::kRelu>());
+      return call(Constant<Act::kRelu>());
     case Act::kLeakyRelu:
-      return call(ActType<Act::kLeakyRelu>());
+      return call(Constant<Act::kLeakyRelu>());
     case Act::kTanh:
-      return call(ActType<Act::kTanh>());
+      return call(Constant<Act::kTanh>());
     case Act::kSigmoid:
-      return call(ActType<Act::kSigmoid>());
+      return call(Constant<Act::kSigmoid>());
     case Act::kElu:
-      return call(ActType<Act::kElu>());
+      return call(Constant<Act::kElu>());
     case Act::kSelu:
-      return call(ActType<Act::kSelu>());
+      return call(Constant<Act::kSelu>());
     case Act::kSoftplus:
-      return call(ActType<Act::kSoftplus>());
+      return call(Constant<Act::kSoftplus>());
     case Act::kSwish:
-      return call(ActType<Act::kSwish>());
+      return call(Constant<Act::kSwish>());
   }
 }
 

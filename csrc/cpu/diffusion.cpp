@@ -32,19 +32,18 @@ static void update_run(const DiffusionRow<T>& given, const S* __restrict x, cons
   }
 }
 
-template <bool predicts, bool has_previous, class S, class T>
-static void update_with_noise(const DiffusionRow<T>& row, const DiffusionTensors<S>& t, int64_t n) {
-  if (t.drawn) return update_run<predicts, has_previous, true>(row, t.x, t.eps, t.previous, t.drawn, t.out, t.x0, n);
-  if (t.noise) return update_run<predicts, has_previous, true>(row, t.x, t.eps, t.previous, t.noise, t.out, t.x0, n);
-  update_run<predicts, has_previous, false>(row, t.x, t.eps, t.previous, t.noise, t.out, t.x0, n);
-}
-
 template <class S, class T = typename Compute<S>::type>
 static void update(const DiffusionRow<T>& row, const DiffusionTensors<S>& t, bool predicts, int64_t n) {
-  if (predicts) {
-    return t.previous ? update_with_noise<true, true>(row, t, n) : update_with_noise<true, false>(row, t, n);
-  }
-  t.previous ? update_with_noise<false, true>(row, t, n) : update_with_noise<false, false>(row, t, n);
+  auto with_noise = [&](auto x0, auto previous) {
+    constexpr bool kPredicts = decltype(x0)::value, kPrevious = decltype(previous)::value;
+    if (t.drawn) return update_run<kPredicts, kPrevious, true>(row, t.x, t.eps, t.previous, t.drawn, t.out, t.x0, n);
+    if (t.noise) return update_run<kPredicts, kPrevious, true>(row, t.x, t.eps, t.previous, t.noise, t.out, t.x0, n);
+    update_run<kPredicts, kPrevious, false>(row, t.x, t.eps, t.previous, t.noise, t.out, t.x0, n);
+  };
+  auto with_previous = [&](auto x0) {
+    t.previous ? with_noise(x0, Constant<true>()) : with_noise(x0, Constant<false>());
+  };
+  predicts ? with_previous(Constant<true>()) : with_previous(Constant<false>());
 }
 
 template <DiffusionTarget kind, class S, class T>

@@ -39,30 +39,32 @@ static void backward_channel(const S* __restrict grad, const S* __restrict a, co
   }
 }
 
+// Calls run(the kind of the condition, as a constant; the first channel; elements). Without a condition that varies, or
+// with one number per position, the channels of a sample are one run of memory.
+template <class Run>
+static void for_runs(bool conditioned, bool per_position, int64_t channels, int64_t n, const Run& run) {
+  if (!conditioned) return run(Constant<Condition::kNone>(), 0, channels * n);
+  if (per_position) return run(Constant<Condition::kPerPosition>(), 0, channels * n);
+  for (int64_t k = 0; k < channels; ++k) run(Constant<Condition::kPerChannel>(), k, n);
+}
+
 template <class S>
 static void forward(const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* y, int64_t channels,
                     int64_t n) {
   DenormalsAreZero guard;
-  // Without a condition that varies, or with one number per position, the channels of a sample are one run of memory.
-  if (!c) return forward_channel<Condition::kNone>(a, b, c, d, y, channels * n);
-  if (condition_stride) return forward_channel<Condition::kPerPosition>(a, b, c, d, y, channels * n);
-  for (int64_t k = 0; k < channels; ++k) {
-    forward_channel<Condition::kPerChannel>(a + k * n, b + k * n, c + k, d + k, y + k * n, n);
-  }
+  for_runs(c, condition_stride, channels, n, [&](auto kind, int64_t k, int64_t count) {
+    forward_channel<decltype(kind)::value>(a + k * n, b + k * n, c + k, d + k, y + k * n, count);
+  });
 }
 
 template <class S>
 static void backward(const S* grad, const S* a, const S* b, const S* c, const S* d, int64_t condition_stride, S* grad_a,
                      S* grad_b, int64_t channels, int64_t n) {
   DenormalsAreZero guard;
-  if (!c) return backward_channel<Condition::kNone>(grad, a, b, c, d, grad_a, grad_b, channels * n);
-  if (condition_stride) {
-    return backward_channel<Condition::kPerPosition>(grad, a, b, c, d, grad_a, grad_b, channels * n);
-  }
-  for (int64_t k = 0; k < channels; ++k) {
-    backward_channel<Condition::kPerChannel>(grad + k * n, a + k * n, b + k * n, c + k, d + k, grad_a + k * n,
-                                             grad_b + k * n, n);
-  }
+  for_runs(c, condition_stride, channels, n, [&](auto kind, int64_t k, int64_t count) {
+    backward_channel<decltype(kind)::value>(grad + k * n, a + k * n, b + k * n, c + k, d + k, grad_a + k * n,
+                                            grad_b + k * n, count);
+  });
 }
 
 template <class S>

@@ -123,15 +123,10 @@ FASTGEN_LANE void add_points(const T* packed, int64_t own, const KdePoints<T>& p
 template <class T, int V, bool kScore, bool kTrack>
 static void add_range(const T* packed, int64_t own, const KdePoints<T>& points, int64_t first, int64_t last,
                       Running<T, V>& running) {
-  constexpr int64_t at_once = kPointsAtOnce * kGroupsPerSum;
-  for (int64_t begin = first; begin < last; begin += at_once) {
-    int64_t j = begin, end = begin + at_once < last ? begin + at_once : last;
-    for (; j + kPointsAtOnce <= end; j += kPointsAtOnce) {
-      add_points<T, kPointsAtOnce, V, kScore, kTrack>(packed, own, points, j, running);
-    }
-    for (; j < end; ++j) add_points<T, 1, V, kScore, kTrack>(packed, own, points, j, running);
-    running.take_parts();
-  }
+  auto add = [&](auto points_at_once, int64_t j) __attribute__((always_inline)) {
+    add_points<T, decltype(points_at_once)::value, V, kScore, kTrack>(packed, own, points, j, running);
+  };
+  for_points(first, last, add, [&] { running.take_parts(); });
 }
 
 // Relative to the bound on each exponent; false where that is too far above the exponents there are.
@@ -200,23 +195,9 @@ static void forward_tiles(const KdeQueries<T>& queries, const KdePoints<T>& poin
     int64_t count = queries.count - i < kTile<T> ? queries.count - i : kTile<T>;
     KdeQueries<T> tile{queries.rows + i * points.d, count, queries.own + i};
     T* to = score + (kScore ? i * points.d : 0);
-    // As many vectors as there are queries for.
-    switch ((count + Lanes<T>::kCount - 1) / Lanes<T>::kCount) {
-      case 1:
-        forward_tile<T, 1, kScore>(tile, points, log_sums + i, inner + i, to, scratch);
-        break;
-      case 2:
-        forward_tile<T, 2, kScore>(tile, points, log_sums + i, inner + i, to, scratch);
-        break;
-#if defined(__AVX512F__)
-      case 3:
-        forward_tile<T, 3, kScore>(tile, points, log_sums + i, inner + i, to, scratch);
-        break;
-      case 4:
-        forward_tile<T, 4, kScore>(tile, points, log_sums + i, inner + i, to, scratch);
-        break;
-#endif
-    }
+    with_vectors<T>(count, [&](auto vectors) {
+      forward_tile<T, decltype(vectors)::value, kScore>(tile, points, log_sums + i, inner + i, to, scratch);
+    });
   }
 }
 

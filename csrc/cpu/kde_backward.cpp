@@ -151,15 +151,10 @@ static void accumulate_tiles(const KdeQueries<T>& queries, const KdePoints<T>& p
     int64_t tiles = (count + width - 1) / width, own = queries.own + begin;
     KdeQueries<T> part{queries.rows + begin * points.d, count, own};
     for (int64_t tile = 0; tile < tiles; ++tile) fill(panel, tile, part, points, grad + begin, inner + begin);
-    constexpr int64_t together = kPointsAtOnce * kGroupsPerSum;
-    for (int64_t first = 0; first < points.n; first += together) {
-      int64_t j = first, last = first + together < points.n ? first + together : points.n;
-      for (; j + kPointsAtOnce <= last; j += kPointsAtOnce) {
-        add_points<T, kPointsAtOnce, V>(panel, tiles, own, points, j, point_sums + j * wide);
-      }
-      for (; j < last; ++j) add_points<T, 1, V>(panel, tiles, own, points, j, point_sums + j * wide);
-      take_part(panel.sums, panel.parts, tiles * wide * V);
-    }
+    auto add = [&](auto points_at_once, int64_t j) {
+      add_points<T, decltype(points_at_once)::value, V>(panel, tiles, own, points, j, point_sums + j * wide);
+    };
+    for_points(0, points.n, add, [&] { take_part(panel.sums, panel.parts, tiles * wide * V); });
     for (int64_t i = 0; i < count; ++i) {
       const T* sums = panel.sums_of(i / width) + i % width;
       for (int64_t k = 0; k < wide; ++k) query_sums[(begin + i) * wide + k] += sums[k * width];

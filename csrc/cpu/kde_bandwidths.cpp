@@ -111,18 +111,13 @@ static void finish(const Sums<T, V>& sums, const double* half_norms, int64_t cou
 template <class T, int V>
 static void evaluate_tile(const KdeQueries<T>& queries, const KdePoints<T>& points, const T* weights,
                           const KdeChains& chains, T* log_sums, int64_t stride, T* scratch) {
-  constexpr int64_t together = kPointsAtOnce * kGroupsPerSum;
   double half_norms[V * Lanes<T>::kCount];
   pack<T, V>(queries.rows, queries.count, points, scratch, half_norms);
   Sums<T, V> sums(scratch + points.columns * kTile<T>, chains);
-  for (int64_t first = 0; first < points.n; first += together) {
-    int64_t j = first, last = first + together < points.n ? first + together : points.n;
-    for (; j + kPointsAtOnce <= last; j += kPointsAtOnce) {
-      add_points<T, kPointsAtOnce, V>(scratch, queries.own, points, weights, j, sums);
-    }
-    for (; j < last; ++j) add_points<T, 1, V>(scratch, queries.own, points, weights, j, sums);
-    sums.take_parts();
-  }
+  auto add = [&](auto points_at_once, int64_t j) {
+    add_points<T, decltype(points_at_once)::value, V>(scratch, queries.own, points, weights, j, sums);
+  };
+  for_points(0, points.n, add, [&] { sums.take_parts(); });
   finish<T, V>(sums, half_norms, queries.count, log_sums, stride);
 }
 
@@ -130,12 +125,10 @@ template <class T>
 static void evaluate(const KdeQueries<T>& queries, const KdePoints<T>& points, const T* weights,
                      const KdeChains& chains, T* log_sums, int64_t stride, T* scratch) {
   DenormalsAreZero guard;
-  for (int64_t i = 0; i < queries.count; i += kTile<T>) {
-    int64_t count = queries.count - i < kTile<T> ? queries.count - i : kTile<T>;
-    KdeQueries<T> tile{queries.rows + i * points.d, count, queries.own + i};
-    auto run = count <= Lanes<T>::kCount ? evaluate_tile<T, 1> : evaluate_tile<T, kVectors>;
-    run(tile, points, weights, chains, log_sums + i, stride, scratch);
-  }
+  for_tiles<T>(queries.count, [&](auto vectors, int64_t i, int64_t count) {
+    evaluate_tile<T, decltype(vectors)::value>({queries.rows + i * points.d, count, queries.own + i}, points, weights,
+                                               chains, log_sums + i, stride, scratch);
+  });
 }
 
 template <class T>

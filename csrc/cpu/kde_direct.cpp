@@ -105,15 +105,10 @@ FASTGEN_LANE void add_terms(const Rows<T, V>& rows, int64_t own, const KdeSide<T
 
 template <class Kernel, class T, int V>
 static void add_all_terms(const Rows<T, V>& rows, int64_t own, const KdeSide<T>& points, DirectSums<T, V>& sums) {
-  constexpr int64_t together = kPointsAtOnce * kGroupsPerSum;
-  for (int64_t first = 0; first < points.count; first += together) {
-    int64_t j = first, last = first + together < points.count ? first + together : points.count;
-    for (; j + kPointsAtOnce <= last; j += kPointsAtOnce) {
-      add_terms<Kernel, T, kPointsAtOnce, V>(rows, own, points, j, sums);
-    }
-    for (; j < last; ++j) add_terms<Kernel, T, 1, V>(rows, own, points, j, sums);
-    take_part(sums.sum, sums.part, V);
-  }
+  auto add = [&](auto points_at_once, int64_t j) {
+    add_terms<Kernel, T, decltype(points_at_once)::value, V>(rows, own, points, j, sums);
+  };
+  for_points(0, points.count, add, [&] { take_part(sums.sum, sums.part, V); });
 }
 
 // The largest exponent of every row.
@@ -201,19 +196,15 @@ FASTGEN_LANE void add_pulls(const Rows<T, V>& rows, int64_t own, const KdeSide<T
 
 template <class Kernel, class T, int V>
 static void pull_tile(const KdeSide<T>& side, int64_t own, const KdeSide<T>& others, const KdePull<T>& to, T* scratch) {
-  constexpr int64_t width = V * Lanes<T>::kCount, together = kPointsAtOnce * kGroupsPerSum;
+  constexpr int64_t width = V * Lanes<T>::kCount;
   Rows<T, V> rows(side, scratch);
   int64_t size = (side.d + 2) * width;
   T *sums = scratch + Rows<T, V>::size(side.d), *parts = sums + size;
   for (int64_t i = 0; i < 2 * size; ++i) sums[i] = T(0);
-  for (int64_t first = 0; first < others.count; first += together) {
-    int64_t j = first, last = first + together < others.count ? first + together : others.count;
-    for (; j + kPointsAtOnce <= last; j += kPointsAtOnce) {
-      add_pulls<Kernel, T, kPointsAtOnce, V>(rows, own, others, j, parts);
-    }
-    for (; j < last; ++j) add_pulls<Kernel, T, 1, V>(rows, own, others, j, parts);
-    take_part(sums, parts, (side.d + 2) * V);
-  }
+  auto add = [&](auto points_at_once, int64_t j) {
+    add_pulls<Kernel, T, decltype(points_at_once)::value, V>(rows, own, others, j, parts);
+  };
+  for_points(0, others.count, add, [&] { take_part(sums, parts, (side.d + 2) * V); });
   for (int64_t i = 0; i < side.count; ++i) {
     for (int64_t k = 0; k < side.d; ++k) to.pulls[i * side.d + k] = sums[k * width + i];
     to.terms[i] = sums[side.d * width + i];
@@ -221,59 +212,45 @@ static void pull_tile(const KdeSide<T>& side, int64_t own, const KdeSide<T>& oth
   }
 }
 
-template <class Kernel, class T>
-static void forward_tiles(const KdeSide<T>& queries, int64_t own, const KdeSide<T>& points, T* log_sums, T* scratch) {
-  DenormalsAreZero guard;
-  for (int64_t i = 0; i < queries.count; i += kTile<T>) {
-    int64_t count = queries.count - i < kTile<T> ? queries.count - i : kTile<T>;
-    auto run = count <= Lanes<T>::kCount ? forward_tile<Kernel, T, 1> : forward_tile<Kernel, T, kVectors>;
-    run(part_of(queries, i, count), own + i, points, log_sums + i, scratch);
-  }
-}
-
-template <class Kernel, class T>
-static void pull_tiles(const KdeSide<T>& rows, int64_t own, const KdeSide<T>& others, const KdePull<T>& to,
-                       T* scratch) {
-  DenormalsAreZero guard;
-  for (int64_t i = 0; i < rows.count; i += kTile<T>) {
-    int64_t count = rows.count - i < kTile<T> ? rows.count - i : kTile<T>;
-    auto run = count <= Lanes<T>::kCount ? pull_tile<Kernel, T, 1> : pull_tile<Kernel, T, kVectors>;
-    run(part_of(rows, i, count), own + i, others, {to.pulls + i * rows.d, to.terms + i, to.stretches + i}, scratch);
+// Calls body(a kernel), of which the type says which.
+template <class Body>
+static void with_kernel(KdeKernel kernel, const Body& body) {
+  switch (kernel) {
+    case kEpanechnikov:
+      return body(Epanechnikov());
+    case kExponential:
+      return body(Exponential());
+    case kTophat:
+      return body(Tophat());
+    case kLinear:
+      return body(Linear());
+    default:
+      return body(Cosine());
   }
 }
 
 template <class T>
 static void forward(KdeKernel kernel, const KdeSide<T>& queries, int64_t own, const KdeSide<T>& points, T* log_sums,
                     T* scratch) {
-  switch (kernel) {
-    case kEpanechnikov:
-      return forward_tiles<Epanechnikov>(queries, own, points, log_sums, scratch);
-    case kExponential:
-      return forward_tiles<Exponential>(queries, own, points, log_sums, scratch);
-    case kTophat:
-      return forward_tiles<Tophat>(queries, own, points, log_sums, scratch);
-    case kLinear:
-      return forward_tiles<Linear>(queries, own, points, log_sums, scratch);
-    default:
-      return forward_tiles<Cosine>(queries, own, points, log_sums, scratch);
-  }
+  DenormalsAreZero guard;
+  with_kernel(kernel, [&](auto of) {
+    for_tiles<T>(queries.count, [&](auto vectors, int64_t i, int64_t count) {
+      forward_tile<decltype(of), T, decltype(vectors)::value>(part_of(queries, i, count), own + i, points, log_sums + i,
+                                                              scratch);
+    });
+  });
 }
 
 template <class T>
 static void pull(KdeKernel kernel, const KdeSide<T>& rows, int64_t own, const KdeSide<T>& others, const KdePull<T>& to,
                  T* scratch) {
-  switch (kernel) {
-    case kEpanechnikov:
-      return pull_tiles<Epanechnikov>(rows, own, others, to, scratch);
-    case kExponential:
-      return pull_tiles<Exponential>(rows, own, others, to, scratch);
-    case kTophat:
-      return pull_tiles<Tophat>(rows, own, others, to, scratch);
-    case kLinear:
-      return pull_tiles<Linear>(rows, own, others, to, scratch);
-    default:
-      return pull_tiles<Cosine>(rows, own, others, to, scratch);
-  }
+  DenormalsAreZero guard;
+  with_kernel(kernel, [&](auto of) {
+    for_tiles<T>(rows.count, [&](auto vectors, int64_t i, int64_t count) {
+      pull_tile<decltype(of), T, decltype(vectors)::value>(
+          part_of(rows, i, count), own + i, others, {to.pulls + i * rows.d, to.terms + i, to.stretches + i}, scratch);
+    });
+  });
 }
 
 template <class T>

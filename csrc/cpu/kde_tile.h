@@ -39,8 +39,30 @@ FASTGEN_LANE void take_part(T* total, T* part, int64_t vectors) {
   }
 }
 
+// Calls add(Constant<R>(), j) for the points [first, last), R from j on at a time, and then take_parts() whenever so
+// many have been added that their sums should be added to the rest.
+template <class Add, class TakeParts>
+FASTGEN_LANE void for_points(int64_t first, int64_t last, const Add& add, const TakeParts& take_parts) {
+  constexpr int64_t together = kPointsAtOnce * kGroupsPerSum;
+  for (int64_t begin = first; begin < last; begin += together) {
+    int64_t j = begin, end = begin + together < last ? begin + together : last;
+    for (; j + kPointsAtOnce <= end; j += kPointsAtOnce) add(Constant<int(kPointsAtOnce)>(), j);
+    for (; j < end; ++j) add(Constant<1>(), j);
+    take_parts();
+  }
+}
+
 template <class T>
 constexpr int64_t kTile = kVectors * Lanes<T>::kCount;
+
+// Calls run(Constant<V>(), first, count) for tiles of queries, with as many vectors V as there are queries for.
+template <class T, class Run>
+FASTGEN_LANE void for_tiles(int64_t count, const Run& run) {
+  for (int64_t first = 0; first < count; first += kTile<T>) {
+    int64_t here = count - first < kTile<T> ? count - first : kTile<T>;
+    here <= Lanes<T>::kCount ? run(Constant<1>(), first, here) : run(Constant<kVectors>(), first, here);
+  }
+}
 
 // V vectors of queries: packed[k][V vectors], times log2(e), with -|q|^2 log2(e) / 2 in one more column where
 // the points have one; else half_norms gets |q|^2 / 2. Lanes beyond the last query are zero.

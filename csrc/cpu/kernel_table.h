@@ -23,6 +23,12 @@
 
 namespace fastgen {
 
+// A value that is known when a kernel is compiled, as an argument: its type says which.
+template <auto kValue>
+struct Constant {
+  static constexpr auto value = kValue;
+};
+
 // 1: AVX2, 2: AVX-512.
 int64_t cpu_level();
 

@@ -14,15 +14,98 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "kernel_table.h"
+
 #define FASTGEN_LANE __attribute__((always_inline)) inline
+
+// Instructions that have the same name on both: FASTGEN_MM(add_ps) is _mm512_add_ps or _mm256_add_ps.
+#if defined(__AVX512F__)
+#define FASTGEN_MM(instruction) _mm512_##instruction
+#define FASTGEN_SI(instruction) _mm512_##instruction##_si512
+#else
+#define FASTGEN_MM(instruction) _mm256_##instruction
+#define FASTGEN_SI(instruction) _mm256_##instruction##_si256
+#endif
 
 namespace fastgen {
 namespace {
+
+#if defined(__AVX512F__)
+using FloatRegister = __m512;
+using DoubleRegister = __m512d;
+using Words = __m512i;
+#else
+using FloatRegister = __m256;
+using DoubleRegister = __m256d;
+using Words = __m256i;
+#endif
 
 template <class T>
 struct Lanes;
 template <class T>
 struct Mask;
+
+template <>
+struct Lanes<float> {
+  static constexpr int kCount = sizeof(FloatRegister) / sizeof(float);
+  FloatRegister v;
+  FASTGEN_LANE Lanes() = default;
+  FASTGEN_LANE Lanes(FloatRegister v) : v(v) {}
+  FASTGEN_LANE Lanes(float x) : v(FASTGEN_MM(set1_ps)(x)) {}
+};
+template <>
+struct Lanes<double> {
+  static constexpr int kCount = sizeof(DoubleRegister) / sizeof(double);
+  DoubleRegister v;
+  FASTGEN_LANE Lanes() = default;
+  FASTGEN_LANE Lanes(DoubleRegister v) : v(v) {}
+  FASTGEN_LANE Lanes(double x) : v(FASTGEN_MM(set1_pd)(x)) {}
+};
+
+using Floats = Lanes<float>;
+using Doubles = Lanes<double>;
+
+// clang-format off
+FASTGEN_LANE Floats operator+(Floats a, Floats b) { return FASTGEN_MM(add_ps)(a.v, b.v); }
+FASTGEN_LANE Doubles operator+(Doubles a, Doubles b) { return FASTGEN_MM(add_pd)(a.v, b.v); }
+FASTGEN_LANE Floats operator-(Floats a, Floats b) { return FASTGEN_MM(sub_ps)(a.v, b.v); }
+FASTGEN_LANE Doubles operator-(Doubles a, Doubles b) { return FASTGEN_MM(sub_pd)(a.v, b.v); }
+FASTGEN_LANE Floats operator*(Floats a, Floats b) { return FASTGEN_MM(mul_ps)(a.v, b.v); }
+FASTGEN_LANE Doubles operator*(Doubles a, Doubles b) { return FASTGEN_MM(mul_pd)(a.v, b.v); }
+FASTGEN_LANE Floats operator/(Floats a, Floats b) { return FASTGEN_MM(div_ps)(a.v, b.v); }
+FASTGEN_LANE Doubles operator/(Doubles a, Doubles b) { return FASTGEN_MM(div_pd)(a.v, b.v); }
+FASTGEN_LANE Floats fma(Floats a, Floats b, Floats c) { return FASTGEN_MM(fmadd_ps)(a.v, b.v, c.v); }
+FASTGEN_LANE Doubles fma(Doubles a, Doubles b, Doubles c) { return FASTGEN_MM(fmadd_pd)(a.v, b.v, c.v); }
+FASTGEN_LANE Floats sqrt(Floats a) { return FASTGEN_MM(sqrt_ps)(a.v); }
+FASTGEN_LANE Doubles sqrt(Doubles a) { return FASTGEN_MM(sqrt_pd)(a.v); }
+// The second operand where either is NaN: a limit comes first, so that a NaN stays one.
+FASTGEN_LANE Floats maximum(Floats limit, Floats a) { return FASTGEN_MM(max_ps)(limit.v, a.v); }
+FASTGEN_LANE Doubles maximum(Doubles limit, Doubles a) { return FASTGEN_MM(max_pd)(limit.v, a.v); }
+FASTGEN_LANE Floats minimum(Floats limit, Floats a) { return FASTGEN_MM(min_ps)(limit.v, a.v); }
+FASTGEN_LANE Doubles minimum(Doubles limit, Doubles a) { return FASTGEN_MM(min_pd)(limit.v, a.v); }
+FASTGEN_LANE Floats load(const float* p, Floats*) { return FASTGEN_MM(loadu_ps)(p); }
+FASTGEN_LANE Doubles load(const double* p, Doubles*) { return FASTGEN_MM(loadu_pd)(p); }
+FASTGEN_LANE void store(float* p, Floats a) { FASTGEN_MM(storeu_ps)(p, a.v); }
+FASTGEN_LANE void store(double* p, Doubles a) { FASTGEN_MM(storeu_pd)(p, a.v); }
+FASTGEN_LANE Doubles inverse_sqrt(Doubles a) { return Doubles(1.0) / sqrt(a); }
+FASTGEN_LANE Doubles reciprocal(Doubles a) { return Doubles(1.0) / a; }
+// clang-format on
+
+// After a run of vectors that were written past the caches, before anyone else reads them.
+FASTGEN_LANE void stream_end() { _mm_sfence(); }
+
+// Four vectors whose 128-bit lanes hold four rows each: the lanes are transposed in place.
+FASTGEN_LANE void transpose_in_lanes(FloatRegister& a, FloatRegister& b, FloatRegister& c, FloatRegister& d) {
+  FloatRegister ab_low = FASTGEN_MM(unpacklo_ps)(a, b), ab_high = FASTGEN_MM(unpackhi_ps)(a, b);
+  FloatRegister cd_low = FASTGEN_MM(unpacklo_ps)(c, d), cd_high = FASTGEN_MM(unpackhi_ps)(c, d);
+  a = FASTGEN_MM(shuffle_ps)(ab_low, cd_low, 0x44);
+  b = FASTGEN_MM(shuffle_ps)(ab_low, cd_low, 0xEE);
+  c = FASTGEN_MM(shuffle_ps)(ab_high, cd_high, 0x44);
+  d = FASTGEN_MM(shuffle_ps)(ab_high, cd_high, 0xEE);
+}
+
+// Neighbouring columns that are written back to rows at a time. By four, stores would take longer than shuffles.
+constexpr int kStoredColumns = 8;
 
 }  // namespace
 }  // namespace fastgen
@@ -35,8 +118,6 @@ struct Mask;
 
 namespace fastgen {
 namespace {
-
-FASTGEN_LANE void stream_end() { _mm_sfence(); }
 
 template <class T>
 FASTGEN_LANE Lanes<T>& operator+=(Lanes<T>& a, Lanes<T> b) {
@@ -161,6 +242,23 @@ FASTGEN_LANE Lanes<T> log1p_of_unit(Lanes<T> t) {
 template <class T>
 FASTGEN_LANE Lanes<T> exp(Lanes<T> x) {
   return exp2(x * Lanes<T>(T(1.44269504088896340736)));
+}
+
+// Calls run(Constant<V>()) with as many vectors V as there are elements for.
+template <class T, class Run>
+FASTGEN_LANE void with_vectors(int64_t count, const Run& run) {
+  switch ((count + Lanes<T>::kCount - 1) / Lanes<T>::kCount) {
+    case 1:
+      return run(Constant<1>());
+    case 2:
+      return run(Constant<2>());
+#if defined(__AVX512F__)
+    case 3:
+      return run(Constant<3>());
+    case 4:
+      return run(Constant<4>());
+#endif
+  }
 }
 
 }  // namespace

@@ -5,32 +5,13 @@ namespace fastgen {
 namespace {
 
 template <>
-struct Lanes<float> {
-  static constexpr int kCount = 8;
-  __m256 v;
-  FASTGEN_LANE Lanes() = default;
-  FASTGEN_LANE Lanes(__m256 v) : v(v) {}
-  FASTGEN_LANE Lanes(float x) : v(_mm256_set1_ps(x)) {}
-};
-template <>
 struct Mask<float> {
   __m256 m;
-};
-template <>
-struct Lanes<double> {
-  static constexpr int kCount = 4;
-  __m256d v;
-  FASTGEN_LANE Lanes() = default;
-  FASTGEN_LANE Lanes(__m256d v) : v(v) {}
-  FASTGEN_LANE Lanes(double x) : v(_mm256_set1_pd(x)) {}
 };
 template <>
 struct Mask<double> {
   __m256d m;
 };
-
-using Floats = Lanes<float>;
-using Doubles = Lanes<double>;
 
 FASTGEN_LANE __m256i first_lanes(int count, Floats*) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -40,24 +21,8 @@ FASTGEN_LANE __m256i first_lanes(int count, Doubles*) {
 }
 
 // clang-format off
-FASTGEN_LANE Floats operator+(Floats a, Floats b) { return _mm256_add_ps(a.v, b.v); }
-FASTGEN_LANE Doubles operator+(Doubles a, Doubles b) { return _mm256_add_pd(a.v, b.v); }
-FASTGEN_LANE Floats operator-(Floats a, Floats b) { return _mm256_sub_ps(a.v, b.v); }
-FASTGEN_LANE Doubles operator-(Doubles a, Doubles b) { return _mm256_sub_pd(a.v, b.v); }
-FASTGEN_LANE Floats operator*(Floats a, Floats b) { return _mm256_mul_ps(a.v, b.v); }
-FASTGEN_LANE Doubles operator*(Doubles a, Doubles b) { return _mm256_mul_pd(a.v, b.v); }
-FASTGEN_LANE Floats operator/(Floats a, Floats b) { return _mm256_div_ps(a.v, b.v); }
-FASTGEN_LANE Doubles operator/(Doubles a, Doubles b) { return _mm256_div_pd(a.v, b.v); }
-FASTGEN_LANE Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
-FASTGEN_LANE Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(a.v, b.v, c.v); }
-FASTGEN_LANE Floats sqrt(Floats a) { return _mm256_sqrt_ps(a.v); }
-FASTGEN_LANE Doubles sqrt(Doubles a) { return _mm256_sqrt_pd(a.v); }
 FASTGEN_LANE Floats absolute(Floats a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
 FASTGEN_LANE Doubles absolute(Doubles a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v); }
-FASTGEN_LANE Floats maximum(Floats limit, Floats a) { return _mm256_max_ps(limit.v, a.v); }
-FASTGEN_LANE Doubles maximum(Doubles limit, Doubles a) { return _mm256_max_pd(limit.v, a.v); }
-FASTGEN_LANE Floats minimum(Floats limit, Floats a) { return _mm256_min_ps(limit.v, a.v); }
-FASTGEN_LANE Doubles minimum(Doubles limit, Doubles a) { return _mm256_min_pd(limit.v, a.v); }
 FASTGEN_LANE Mask<float> operator<(Floats a, Floats b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
 FASTGEN_LANE Mask<double> operator<(Doubles a, Doubles b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ)}; }
 FASTGEN_LANE Mask<float> operator>=(Floats a, Floats b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
@@ -72,18 +37,11 @@ FASTGEN_LANE bool any(Mask<float> a) { return _mm256_movemask_ps(a.m); }
 FASTGEN_LANE bool any(Mask<double> a) { return _mm256_movemask_pd(a.m); }
 FASTGEN_LANE unsigned bits(Mask<float> a) { return _mm256_movemask_ps(a.m); }
 FASTGEN_LANE unsigned bits(Mask<double> a) { return _mm256_movemask_pd(a.m); }
-FASTGEN_LANE Floats load(const float* p, Floats*) { return _mm256_loadu_ps(p); }
-FASTGEN_LANE Doubles load(const double* p, Doubles*) { return _mm256_loadu_pd(p); }
-FASTGEN_LANE void store(float* p, Floats a) { _mm256_storeu_ps(p, a.v); }
-FASTGEN_LANE void store(double* p, Doubles a) { _mm256_storeu_pd(p, a.v); }
-FASTGEN_LANE void stream(float* p, Floats a) { _mm256_stream_ps(p, a.v); }
-FASTGEN_LANE void stream(double* p, Doubles a) { _mm256_stream_pd(p, a.v); }
 FASTGEN_LANE Floats load(const float* p, int count, Floats* f) { return _mm256_maskload_ps(p, first_lanes(count, f)); }
 FASTGEN_LANE Doubles load(const double* p, int count, Doubles* d) { return _mm256_maskload_pd(p, first_lanes(count, d)); }
 FASTGEN_LANE void store(float* p, int count, Floats a) { _mm256_maskstore_ps(p, first_lanes(count, &a), a.v); }
 FASTGEN_LANE void store(double* p, int count, Doubles a) { _mm256_maskstore_pd(p, first_lanes(count, &a), a.v); }
 FASTGEN_LANE Floats reciprocal(Floats a) { return _mm256_div_ps(_mm256_set1_ps(1.0f), a.v); }
-FASTGEN_LANE Doubles reciprocal(Doubles a) { return _mm256_div_pd(_mm256_set1_pd(1.0), a.v); }
 // clang-format on
 
 FASTGEN_LANE float sum(Floats a) {
@@ -103,7 +61,6 @@ FASTGEN_LANE Floats inverse_sqrt(Floats a) {
   r = r * fma(half * r, r, Floats(1.5f));
   return r * fma(half * r, r, Floats(1.5f));
 }
-FASTGEN_LANE Doubles inverse_sqrt(Doubles a) { return Doubles(1.0) / sqrt(a); }
 
 // The two clamps leave the powers whose exponent field is all ones (infinity) or all zeros (the number 0) at the ends.
 FASTGEN_LANE Floats highest_power(Floats x) { return minimum(128.0f, x); }
@@ -174,15 +131,6 @@ FASTGEN_LANE void deinterleave(Doubles low, Doubles high, Doubles* even, Doubles
 }
 
 // Of 8 rows: j and 4 + j.
-FASTGEN_LANE void transpose_in_lanes(__m256& a, __m256& b, __m256& c, __m256& d) {
-  __m256 ab_low = _mm256_unpacklo_ps(a, b), ab_high = _mm256_unpackhi_ps(a, b);
-  __m256 cd_low = _mm256_unpacklo_ps(c, d), cd_high = _mm256_unpackhi_ps(c, d);
-  a = _mm256_shuffle_ps(ab_low, cd_low, 0x44);
-  b = _mm256_shuffle_ps(ab_low, cd_low, 0xEE);
-  c = _mm256_shuffle_ps(ab_high, cd_high, 0x44);
-  d = _mm256_shuffle_ps(ab_high, cd_high, 0xEE);
-}
-
 FASTGEN_LANE __m256 two_rows(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
 }
@@ -194,9 +142,7 @@ FASTGEN_LANE void load_four_columns(const float* p, int64_t stride, Floats* colu
   columns[0] = a, columns[1] = b, columns[2] = c, columns[3] = d;
 }
 
-// Neighbouring columns, that many at a time, back to 8 rows.
-constexpr int kStoredColumns = 8;
-
+// kStoredColumns columns back to 8 rows.
 FASTGEN_LANE void store_columns(float* p, int64_t stride, const float* columns) {
   __m256 v[8];
   for (int i = 0; i < 8; ++i) v[i] = _mm256_loadu_ps(columns + 8 * i);

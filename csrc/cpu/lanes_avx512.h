@@ -5,53 +5,17 @@ namespace fastgen {
 namespace {
 
 template <>
-struct Lanes<float> {
-  static constexpr int kCount = 16;
-  __m512 v;
-  FASTGEN_LANE Lanes() = default;
-  FASTGEN_LANE Lanes(__m512 v) : v(v) {}
-  FASTGEN_LANE Lanes(float x) : v(_mm512_set1_ps(x)) {}
-};
-template <>
 struct Mask<float> {
   __mmask16 m;
-};
-template <>
-struct Lanes<double> {
-  static constexpr int kCount = 8;
-  __m512d v;
-  FASTGEN_LANE Lanes() = default;
-  FASTGEN_LANE Lanes(__m512d v) : v(v) {}
-  FASTGEN_LANE Lanes(double x) : v(_mm512_set1_pd(x)) {}
 };
 template <>
 struct Mask<double> {
   __mmask8 m;
 };
 
-using Floats = Lanes<float>;
-using Doubles = Lanes<double>;
-
 // clang-format off
-FASTGEN_LANE Floats operator+(Floats a, Floats b) { return _mm512_add_ps(a.v, b.v); }
-FASTGEN_LANE Doubles operator+(Doubles a, Doubles b) { return _mm512_add_pd(a.v, b.v); }
-FASTGEN_LANE Floats operator-(Floats a, Floats b) { return _mm512_sub_ps(a.v, b.v); }
-FASTGEN_LANE Doubles operator-(Doubles a, Doubles b) { return _mm512_sub_pd(a.v, b.v); }
-FASTGEN_LANE Floats operator*(Floats a, Floats b) { return _mm512_mul_ps(a.v, b.v); }
-FASTGEN_LANE Doubles operator*(Doubles a, Doubles b) { return _mm512_mul_pd(a.v, b.v); }
-FASTGEN_LANE Floats operator/(Floats a, Floats b) { return _mm512_div_ps(a.v, b.v); }
-FASTGEN_LANE Doubles operator/(Doubles a, Doubles b) { return _mm512_div_pd(a.v, b.v); }
-FASTGEN_LANE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
-FASTGEN_LANE Doubles fma(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
-FASTGEN_LANE Floats sqrt(Floats a) { return _mm512_sqrt_ps(a.v); }
-FASTGEN_LANE Doubles sqrt(Doubles a) { return _mm512_sqrt_pd(a.v); }
 FASTGEN_LANE Floats absolute(Floats a) { return _mm512_abs_ps(a.v); }
 FASTGEN_LANE Doubles absolute(Doubles a) { return _mm512_abs_pd(a.v); }
-// The second operand where either is NaN: a limit comes first, so that a NaN stays one.
-FASTGEN_LANE Floats maximum(Floats limit, Floats a) { return _mm512_max_ps(limit.v, a.v); }
-FASTGEN_LANE Doubles maximum(Doubles limit, Doubles a) { return _mm512_max_pd(limit.v, a.v); }
-FASTGEN_LANE Floats minimum(Floats limit, Floats a) { return _mm512_min_ps(limit.v, a.v); }
-FASTGEN_LANE Doubles minimum(Doubles limit, Doubles a) { return _mm512_min_pd(limit.v, a.v); }
 // Comparisons with NaN do not hold.
 FASTGEN_LANE Mask<float> operator<(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 FASTGEN_LANE Mask<double> operator<(Doubles a, Doubles b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ)}; }
@@ -67,13 +31,6 @@ FASTGEN_LANE bool any(Mask<float> a) { return a.m; }
 FASTGEN_LANE bool any(Mask<double> a) { return a.m; }
 FASTGEN_LANE unsigned bits(Mask<float> a) { return a.m; }
 FASTGEN_LANE unsigned bits(Mask<double> a) { return a.m; }
-FASTGEN_LANE Floats load(const float* p, Floats*) { return _mm512_loadu_ps(p); }
-FASTGEN_LANE Doubles load(const double* p, Doubles*) { return _mm512_loadu_pd(p); }
-FASTGEN_LANE void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
-FASTGEN_LANE void store(double* p, Doubles a) { _mm512_storeu_pd(p, a.v); }
-// Past the caches, to an address that is a multiple of the vector's size; `stream_end` before anyone else reads it.
-FASTGEN_LANE void stream(float* p, Floats a) { _mm512_stream_ps(p, a.v); }
-FASTGEN_LANE void stream(double* p, Doubles a) { _mm512_stream_pd(p, a.v); }
 // The first `count` lanes; the others are not touched in memory and zero in the register.
 FASTGEN_LANE Floats load(const float* p, int count, Floats*) { return _mm512_maskz_loadu_ps((1u << count) - 1, p); }
 FASTGEN_LANE Doubles load(const double* p, int count, Doubles*) { return _mm512_maskz_loadu_pd((1u << count) - 1, p); }
@@ -81,7 +38,6 @@ FASTGEN_LANE void store(float* p, int count, Floats a) { _mm512_mask_storeu_ps(p
 FASTGEN_LANE void store(double* p, int count, Doubles a) { _mm512_mask_storeu_pd(p, (1u << count) - 1, a.v); }
 FASTGEN_LANE float sum(Floats a) { return _mm512_reduce_add_ps(a.v); }
 FASTGEN_LANE double sum(Doubles a) { return _mm512_reduce_add_pd(a.v); }
-FASTGEN_LANE Doubles reciprocal(Doubles a) { return _mm512_div_pd(_mm512_set1_pd(1.0), a.v); }
 // clang-format on
 
 // 14 bits and a Newton step: as exact as a division here, and less work.
@@ -95,7 +51,6 @@ FASTGEN_LANE Floats inverse_sqrt(Floats a) {
   Floats r = _mm512_rsqrt14_ps(a.v);
   return r * fma(a * r * Floats(-0.5f), r, Floats(1.5f));
 }
-FASTGEN_LANE Doubles inverse_sqrt(Doubles a) { return Doubles(1.0) / sqrt(a); }
 
 // `times_power_of_two` knows the highest by itself.
 FASTGEN_LANE Floats highest_power(Floats x) { return x; }
@@ -133,17 +88,8 @@ FASTGEN_LANE void split(Doubles x, Doubles* mantissa, Doubles* exponent) {
   *exponent = _mm512_mask_add_pd(e, _mm512_cmp_pd_mask(m, one, _CMP_LT_OQ), e, one);
 }
 
-// Four neighbouring columns of 16 rows as four vectors: vector j takes rows j, 4 + j, 8 + j and 12 + j into its 128-bit
-// lanes by loads alone, then the lanes are transposed in place.
-FASTGEN_LANE void transpose_in_lanes(__m512& a, __m512& b, __m512& c, __m512& d) {
-  __m512 ab_low = _mm512_unpacklo_ps(a, b), ab_high = _mm512_unpackhi_ps(a, b);
-  __m512 cd_low = _mm512_unpacklo_ps(c, d), cd_high = _mm512_unpackhi_ps(c, d);
-  a = _mm512_shuffle_ps(ab_low, cd_low, 0x44);
-  b = _mm512_shuffle_ps(ab_low, cd_low, 0xEE);
-  c = _mm512_shuffle_ps(ab_high, cd_high, 0x44);
-  d = _mm512_shuffle_ps(ab_high, cd_high, 0xEE);
-}
-
+// Of 16 rows, vector j of load_four_columns takes rows j, 4 + j, 8 + j and 12 + j into its 128-bit lanes by loads
+// alone.
 FASTGEN_LANE __m512 four_rows(const float* p0, const float* p4, const float* p8, const float* p12) {
   __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p0));
   v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(p4));
@@ -199,9 +145,7 @@ FASTGEN_LANE void store_two_rows(float* first, float* second, __m512 v) {
   _mm256_storeu_ps(second, _mm512_extractf32x8_ps(v, 1));
 }
 
-// Neighbouring columns, that many at a time, back to 16 rows. By four, stores would take longer than shuffles.
-constexpr int kStoredColumns = 8;
-
+// kStoredColumns columns back to 16 rows.
 FASTGEN_LANE void store_columns(float* p, int64_t stride, const float* columns) {
   __m512 v[8];
   for (int i = 0; i < 8; ++i) v[i] = _mm512_loadu_ps(columns + 16 * i);

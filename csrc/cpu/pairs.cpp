@@ -8,8 +8,15 @@ namespace {
 // Sums that the compiler keeps in vectors: one alone would wait for each addition.
 constexpr int kSums = 16;
 
-static double add_up(const double* sums) {
-  double sum = 0;
+// The sum of term(0), ..., term(d - 1).
+template <class Term>
+FASTGEN_LANE double sum_of(int64_t d, const Term& term) {
+  double sums[kSums] = {}, sum = 0;
+  int64_t k = 0;
+  for (; k + kSums <= d; k += kSums) {
+    for (int i = 0; i < kSums; ++i) sums[i] += term(k + i);
+  }
+  for (; k < d; ++k) sums[0] += term(k);
   for (int i = 0; i < kSums; ++i) sum += sums[i];
   return sum;
 }
@@ -17,47 +24,23 @@ static double add_up(const double* sums) {
 // |row - centre|^2 of the differences as they are rounded.
 template <class T>
 static double squared_norm(const T* row, const T* centre, int64_t d) {
-  double sums[kSums] = {};
-  int64_t k = 0;
-  for (; k + kSums <= d; k += kSums) {
-    for (int i = 0; i < kSums; ++i) {
-      T value = row[k + i] - centre[k + i];
-      sums[i] += double(value) * double(value);
-    }
-  }
-  for (; k < d; ++k) {
-    T value = row[k] - centre[k];
-    sums[0] += double(value) * double(value);
-  }
-  return add_up(sums);
+  return sum_of(d, [=](int64_t k) {
+    double value = row[k] - centre[k];
+    return value * value;
+  });
 }
 
 template <class T>
 static double squared_distance(const T* a, const T* b, int64_t d) {
-  double sums[kSums] = {};
-  int64_t k = 0;
-  for (; k + kSums <= d; k += kSums) {
-    for (int i = 0; i < kSums; ++i) {
-      double difference = double(a[k + i]) - double(b[k + i]);
-      sums[i] += difference * difference;
-    }
-  }
-  for (; k < d; ++k) {
+  return sum_of(d, [=](int64_t k) {
     double difference = double(a[k]) - double(b[k]);
-    sums[0] += difference * difference;
-  }
-  return add_up(sums);
+    return difference * difference;
+  });
 }
 
 template <class T>
 static double product(const T* row, const T* centre, int64_t d) {
-  double sums[kSums] = {};
-  int64_t k = 0;
-  for (; k + kSums <= d; k += kSums) {
-    for (int i = 0; i < kSums; ++i) sums[i] += double(row[k + i] - centre[k + i]) * double(centre[k + i]);
-  }
-  for (; k < d; ++k) sums[0] += double(row[k] - centre[k]) * double(centre[k]);
-  return add_up(sums);
+  return sum_of(d, [=](int64_t k) { return double(row[k] - centre[k]) * double(centre[k]); });
 }
 
 template <class T>

@@ -108,30 +108,5 @@ FASTGEN_LANE void for_products(const T* packed, const PairPanel<T>& panel, int64
   }
 }
 
-// Calls run(a constant V) with as many vectors as there are queries for; queries are packed for the same.
-template <class T, class Run>
-FASTGEN_LANE void with_vectors(int64_t count, const Run& run);
-
-template <int V>
-struct Vectors {
-  static constexpr int value = V;
-};
-
-template <class T, class Run>
-FASTGEN_LANE void with_vectors(int64_t count, const Run& run) {
-  switch ((count + Lanes<T>::kCount - 1) / Lanes<T>::kCount) {
-    case 1:
-      return run(Vectors<1>());
-    case 2:
-      return run(Vectors<2>());
-#if defined(__AVX512F__)
-    case 3:
-      return run(Vectors<3>());
-    case 4:
-      return run(Vectors<4>());
-#endif
-  }
-}
-
 }  // namespace
 }  // namespace fastgen

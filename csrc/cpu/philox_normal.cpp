@@ -7,63 +7,40 @@
 namespace fastgen {
 
 // Unsigned 32-bit integers, as many as there are floats in a vector.
+FASTGEN_LANE Words all(uint32_t x) { return FASTGEN_MM(set1_epi32)(static_cast<int>(x)); }
+FASTGEN_LANE Words plus(Words a, Words b) { return FASTGEN_MM(add_epi32)(a, b); }
+FASTGEN_LANE Words minus(Words a, Words b) { return FASTGEN_MM(sub_epi32)(a, b); }
+FASTGEN_LANE Words exclusive_or(Words a, Words b) { return FASTGEN_SI(xor)(a, b); }
+FASTGEN_LANE Words bits_and(Words a, Words b) { return FASTGEN_SI (and)(a, b); }
+template <int n>
+FASTGEN_LANE Words right(Words a) {
+  return FASTGEN_MM(srli_epi32)(a, n);
+}
+template <int n>
+FASTGEN_LANE Words right_signed(Words a) {
+  return FASTGEN_MM(srai_epi32)(a, n);
+}
+template <int n>
+FASTGEN_LANE Words left(Words a) {
+  return FASTGEN_MM(slli_epi32)(a, n);
+}
+FASTGEN_LANE Words lane_numbers() {
+  alignas(64) static const uint32_t numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return *reinterpret_cast<const Words*>(numbers);
+}
+FASTGEN_LANE Words multiply_low(Words a, uint32_t b) { return FASTGEN_MM(mullo_epi32)(a, all(b)); }
+FASTGEN_LANE Words multiply_high(Words a, uint32_t b) {
+  Words even = FASTGEN_MM(srli_epi64)(FASTGEN_MM(mul_epu32)(a, all(b)), 32);
+  Words odd = FASTGEN_MM(mul_epu32)(FASTGEN_MM(srli_epi64)(a, 32), all(b));
 #if defined(__AVX512F__)
-using Words = __m512i;
-FASTGEN_LANE Words all(uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
-FASTGEN_LANE Words lane_numbers() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-FASTGEN_LANE Words plus(Words a, Words b) { return _mm512_add_epi32(a, b); }
-FASTGEN_LANE Words minus(Words a, Words b) { return _mm512_sub_epi32(a, b); }
-FASTGEN_LANE Words exclusive_or(Words a, Words b) { return _mm512_xor_si512(a, b); }
-FASTGEN_LANE Words bits_and(Words a, Words b) { return _mm512_and_si512(a, b); }
-template <int n>
-FASTGEN_LANE Words right(Words a) {
-  return _mm512_srli_epi32(a, n);
-}
-template <int n>
-FASTGEN_LANE Words right_signed(Words a) {
-  return _mm512_srai_epi32(a, n);
-}
-template <int n>
-FASTGEN_LANE Words left(Words a) {
-  return _mm512_slli_epi32(a, n);
-}
-FASTGEN_LANE Words multiply_low(Words a, uint32_t b) { return _mm512_mullo_epi32(a, all(b)); }
-FASTGEN_LANE Words multiply_high(Words a, uint32_t b) {
-  __m512i even = _mm512_mul_epu32(a, all(b)), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), all(b));
-  return _mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xAAAA, odd);
-}
-FASTGEN_LANE Floats number_of(Words a) { return _mm512_cvtepi32_ps(a); }
-FASTGEN_LANE Words bits_of(Floats a) { return _mm512_castps_si512(a.v); }
-FASTGEN_LANE Floats from_bits(Words a) { return _mm512_castsi512_ps(a); }
+  return _mm512_mask_mov_epi32(even, 0xAAAA, odd);
 #else
-using Words = __m256i;
-FASTGEN_LANE Words all(uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
-FASTGEN_LANE Words lane_numbers() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
-FASTGEN_LANE Words plus(Words a, Words b) { return _mm256_add_epi32(a, b); }
-FASTGEN_LANE Words minus(Words a, Words b) { return _mm256_sub_epi32(a, b); }
-FASTGEN_LANE Words exclusive_or(Words a, Words b) { return _mm256_xor_si256(a, b); }
-FASTGEN_LANE Words bits_and(Words a, Words b) { return _mm256_and_si256(a, b); }
-template <int n>
-FASTGEN_LANE Words right(Words a) {
-  return _mm256_srli_epi32(a, n);
-}
-template <int n>
-FASTGEN_LANE Words right_signed(Words a) {
-  return _mm256_srai_epi32(a, n);
-}
-template <int n>
-FASTGEN_LANE Words left(Words a) {
-  return _mm256_slli_epi32(a, n);
-}
-FASTGEN_LANE Words multiply_low(Words a, uint32_t b) { return _mm256_mullo_epi32(a, all(b)); }
-FASTGEN_LANE Words multiply_high(Words a, uint32_t b) {
-  __m256i even = _mm256_mul_epu32(a, all(b)), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), all(b));
-  return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
-}
-FASTGEN_LANE Floats number_of(Words a) { return _mm256_cvtepi32_ps(a); }
-FASTGEN_LANE Words bits_of(Floats a) { return _mm256_castps_si256(a.v); }
-FASTGEN_LANE Floats from_bits(Words a) { return _mm256_castsi256_ps(a); }
+  return _mm256_blend_epi32(even, odd, 0xAA);
 #endif
+}
+FASTGEN_LANE Floats number_of(Words a) { return FASTGEN_MM(cvtepi32_ps)(a); }
+FASTGEN_LANE Words bits_of(Floats a) { return (Words)a.v; }
+FASTGEN_LANE Floats from_bits(Words a) { return (FloatRegister)a; }
 
 // Vectors of counters that go through all of it together: a round, a logarithm and a root each wait for what is before
 // them, and of two chains one goes on where the other waits.

@@ -10,35 +10,11 @@ namespace {
 
 constexpr int kMaxParameters = 2 * kMaxBins + 1;
 
-template <class T>
-using Forward = void(const PolynomialSpline<T>& p, Columns<const T> c, Lanes<T> x, Lanes<T>* y, Lanes<T>* logabsdet);
-template <class T>
-using Backward = void(const PolynomialSpline<T>& p, Columns<const T> c, Lanes<T> x, Lanes<T> grad, Lanes<T> grad_log,
-                      Lanes<T>* grad_x, Columns<T> out);
-
-template <bool kInverse, bool kQuadratic, class T>
-static void forward_tile(const PolynomialSpline<T>& p, Columns<const T> c, Lanes<T> x, Lanes<T>* y,
-                         Lanes<T>* logabsdet) {
-  kQuadratic ? quadratic_spline<kInverse>(p, c, x, y, logabsdet) : linear_spline<kInverse>(p, c, x, y, logabsdet);
-}
-
-template <bool kInverse, bool kQuadratic, class T>
-static void backward_tile(const PolynomialSpline<T>& p, Columns<const T> c, Lanes<T> x, Lanes<T> grad,
-                          Lanes<T> grad_log, Lanes<T>* grad_x, Columns<T> out) {
-  kQuadratic ? quadratic_spline_gradient<kInverse>(p, c, x, grad, grad_log, grad_x, out)
-             : linear_spline_gradient<kInverse>(p, c, x, grad, grad_log, grad_x, out);
-}
-
-template <class T>
-static Forward<T>* forward_of(const PolynomialSettings& s) {
-  if (s.second) return s.inverse ? forward_tile<true, true, T> : forward_tile<false, true, T>;
-  return s.inverse ? forward_tile<true, false, T> : forward_tile<false, false, T>;
-}
-
-template <class T>
-static Backward<T>* backward_of(const PolynomialSettings& s) {
-  if (s.second) return s.inverse ? backward_tile<true, true, T> : backward_tile<false, true, T>;
-  return s.inverse ? backward_tile<true, false, T> : backward_tile<false, false, T>;
+// Calls body(whether it is the inverse, whether it is the quadratic spline), both as constants.
+template <class Body>
+static void with_kind(const PolynomialSettings& s, const Body& body) {
+  auto run = [&](auto inverse) { s.second ? body(inverse, Constant<true>()) : body(inverse, Constant<false>()); };
+  s.inverse ? run(Constant<true>()) : run(Constant<false>());
 }
 
 template <class T>
@@ -81,15 +57,22 @@ static void forward(const PolynomialSettings& s, const T* x, const PolynomialRow
                     T* logabsdet) {
   DenormalsAreZero guard;
   PolynomialSpline<T> p = spline_of<T>(s);
-  Forward<T>* run = forward_of<T>(s);
   alignas(64) T tile[kMaxParameters * lanes<T>()];
-  for (int64_t i = 0; i < count; i += lanes<T>()) {
-    int n = tile_count<T>(count - i);
-    Lanes<T> result, log_slope;
-    run(p, load_parameters(s, rows, i, n, tile), load_run(x + i, n), &result, &log_slope);
-    store_run(y + i, n, result);
-    store_run(logabsdet + i, n, log_slope);
-  }
+  with_kind(s, [&](auto inverse, auto quadratic) {
+    constexpr bool kInverse = decltype(inverse)::value;
+    for (int64_t i = 0; i < count; i += lanes<T>()) {
+      int n = tile_count<T>(count - i);
+      Columns<const T> c = load_parameters(s, rows, i, n, tile);
+      Lanes<T> result, log_slope, value = load_run(x + i, n);
+      if constexpr (decltype(quadratic)::value) {
+        quadratic_spline<kInverse>(p, c, value, &result, &log_slope);
+      } else {
+        linear_spline<kInverse>(p, c, value, &result, &log_slope);
+      }
+      store_run(y + i, n, result);
+      store_run(logabsdet + i, n, log_slope);
+    }
+  });
 }
 
 template <class T>
@@ -97,17 +80,25 @@ static void backward(const PolynomialSettings& s, const T* grad, const T* grad_l
                      const PolynomialRows<T>& rows, int64_t count, T* grad_x, T* grad_parameters) {
   DenormalsAreZero guard;
   PolynomialSpline<T> p = spline_of<T>(s);
-  Backward<T>* run = backward_of<T>(s);
   alignas(64) T in[kMaxParameters * lanes<T>()], out[kMaxParameters * lanes<T>()];
-  for (int64_t i = 0; i < count; i += lanes<T>()) {
-    int n = tile_count<T>(count - i);
-    Lanes<T> g = T(0), g_log = T(0), result;
-    if (grad) g = load_run(grad + i, n);
-    if (grad_logabsdet) g_log = load_run(grad_logabsdet + i, n);
-    run(p, load_parameters(s, rows, i, n, in), load_run(x + i, n), g, g_log, &result, {out, lanes<T>()});
-    store_run(grad_x + i, n, result);
-    store_rows(out, s.parameters(), n, grad_parameters + i * s.parameters());
-  }
+  with_kind(s, [&](auto inverse, auto quadratic) {
+    constexpr bool kInverse = decltype(inverse)::value;
+    for (int64_t i = 0; i < count; i += lanes<T>()) {
+      int n = tile_count<T>(count - i);
+      Columns<const T> c = load_parameters(s, rows, i, n, in);
+      Columns<T> to{out, lanes<T>()};
+      Lanes<T> g = T(0), g_log = T(0), result, value = load_run(x + i, n);
+      if (grad) g = load_run(grad + i, n);
+      if (grad_logabsdet) g_log = load_run(grad_logabsdet + i, n);
+      if constexpr (decltype(quadratic)::value) {
+        quadratic_spline_gradient<kInverse>(p, c, value, g, g_log, &result, to);
+      } else {
+        linear_spline_gradient<kInverse>(p, c, value, g, g_log, &result, to);
+      }
+      store_run(grad_x + i, n, result);
+      store_rows(out, s.parameters(), n, grad_parameters + i * s.parameters());
+    }
+  });
 }
 
 template <class S>

@@ -72,24 +72,18 @@ struct Logistic {
 }  // namespace
 
 template <class Distribution, bool shared, class S, class T>
-static void forward_run(const S* __restrict mean, const S* __restrict spread, const S* __restrict x, int64_t levels,
-                        T* __restrict terms, int64_t n) {
+static void forward(const S* __restrict mean, const S* __restrict spread, const S* __restrict x, int64_t levels,
+                    T* __restrict terms, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     T of_spread = load(spread + (shared ? 0 : i));
     terms[i] = Distribution::term(T(load(mean + i)), of_spread, T(load(x + i)), levels);
   }
 }
 
-template <class Distribution, class S, class T = typename Compute<S>::type>
-static void forward(const S* mean, const S* spread, bool shared, const S* x, int64_t levels, T* terms, int64_t n) {
-  auto run = shared ? forward_run<Distribution, true, S, T> : forward_run<Distribution, false, S, T>;
-  run(mean, spread, x, levels, terms, n);
-}
-
 template <class Distribution, bool shared, class S, class T>
-static void backward_run(const T* __restrict grad, const S* __restrict mean, const S* __restrict spread,
-                         const S* __restrict x, int64_t levels, S* __restrict grad_mean, S* __restrict grad_spread,
-                         T* __restrict terms, int64_t n) {
+static void backward(const T* __restrict grad, const S* __restrict mean, const S* __restrict spread,
+                     const S* __restrict x, int64_t levels, S* __restrict grad_mean, S* __restrict grad_spread,
+                     T* __restrict terms, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     T of_mean, of_spread, given = load(spread + (shared ? 0 : i));
     Distribution::gradient(T(load(mean + i)), given, T(load(x + i)), levels, grad[i], &of_mean, &of_spread);
@@ -103,23 +97,17 @@ static void backward_run(const T* __restrict grad, const S* __restrict mean, con
 }
 
 template <class Distribution, class S, class T = typename Compute<S>::type>
-static void backward(const T* grad, const S* mean, const S* spread, bool shared, const S* x, int64_t levels,
-                     S* grad_mean, S* grad_spread, T* terms, int64_t n) {
-  auto run = shared ? backward_run<Distribution, true, S, T> : backward_run<Distribution, false, S, T>;
-  run(grad, mean, spread, x, levels, grad_mean, grad_spread, terms, n);
-}
+static constexpr LocationScaleFunctions<S> kLocationScale = {
+    {forward<Distribution, false, S, T>, forward<Distribution, true, S, T>},
+    {backward<Distribution, false, S, T>, backward<Distribution, true, S, T>},
+};
 
-template <class S>
-static constexpr ReconstructionFunctions<S> functions() {
-  using T = typename Compute<S>::type;
-  return {bernoulli<S>,
-          bernoulli_backward<S>,
-          {forward<Gaussian, S>, backward<Gaussian, S>},
-          {forward<Logistic, S>, backward<Logistic, S>},
-          sum_by_halves<T>,
-          sum_log1p<T>};
-}
+template <class S, class T = typename Compute<S>::type>
+static constexpr ReconstructionFunctions<S> kFunctions = {
+    bernoulli<S>,     bernoulli_backward<S>, kLocationScale<Gaussian, S>, kLocationScale<Logistic, S>,
+    sum_by_halves<T>, sum_log1p<T>,
+};
 
-FASTGEN_DEFINE_TABLE(reconstruction, functions<float>(), functions<double>(), functions<BFloat16>());
+FASTGEN_DEFINE_TABLE(reconstruction, kFunctions<float>, kFunctions<double>, kFunctions<BFloat16>);
 
 }  // namespace fastgen

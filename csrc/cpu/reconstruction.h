@@ -5,14 +5,14 @@
 namespace fastgen {
 
 // Of distributions with a location and a scale, over n elements of any samples. `spread` is the scale's logarithm or
-// the variance's, one number where `shared`.
+// the variance's: one number for all elements in [1], one for each in [0].
 template <class S, class T = typename Compute<S>::type>
 struct LocationScaleFunctions {
   // terms: what each element adds to its sample's sum.
-  void (*forward)(const S* mean, const S* spread, bool shared, const S* x, int64_t levels, T* terms, int64_t n);
+  void (*forward[2])(const S* mean, const S* spread, const S* x, int64_t levels, T* terms, int64_t n);
   // grad: that of the element's sample. Where the spread is shared, its gradient goes to `terms`, to be summed.
-  void (*backward)(const T* grad, const S* mean, const S* spread, bool shared, const S* x, int64_t levels, S* grad_mean,
-                   S* grad_spread, T* terms, int64_t n);
+  void (*backward[2])(const T* grad, const S* mean, const S* spread, const S* x, int64_t levels, S* grad_mean,
+                      S* grad_spread, T* terms, int64_t n);
 };
 
 template <class S, class T = typename Compute<S>::type>

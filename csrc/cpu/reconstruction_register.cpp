@@ -77,8 +77,8 @@ static Tensor forward_cpu(const Tensor& mean, const Tensor& spread, const Tensor
     SampleSums sums(mean.size(0), size);
     for_each_piece(mean.numel(), [&](int64_t first, int64_t count) {
       alignas(64) T terms[kPiece];
-      pick(f).forward(data<S>(mean) + first, data<S>(spread) + (shared ? 0 : first), shared, data<S>(x) + first, levels,
-                      terms, count);
+      pick(f).forward[shared](data<S>(mean) + first, data<S>(spread) + (shared ? 0 : first), data<S>(x) + first, levels,
+                              terms, count);
       for_each_sample_in(first, count, size, [&](int64_t sample, int64_t at, int64_t here) {
         sums.add(sample, first, f.sum(terms + at, here));
       });
@@ -106,8 +106,9 @@ static std::tuple<Tensor, Tensor> backward_cpu(const Tensor& grad, const Tensor&
     for_each_piece(mean.numel(), [&](int64_t first, int64_t count) {
       alignas(64) T of_sample[kPiece], terms[kPiece];
       spread_out(data<T>(grad), first, count, size, of_sample);
-      pick(f).backward(of_sample, data<S>(mean) + first, data<S>(spread) + (shared ? 0 : first), shared,
-                       data<S>(x) + first, levels, of_mean + first, shared ? nullptr : of_spread + first, terms, count);
+      pick(f).backward[shared](of_sample, data<S>(mean) + first, data<S>(spread) + (shared ? 0 : first),
+                               data<S>(x) + first, levels, of_mean + first, shared ? nullptr : of_spread + first, terms,
+                               count);
       if (!shared) return;
       for_each_sample_in(first, count, size, [&](int64_t sample, int64_t at, int64_t here) {
         sums.add(sample, first, f.sum(terms + at, here));

@@ -10,17 +10,9 @@ namespace {
 constexpr int64_t kBlock = 32;
 
 // 2^n times a number, where both it and the result are normal; `shifted` is 1.5 * 2^23 + n, whose low bits are n.
-#if defined(__AVX512F__)
 FASTGEN_LANE Floats times_shifted_power(Floats a, Floats shifted) {
-  __m512i power = _mm512_slli_epi32(_mm512_castps_si512(shifted.v), 23);
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a.v), power));
+  return (FloatRegister)FASTGEN_MM(add_epi32)((Words)a.v, FASTGEN_MM(slli_epi32)((Words)shifted.v, 23));
 }
-#else
-FASTGEN_LANE Floats times_shifted_power(Floats a, Floats shifted) {
-  __m256i power = _mm256_slli_epi32(_mm256_castps_si256(shifted.v), 23);
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), power));
-}
-#endif
 
 // e^-z for z in [-85, 85], to the last bit or two: -z log2(e) is n + f with |f| at most 1/2, and f keeps all that the
 // multiplication gave. Of a NaN it is any number: all that is computed with it here is multiplied by z.

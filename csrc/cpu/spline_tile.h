@@ -2,9 +2,9 @@
 #pragma once
 
 #include "../math/rational_quadratic_gradient.h"
-#include "lanes.h"
+#include "lanes_bfloat16.h"
 #include "spline.h"
-#include "tile.h"
+#include "stream.h"
 
 namespace fastgen {
 namespace {
@@ -32,18 +32,6 @@ static RationalQuadratic<T> rational_quadratic_of(const SplineSettings& s) {
     p.clip_derivatives = T(steepness);
   }
   return p;
-}
-
-[[maybe_unused]] static Lanes<float> load_run(const BFloat16* p, int count) {
-  float wide[lanes<float>()] = {};
-  for (int i = 0; i < count; ++i) wide[i] = load(p + i);
-  return load(wide, static_cast<Lanes<float>*>(nullptr));
-}
-
-[[maybe_unused]] static void store_run(BFloat16* p, int count, Lanes<float> v) {
-  float wide[lanes<float>()];
-  store(wide, v);
-  for (int i = 0; i < count; ++i) store(p + i, wide[i]);
 }
 
 template <class S>
@@ -119,7 +107,7 @@ struct Tile {
     if constexpr (sizeof(S) == sizeof(T)) {
       if (count == lanes<T>()) {
         columns_to_rows(tile, width, stream ? rows : params);
-        if (stream) stream_rows(params, width);
+        if (stream) stream_bytes(params, rows, width * sizeof(Lanes<T>));
         return;
       }
     }
@@ -128,12 +116,6 @@ struct Tile {
   }
 
  private:
-  void stream_rows(T* params, int64_t width) {
-    for (int64_t i = 0; i < width * lanes<T>(); i += lanes<T>()) {
-      fastgen::stream(params + i, load(rows + i, static_cast<Lanes<T>*>(nullptr)));
-    }
-  }
-
   void load_whole_rows(const SplineSettings& s, const SplineRows<T>& r) {
     constexpr int n = lanes<T>();
     if (r.heights == r.widths + s.bins && r.derivatives == r.heights + s.bins && r.width_stride == r.height_stride &&

@@ -37,10 +37,8 @@ FASTGEN_HD float exp_or_zero(float x) {
 #if defined(__CUDA_ARCH__)
   return x < -87.0f ? 0.0f : expf(x);
 #else
-  float k = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-  float r = x - k * 0.693359375f;
-  r = r - k * -2.12194440e-4f;
-  float value = (exp_polynomial(r) * r * r + r + 1.0f) * exp2_integer(k);
+  Reduced of = reduced(x);
+  float value = (exp_polynomial(of.r) * of.r * of.r + of.r + 1.0f) * exp2_integer(of.k);
   return x < -87.0f ? 0.0f : value;
 #endif
 }

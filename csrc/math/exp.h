@@ -1,9 +1,8 @@
 // exp, expm1, sigmoid and tanh without branches, so that a plain loop over them vectorises. NaN in, NaN out.
 //
-// The float versions keep a few ulp of relative error over the whole range (Cody and Waite's reduction, then a
-// polynomial on
-// [-ln 2 / 2, ln 2 / 2]); the double versions are libm's, since double is there to prove the kernels and not to race.
-// Every clamp is written `x < lo ? lo : x`, which keeps NaN where fmax and min intrinsics drop it.
+// The float versions keep a few ulp of relative error over the whole range; the double versions are libm's, since
+// double is there to prove the kernels and not to race. Every clamp is written `x < lo ? lo : x`, which keeps NaN where
+// fmax and min intrinsics drop it.
 #pragma once
 
 #include "host_device.h"
@@ -25,6 +24,17 @@ FASTGEN_HD float exp2_integer(float k) {
   return power.value;
 }
 
+// x = k ln 2 + r with a whole k and |r| at most ln 2 / 2 (Cody and Waite's two-part ln 2).
+struct Reduced {
+  float k, r;
+};
+
+FASTGEN_HD Reduced reduced(float x) {
+  float k = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+  float r = x - k * 0.693359375f;
+  return {k, r - k * -2.12194440e-4f};
+}
+
 // (exp(r) - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2].
 FASTGEN_HD float exp_polynomial(float r) {
   float p = 1.9875691500e-4f;
@@ -43,10 +53,8 @@ FASTGEN_HD float exp(float x) {
 #else
   float c = x < -87.3f ? -87.3f : x;
   c = c > 88.3f ? 88.3f : c;
-  float k = (c * 1.44269504f + 12582912.0f) - 12582912.0f;
-  float r = c - k * 0.693359375f;
-  r = r - k * -2.12194440e-4f;
-  return (exp_polynomial(r) * r * r + r + 1.0f) * exp2_integer(k);
+  Reduced of = reduced(c);
+  return (exp_polynomial(of.r) * of.r * of.r + of.r + 1.0f) * exp2_integer(of.k);
 #endif
 }
 
@@ -57,10 +65,8 @@ FASTGEN_HD float expm1_negative(float x, float* exponential) {
   return expm1f(x);
 #else
   float c = x < -87.3f ? -87.3f : x;
-  float k = (c * 1.44269504f + 12582912.0f) - 12582912.0f;
-  float r = c - k * 0.693359375f;
-  r = r - k * -2.12194440e-4f;
-  float power = exp2_integer(k), rest = (exp_polynomial(r) * r * r + r) * power;
+  Reduced of = reduced(c);
+  float power = exp2_integer(of.k), rest = (exp_polynomial(of.r) * of.r * of.r + of.r) * power;
   *exponential = rest + power;
   return rest + (power - 1.0f);
 #endif

@@ -21,10 +21,8 @@ FASTGEN_HD GaussianScale<float> gaussian_scale(float v) {
   float half = 0.5f * v;
   float c = half < -87.3f ? -87.3f : half;
   c = c > 88.3f ? 88.3f : c;
-  float k = (c * 1.44269504f + 12582912.0f) - 12582912.0f;
-  float r = c - k * 0.693359375f;
-  r = r - k * -2.12194440e-4f;
-  float q = exp_polynomial(r) * r * r;
+  Reduced of = reduced(c);
+  float k = of.k, r = of.r, q = exp_polynomial(r) * r * r;
   float scale = (q + r + 1.0f) * exp2_integer(k);
   scale = v < INFINITY ? scale : v;
   // With e^(v/2) = 1 + r + q: e^v - 1 - v = 2q + (r + q)^2.
