@@ -4,8 +4,8 @@
 
 namespace fastgen {
 
-// `rows` rows of `n` elements. Each row is one run of memory; those of an argument lie `*_stride` elements apart, those
-// of a result n. `scale_map` counts as SCALE_MAPS of the Python side does.
+// `rows` rows of `n` elements. Each row is contiguous; the rows of an argument are `stride` elements apart, and those
+// of a result n. `scale_map` is an index into SCALE_MAPS of fastgen/ops/affine_coupling.py.
 struct AffineCoupling {
   int64_t rows, n, scale_map;
   bool inverse;
@@ -18,7 +18,7 @@ struct Rows {
   int64_t stride;
 };
 
-// `stream` writes past the caches; the results must then be aligned to 64 bytes, and so must their rows.
+// With `stream` the results are written past the caches; they and their rows must then be aligned to 64 bytes.
 template <class S, class T = typename Compute<S>::type>
 struct AffineCouplingFunctions {
   void (*forward)(const AffineCoupling& call, Rows<S> x, Rows<S> shift, Rows<S> log_scale, S* y, T* logabsdet,

@@ -4,15 +4,15 @@
 
 namespace fastgen {
 
-// What every element is computed with; `act` is one of csrc/math/bias_act.h. `stream` sends results past the caches.
+// The settings of a call; `act` is an Act of csrc/math/bias_act.h. With `stream` results are written past the caches.
 struct BiasActSettings {
   int64_t act;
   double alpha, gain, clamp;
   bool stream;
 };
 
-// n elements and what is added to them: one number for all (run 0), or one for each of a run, after which they repeat.
-// Sums are added to what stands there, one or a run; null where none are wanted. b, grad_b and h_b may be null.
+// Over n elements. A parameter (b, grad_b, h_b; null for none) is one number for all elements where `run` is 0, else
+// `run` numbers that repeat. Sums over the elements of each number are added to `sums`, or not taken where it is null.
 template <class S, class T = typename Compute<S>::type>
 struct BiasActFunctions {
   void (*forward)(const S* x, const T* b, int64_t run, int64_t n, const BiasActSettings& settings, S* y);

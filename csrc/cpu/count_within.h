@@ -9,21 +9,21 @@
 
 namespace fastgen {
 
-// What queries or points know and are told; of a side whose balls are not asked for, radii and counts are null.
+// The arguments and results of the queries, or of the points. Radii and counts that the call does not have are null.
 template <class T>
 struct BallSide {
   const T* rows;     // [count][d], as given
   const T* radii;    // [count]
-  int64_t* covered;  // [count]: balls of the other side that hold it
-  int64_t* members;  // [count]: of the other side, in its ball
+  int64_t* covered;  // [count]: how many balls of the other side hold this row
+  int64_t* members;  // [count]: how many rows of the other side lie in this row's ball
 };
 
 template <class T>
 struct CountWithinTask {
   BallSide<T> queries, points;
-  // Of the tile: |q|^2, e_i.
+  // For each query of the tile: |q|^2 and e_i.
   const double *norms, *query_errors;
-  // Of all points: e_j.
+  // For each point: e_j.
   const T* point_errors;
   double (*squared_distance)(const T* a, const T* b, int64_t d);
 };

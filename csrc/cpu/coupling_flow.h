@@ -18,7 +18,7 @@ struct Header {
 
 enum StepKind : int64_t { kElementwise, kLinear, kCoupling };
 
-// What every step begins with; `words` is its length.
+// The beginning of every step; `words` is the step's length.
 struct Step {
   int64_t kind, words;
 };
@@ -104,7 +104,7 @@ int64_t shared_scratch(const View<T>& view, int64_t tile_rows) {
   return size;
 }
 
-// What `run` works on: rows of `x` and `context`; `y` is the state, then the result.
+// The rows of a call. `y` holds the state while the steps run, and then the result.
 template <class T>
 struct Rows {
   const T *x, *context;
@@ -112,7 +112,7 @@ struct Rows {
   int64_t count;
 };
 
-// Runs all steps on `rows`, as member `rank` of `size` with these rows, of at most kTileRows where there are several.
+// Runs all steps on `rows` as member `rank` of a team of `size` threads; a team of several takes at most kTileRows.
 template <class T>
 struct CouplingFlowFunctions {
   void (*run)(const View<T>& view, const Rows<T>& rows, T* own, T* shared, TeamState* team, int rank, int size);

@@ -22,7 +22,7 @@ template <ScaleMap map, bool inverse, class T>
 void affine_chunk(const Chunk<T>& chunk, int64_t count, T constant) {
   const T* shift = chunk.parameters;
   const T* raw = chunk.parameters + kChunk;
-  // Of the bound and the least scale, each map reads its own.
+  // `constant` is the bound or the least scale; each map reads only the one that it has.
   const T reciprocal = T(1) / constant;
 #pragma GCC ivdep
   for (int64_t i = 0; i < count; ++i) {
@@ -46,7 +46,7 @@ void additive_chunk(const Chunk<T>& chunk, int64_t count, bool inverse) {
   }
 }
 
-// Step by step for all elements, so that those of other vectors fill the time that one waits for its next operation.
+// Each step is done for all vectors before the next step: while one vector waits for an operation, others go on.
 // Lanes beyond `count` compute on what an earlier chunk left there.
 template <int kBins, bool inverse, class T>
 void spline_chunk(const RationalQuadratic<T>& spline, const Chunk<T>& chunk, int64_t count) {
@@ -78,7 +78,7 @@ RationalQuadratic<T> spline_of(const CouplingStep& step, const T* constants) {
   spline.min_width = constants[1];
   spline.min_height = constants[2];
   spline.min_derivative = constants[3];
-  // Its scale is folded into the weights.
+  // The softmax's scale is folded into the weights.
   spline.softmax_scale = T(1);
   spline.clips = step.parameterization != 0;
   if (spline.clips) {

@@ -6,7 +6,7 @@
 namespace fastgen {
 namespace {
 
-// For the thread that it is made on, as long as it lives.
+// Flushes denormals to zero on the thread that makes it, for as long as it lives.
 class DenormalsAreZero {
  public:
   DenormalsAreZero() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }

@@ -4,7 +4,7 @@
 
 namespace fastgen {
 
-// What a thread works on at a time, and the most mixtures whose terms it keeps beside it.
+// How many positions a thread computes at a time, and the largest number of mixtures, whose terms it keeps.
 constexpr int64_t kMixturePositions = 128;
 constexpr int64_t kMaxMixtures = 64;
 
@@ -40,8 +40,7 @@ struct MixtureFunctions {
                             S* grad_parameters);
 };
 
-// `first` is the index of the block's first position among all positions of the batch: what its random numbers depend
-// on.
+// `first` is the index of the block's first position among all positions of the batch; the random numbers depend on it.
 template <class S>
 struct MixtureSampleFunctions {
   void (*sample)(const MixtureBlock& block, const S* parameters, int64_t first, int64_t seed, int64_t offset, S* out);

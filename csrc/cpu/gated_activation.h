@@ -4,8 +4,8 @@
 
 namespace fastgen {
 
-// `n` is the number of positions, x + channel * n. a and b are the two halves of one sample's channels, c and d of its
-// condition (null: none); `condition_stride` is n where the condition has every position and 0 where it is one number
+// A channel has `n` positions. a and b are the two halves of one sample's channels, c and d those of its condition, or
+// null; `condition_stride` is n where the condition has every position and 0 where it is one number
 // per channel.
 template <class S>
 struct GatedActivationFunctions {

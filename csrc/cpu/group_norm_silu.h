@@ -4,7 +4,7 @@
 
 namespace fastgen {
 
-// What each channel of one sample is computed with, T each: y = silu(z) with z = (x - centre) factor + offset, and
+// The numbers of each channel of one sample: y = silu(z) with z = (x - centre) factor + offset, and
 // dx = factor dz + slope (x - centre) + constant.
 template <class T>
 struct GroupNormSiluChannels {

@@ -19,7 +19,7 @@ struct GroupNormSiluPlan {
   int64_t batch, channels, positions, groups;
   bool rows;
   int64_t group_channels, units, unit_channels, unit_size;
-  // Of a piece, and how many there are: runs of channels times chunks of positions.
+  // The size of a piece, and how many pieces a unit has: runs of channels times chunks of positions.
   int64_t channels_at_once, positions_at_once, runs, chunks, pieces;
 
   GroupNormSiluPlan(int64_t batch, int64_t channels, int64_t positions, int64_t groups, bool rows)
@@ -37,7 +37,7 @@ struct GroupNormSiluPlan {
   }
 };
 
-// One piece: where it lies and where its results go.
+// A piece's sizes, its first element and channel, and the index of its partial sums.
 struct PlacedPiece {
   GroupNormSiluPiece sizes;
   int64_t element, first_channel, partial;

@@ -14,7 +14,7 @@ namespace fastgen {
 // Points at which one tile of queries is evaluated at once.
 constexpr int64_t kPointsAtOnce = 6;
 
-// The place of the own point of the first query where none is left out.
+// KdeQueries::own where no query leaves a point out.
 constexpr int64_t kNoneLeftOut = INT64_MIN / 2;
 
 template <class T>
@@ -31,7 +31,7 @@ template <class T>
 struct KdeQueries {
   const T* rows;  // [count][d]
   int64_t count;
-  int64_t own;  // the point that the first query is, and that is left out of its sum
+  int64_t own;  // index of the point that is the first query and is left out of its sum
 };
 
 template <class T>

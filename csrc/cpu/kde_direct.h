@@ -19,15 +19,16 @@ struct KdeSide {
   const T *factors, *logs, *precisions;  // [count]
 };
 
-// What the others do to a row: the sums over j of p_j (other_j - row), of the terms, and of p_j |other_j - row|^2,
-// where p_j is the gradient's factor of the difference.
+// Sums over the other side for each row: of p_j (other_j - row), of the terms, and of p_j |other_j - row|^2, where p_j
+// is the factor of the difference in the gradient.
 template <class T>
 struct KdePull {
   T* pulls;              // [count][d]
   T *terms, *stretches;  // [count]
 };
 
-// Row `own` of the points is the first query and does not count for it, the next not for the second, and so on.
+// The point with index `own` is the first query and is left out of its sum, the next point out of the second's, and so
+// on.
 template <class T>
 struct KdeDirectFunctions {
   int64_t (*scratch)(int64_t d);

@@ -12,7 +12,7 @@ struct Term {
   Lanes<T> value, slope;
 };
 
-// The root of t and its inverse, kept finite; the inverse is zero where t is. NaN stays NaN.
+// The square root of t, and its inverse: bounded, and zero where t is zero. NaN stays NaN.
 template <class T>
 FASTGEN_LANE Lanes<T> root(Lanes<T> t, Lanes<T>* inverse) {
   constexpr T kMost = sizeof(T) == 4 ? T(1e36) : T(1e300);
@@ -42,7 +42,7 @@ struct Tophat {
   static constexpr bool kCompact = true;
   template <class T>
   static FASTGEN_LANE Term<T> of(Lanes<T> t) {
-    // Zero, and NaN where the distance is.
+    // NaN where the distance is NaN, else zero.
     Lanes<T> zero = Lanes<T>(T(0)) * t;
     return inside(t, zero + Lanes<T>(T(1)), zero);
   }
@@ -83,8 +83,8 @@ struct Cosine {
   }
 };
 
-// It reaches everywhere: its sum is one of powers of two, their exponents rounded so that they are the same wherever
-// they are computed.
+// This kernel is positive everywhere: its sum is taken as a sum of powers of two, whose exponents are rounded the same
+// way in every function.
 struct Exponential {
   static constexpr bool kCompact = false;
   template <class T>

@@ -20,11 +20,11 @@ template <class T>
 struct MmdFunctions {
   // The sum over pairs of the tile's queries with points of the panel; of one set, `one_set`, with points of a higher
   // index only.
-  // Each product and the query's offset are s.
+  // s is the product plus the query's offset.
   double (*polynomial)(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets,
                        const MmdPolynomial& polynomial, bool one_set, T* scratch);
-  // The sum of 2 to the power of each product and the query's offset, less one, which a discrepancy does not feel:
-  // where points lie together it is all but one, and would take the digits.
+  // The sum of 2^(product + the query's offset) - 1. A discrepancy does not depend on the 1, and where points lie
+  // together the power is nearly 1, so that keeping it would cost the digits of the rest.
   double (*exponential)(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets, bool one_set,
                         T* scratch);
 };

@@ -10,8 +10,8 @@ struct NormModulateChannel {
   T mean, rstd, factor, shift, negative_slope;
 };
 
-// What belongs to each pixel. Null: scale and shift are the channel's; without y there is no activation; a cotangent
-// that is not there is zero.
+// The tensors that have a number for each pixel. Where scale or shift is null, the channel's is used; where y is null,
+// there is no activation; where an upstream gradient is null, it is zero.
 template <class S>
 struct NormModulatePixels {
   const S *x, *scale, *shift, *y, *grad, *h, *h_scale, *h_shift;

@@ -1,4 +1,4 @@
-// What norm_modulate normalises together, and how it is shared among threads.
+// Which planes norm_modulate normalises together, and how they are shared among threads.
 #pragma once
 
 #include "group_norm_silu.h"
@@ -49,7 +49,7 @@ struct NormModulatePlan {
   }
 };
 
-// Number, mean and sum of squared deviations, which can be put together (Chan et al. 1983).
+// Count, mean and sum of squared deviations of some numbers, which can be combined (Chan et al. 1983).
 struct NormModulateMoments {
   double count = 0, mean = 0, squares = 0;
 
@@ -62,8 +62,7 @@ struct NormModulateMoments {
   }
 };
 
-// Of a plane, by the function that group_norm_silu has for it; a piece is read twice, so it must stay in the first
-// cache.
+// The moments of a plane, by group_norm_silu's function. A piece is read twice, so it must stay in the first cache.
 template <class S, class T = typename Compute<S>::type>
 static NormModulateMoments moments_of_plane(const S* x, int64_t n) {
   const auto& f = FASTGEN_PICK(group_norm_silu_planes).template of<S>();

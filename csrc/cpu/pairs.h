@@ -1,5 +1,5 @@
-// All pairs of two sets of points, tile by tile: what the nearest neighbours, the counts within radii and the sums over
-// pairs share.
+// All pairs of two sets of points, tile by tile: shared by the nearest neighbours (knn.h, vector_quantize.h), the
+// counts within radii (count_within.h) and the sums over pairs (mmd.h).
 //
 // Points are counted from a centre, where squared norms are short, and packed in groups of kPointsInGroup, coordinate
 // by coordinate; queries are packed along the lanes of a tile's vectors. A tile's products then run at the speed of a
@@ -10,7 +10,7 @@
 
 namespace fastgen {
 
-// Points that a tile of queries meets at once, in registers.
+// Points whose products with a tile of queries are computed together, in registers.
 constexpr int64_t kPointsInGroup = 6;
 
 // Points [first, first + count) of a problem. A place beyond the last point, up to a whole group, has coordinates zero.

@@ -6,14 +6,14 @@
 
 namespace fastgen {
 
-// Of the points of a panel, packed. All tiles of queries go through one panel before the next.
+// The size of a panel of packed points. All tiles of queries are computed with one panel before the next.
 constexpr int64_t kPanelBytes = 16 << 20;
-// Multiplications that make waking a thread worth while.
+// Multiplications one thread should have at least, so that waking it costs little beside its work.
 constexpr int64_t kMultiplyGrain = 1 << 21;
-// The centre need not be exact: it is the mean of at most so many points.
+// The centre need not be exact: it is the mean of at most this many points.
 constexpr int64_t kPairCentrePoints = 4096;
 
-// One problem. `parallel` where its tiles are to be shared out; else all of it is one thread's.
+// One problem. With `parallel` its tiles are shared among threads, else one thread computes all of it.
 template <class T>
 struct PairProblem {
   const PairFunctions<T>& functions;
@@ -66,7 +66,8 @@ struct PairProblem {
         AlignedMemory<T> packed(functions.tile * d), scratch(functions.scratch(d) + more_scratch);
         std::vector<double> query_norms(functions.tile);
         for (int64_t at = begin; at < end; ++at) {
-          // From both ends in turn: tiles that only meet later points leave no thread with less to do.
+          // Tiles are taken from both ends in turn: where a tile meets only later points, the first have most work, and
+          // every thread gets long and short ones.
           int64_t t = at % 2 ? tiles - 1 - at / 2 : at / 2;
           int64_t i = first + t * functions.tile, count = std::min(functions.tile, last - i);
           functions.pack_queries(queries + i * d, count, d, centre, factor, packed.begin(), query_norms.data());

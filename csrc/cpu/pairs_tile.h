@@ -1,4 +1,4 @@
-// A tile of queries against the points of a panel, with what is to be done with the products.
+// The products of a tile of queries with the points of a panel, handed to a function while they are in registers.
 #pragma once
 
 #include "lanes.h"
@@ -18,7 +18,7 @@ constexpr int kGroup = kPointsInGroup;
 template <class T>
 constexpr int64_t kPairTile = kPairVectors * Lanes<T>::kCount;
 
-// Coordinates of a tile of queries that stay in the first cache beside what streams past: 32 KiB of 48, 16 of 32.
+// So many coordinates of a tile of queries stay in the first cache beside the points: 32 KiB of 48, or 16 of 32.
 template <class T>
 constexpr int64_t kDepth = (kPairVectors == 4 ? 32768 : 16384) / (kPairTile<T> * int64_t(sizeof(T)));
 

@@ -4,7 +4,7 @@
 
 namespace fastgen {
 
-// Normal numbers that depend on nothing but (seed, offset) and where they go: element 64 b + 16 j + l is number j of
+// Normal numbers that depend only on (seed, offset) and on their index: element 64 b + 16 j + l is number j of
 // the four that Philox's counter (16 b + l, offset) gives under the key `seed`. Fills `blocks` blocks of 64, the first
 // of which is block `first_block`.
 constexpr int64_t kNormalBlock = 64;

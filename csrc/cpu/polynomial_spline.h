@@ -4,7 +4,7 @@
 
 namespace fastgen {
 
-// What every element of a call shares. Each has a row of `first` raw parameters, one for each bin, and one of `second`:
+// The settings of a call. Each element has a row of `first` raw parameters, one for each bin, and one of `second`:
 // none for the linear spline, heights for the quadratic one.
 struct PolynomialSettings {
   int64_t first, second;

@@ -44,7 +44,7 @@ const T* data(const OptionalTensor& tensor) {
   return tensor ? data<T>(*tensor) : nullptr;
 }
 
-// The dtype that is computed with, which sums and numbers by channel have: float for half types.
+// The dtype of the computation, and so of sums and of numbers by channel: float for half types.
 inline ScalarType compute_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -69,7 +69,7 @@ inline Tensor new_of_shape(const Tensor& x) {
   return new_empty(x, shape);
 }
 
-// With one element for each of n things, in the dtype that is computed with.
+// n elements in the dtype of the computation.
 inline Tensor new_sums(const Tensor& x, int64_t n) { return new_empty(x, {n}, compute_type(x)); }
 
 // Whether a result of so many bytes leaves the caches before anyone reads it: written past them, what it overwrites
@@ -78,7 +78,7 @@ inline Tensor new_sums(const Tensor& x, int64_t n) { return new_empty(x, {n}, co
 inline bool exceeds_caches(int64_t bytes) { return bytes > int64_t(8) << 20; }
 inline bool exceeds_caches(const Tensor& result) { return exceeds_caches(result.numel() * result.element_size()); }
 
-// Memory of this thread that starts at a cache line, not initialised.
+// Uninitialised memory that starts at a cache line.
 template <class T>
 class AlignedMemory {
  public:
@@ -116,7 +116,7 @@ using Stored = std::remove_pointer_t<Tag>;
 // Elements one thread should have at least, so that waking it costs little beside its work.
 constexpr int64_t kGrain = 16384;
 
-// How many things of `size` elements each that makes.
+// As many items of `size` elements each.
 inline int64_t grain_of(int64_t size, int64_t elements = kGrain) {
   return std::max<int64_t>(1, elements / std::max<int64_t>(1, size));
 }

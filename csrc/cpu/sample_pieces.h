@@ -1,5 +1,5 @@
-// How a batch [samples, size], flat, is shared out: in pieces of a fixed length, whatever the samples' size, so that
-// what belongs to a piece stays in the first cache, and sums do not depend on the number of threads.
+// A flat batch [samples, size] is shared among threads in pieces of a fixed length, whatever the samples' size, so that
+// a piece stays in the first cache and sums do not depend on the number of threads.
 #pragma once
 
 #include <cstring>
@@ -61,14 +61,14 @@ inline void draw_normals(float* out, int64_t first, int64_t count, uint64_t seed
   FASTGEN_PICK(philox_normal).fill(out, first / kNormalBlock, ratio_up(count, kNormalBlock), seed, offset);
 }
 
-// A number for each sample, of what each piece has of it.
+// The sum of each sample, added up from the parts that pieces have of it.
 class SampleSums {
  public:
   SampleSums(int64_t samples, int64_t size) : samples_(samples), size_(size) {
     parts_.resize(samples + ratio_up(samples * size, kPiece));
   }
 
-  // From any thread; `first` is the piece's first element.
+  // May be called by several threads; `first` is the piece's first element.
   void add(int64_t sample, int64_t first, double part) { parts_[sample + first / kPiece] += part; }
 
   // out[i] = factor times the sum of sample i, plus a constant.
@@ -76,7 +76,7 @@ class SampleSums {
   void write(T* out, double factor, double constant) const {
     for (int64_t i = 0; i < samples_; ++i) {
       double sum = 0;
-      // Going on in a sample or in a piece, the index of a part grows by one: no two have the same.
+      // The index of a part grows by one with each sample and with each piece, so that no two parts share one.
       if (size_ > 0) {
         int64_t from = i * size_ / kPiece, to = ((i + 1) * size_ - 1) / kPiece;
         for (int64_t piece = from; piece <= to; ++piece) sum += parts_[i + piece];

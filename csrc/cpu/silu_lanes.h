@@ -1,4 +1,4 @@
-// SiLU and its slope on vectors, and how sums over its results are kept exact.
+// SiLU and its slope on vectors.
 #pragma once
 
 #include "lanes_bfloat16.h"
@@ -29,7 +29,7 @@ FASTGEN_LANE Floats exp_minus(Floats z) {
 
 FASTGEN_LANE Doubles exp_minus(Doubles z) { return exp(-z); }
 
-// Beyond 85 on either side the sigmoid is nothing beside any other, or 1.
+// Beyond -85 the sigmoid is too small to matter beside any other, and beyond 85 it is 1.
 template <class T>
 FASTGEN_LANE Lanes<T> sigmoid(Lanes<T> z) {
   return reciprocal(Lanes<T>(T(1)) + exp_minus(minimum(Lanes<T>(T(85)), maximum(Lanes<T>(T(-85)), z))));

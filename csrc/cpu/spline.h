@@ -4,8 +4,8 @@
 
 namespace fastgen {
 
-// What every element of a call shares; `derivatives` tells the tails: bins - 1 linear, bins circular, bins + 1 none.
-// `stream` writes gradients of rows past the caches.
+// The settings of a call. `derivatives` tells the tails: bins - 1 for linear ones, bins for circular ones, bins + 1
+// without. With `stream` the gradients of rows are written past the caches.
 struct SplineSettings {
   int64_t bins, derivatives;
   double bound, min_width, min_height, min_derivative, softmax_scale;
