@@ -249,12 +249,12 @@ def drawn(
     Raises:
         ValueError: a list that has not one for each.
     """
-    if isinstance(generator, Sequence) and len(generator) == 1:
+    if generator is not None and not isinstance(generator, Generator):
+        if len(generator) != 1:
+            if len(generator) != shape[0]:
+                raise ValueError(f"generator: expected one, or {shape[0]}, one for each sample, got {len(generator)}")
+            return torch.cat([drawn(how, (1, *shape[1:]), like, one) for one in generator])
         generator = generator[0]
-    if isinstance(generator, Sequence):
-        if len(generator) != shape[0]:
-            raise ValueError(f"generator: expected one, or {shape[0]}, one for each sample, got {len(generator)}")
-        return torch.cat([drawn(how, (1, *shape[1:]), like, one) for one in generator])
     device = like.device if generator is None else generator.device
     return how(shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
 
