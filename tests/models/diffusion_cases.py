@@ -9,6 +9,7 @@ from fastgen.models import DDPM, EDM, DiffusionProbabilisticModel, FlowMatching,
 from fastgen.models.diffusion import Diffusion, along
 
 TINY = {"channels": 8, "channel_multipliers": (1, 2), "layers": 1, "attention_levels": (), "groups": 4}
+COSINE = {"beta_schedule": "cosine", "beta_start": 1e-4, "beta_end": 0.02}
 FAMILIES = {
     "ddpm": (DDPM, {"num_train_timesteps": 100, "beta_end": 0.2, "beta_start": 1e-3}),
     "ddpm-v": (DDPM, {"prediction_type": "v_prediction", "beta_schedule": "cosine", "weighting": "min_snr"}),

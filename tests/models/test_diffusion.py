@@ -10,7 +10,7 @@ from fastgen.models.adaptive_ode import StepsExhausted, _weights, integrate
 from fastgen.models.probability_flow import _draw_probes, _with_trace
 from fastgen.models.score_sde import SDES
 from fastgen.ops.philox import philox_normal
-from tests.models.diffusion_cases import CONTINUOUS, FAMILIES, TINY, knowing, make
+from tests.models.diffusion_cases import CONTINUOUS, COSINE, FAMILIES, TINY, knowing, make
 
 every = pytest.mark.parametrize("family", FAMILIES)
 continuous = pytest.mark.parametrize("family", CONTINUOUS)
@@ -65,7 +65,7 @@ def test_as_much_noise_as_ddpm_leaves_no_rounding_below_zero(schedule):
 @pytest.mark.parametrize("sampler", DDPM.samplers)
 def test_small_errors_where_there_is_only_noise_do_not_grow(sampler):
     """With a cosine schedule an error of the noise is 20,000 times that of x0, at the first step."""
-    model = knowing(make("ddpm", levels=None, num_train_timesteps=1000, beta_schedule="cosine"), MEAN, VARIANCE)
+    model = knowing(make("ddpm", levels=None, num_train_timesteps=1000, **COSINE), MEAN, VARIANCE)
     honest = model.output
     model.output = lambda x, time, labels=None: honest(x, time) + 0.02 * torch.sin(50 * x)
     x = model.sample(500, sampler=sampler, steps=15, generator=torch.Generator().manual_seed(0))

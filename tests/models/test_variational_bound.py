@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastgen.models import DDPM, DiffusionProbabilisticModel
-from tests.models.diffusion_cases import TINY, knowing, make
+from tests.models.diffusion_cases import COSINE, TINY, knowing, make
 
 
 def test_ddpm_is_the_ancestor_without_its_weights():
@@ -86,7 +86,7 @@ def _others(model, x0):
 def test_a_score_of_validation_tells_epochs_apart():
     """It is near the bound of all timesteps, of which a single one may be nearly all."""
     torch.manual_seed(0)
-    model = make("2015", num_train_timesteps=200, beta_schedule="cosine").eval()
+    model = make("2015", num_train_timesteps=200, **COSINE).eval()
     images = torch.randint(0, 17, (100, 1, 4, 4))
     seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
     scores = torch.stack([model.validation_errors(images, generator=seed).mean() for seed in seeds])
