@@ -121,7 +121,7 @@ def masked_conv2d_reference(
         )
     if not x.shape[2:].numel():
         # PyTorch's convolution wants pixels: those of the padding, or there are no results.
-        high, wide = (padding, padding) if isinstance(padding, int) else padding
+        high, wide = (padding, padding) if isinstance(padding, int) else tuple(padding)
         x, padding = F.pad(x, (wide, wide, high, high)), 0
         if not x.shape[2:].numel():
             conv = checked(x, weight, bias, mask_type, stride, padding, dilation, color_groups)
