@@ -116,7 +116,8 @@ def build_model(name: str, dataset: Dataset, given: Mapping[str, Any], defaults:
     if needed not in accepted:
         what = "images" if needed == "features" else "vectors"
         raise ValueError(f"{name} learns {what}, {dataset.name} holds {dataset.kind}")
-    config = {**defaults, **_shape_arguments(dataset)}
+    shape = _shape_arguments(dataset)
+    config = {**defaults, **shape}
     config |= {option: given[option] for option in MODEL_OPTIONS if option in given}
     classes = accepted.get("num_classes")
     must_have_classes = classes is not None and classes.default is inspect.Parameter.empty
@@ -130,7 +131,9 @@ def build_model(name: str, dataset: Dataset, given: Mapping[str, Any], defaults:
         config["num_classes"] = dataset.num_classes
     config |= dict(_assignment(text) for text in given.get("set", ()))
     if unknown := [key for key in config if key not in accepted]:
-        raise ValueError(f"{name} has no argument {unknown[0]}, expected one of: {', '.join(accepted)}")
+        # What the data say comes first, wherever a class has it from.
+        names = sorted(accepted, key=lambda key: key not in shape)
+        raise ValueError(f"{name} has no argument {unknown[0]}, expected one of: {', '.join(names)}")
     kind = MODELS[name]
     # A run that goes on may have been started before an option without effect was refused.
     return kind.from_config(config) if config == defaults else kind(**config)
