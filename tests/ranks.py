@@ -14,7 +14,9 @@ import torch.distributed
 
 ROOT = Path(__file__).parents[1]
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["pytest", "torch.distributed", "fastgen.nn", "fastgen.density", "fastgen.metrics"])
+FORKSERVER.set_forkserver_preload(
+    ["pytest", "torch.distributed", "fastgen.nn", "fastgen.density", "fastgen.metrics", "fastgen.train"]
+)
 # A rank finds its function by the name of the function's module. Last, so that fastgen is the one under test.
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))

@@ -20,6 +20,7 @@ from torch.optim import SGD
 
 from fastgen.train import Batch, Recipe, Settings, Trainer, TrainingDiverged, TrainingInterrupted, evaluate
 from fastgen.train.checkpoint import Checkpoint
+from tests.ranks import FORKSERVER
 from tests.train import training
 from tests.train.training import assert_same_numbers, numbers, toy_dataset, toy_trainer
 
@@ -33,10 +34,10 @@ def unbroken(tmp_path_factory):
     return out
 
 
-def program(out, *, processes=1, **options):
-    """The toy training as a program of its own, in one process or several."""
+def program(out, *, processes, **options):
+    """The toy training as a program of its own, in several processes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *launcher, training.__file__, str(out), json.dumps(options)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -104,19 +105,20 @@ def test_killed_at_random_moments_and_resumed_equals_unbroken(tmp_path):
     wait = random.Random(0)
     kills = 0
     while True:
-        running = program(tmp_path / "killed", **length)
+        running = FORKSERVER.Process(target=training.train, args=(tmp_path / "killed", length))
+        running.start()
         deadline = time.monotonic() + 60
         # Kills during the imports prove nothing: wait for this process' first sign of life in the folder.
         seen = newest(tmp_path / "killed")
-        while running.poll() is None and newest(tmp_path / "killed") == seen and time.monotonic() < deadline:
+        while running.is_alive() and newest(tmp_path / "killed") == seen and time.monotonic() < deadline:
             time.sleep(0.005)
         if kills < 3:
             time.sleep(wait.uniform(0, 0.5))
             running.kill()
-        _, errors = running.communicate(timeout=60)
-        if running.returncode == 0:
+        running.join(60)
+        if running.exitcode == 0:
             break
-        assert running.returncode == -signal.SIGKILL, errors
+        assert running.exitcode == -signal.SIGKILL
         kills += 1
     assert kills > 0
     assert_same_numbers(tmp_path / "unbroken", tmp_path / "killed")

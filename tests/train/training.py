@@ -64,6 +64,11 @@ def assert_same_numbers(first, second):
         assert torch.equal(tensor, other_tensors[name]), name
 
 
-if __name__ == "__main__":
-    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+def train(folder: Path, options: dict[str, Any]) -> None:
+    """Trains, or goes on from where another process was killed."""
+    torch.set_num_threads(1)
     toy_trainer(folder, **options).fit(resume=True)
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), json.loads(sys.argv[2]))
