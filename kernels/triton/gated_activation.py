@@ -23,9 +23,8 @@ def load_half(x, condition, half, channel, positions, offset, mask, CONDITION: t
 
 
 @triton.jit
-def gated_activation_kernel(
-    x, condition, y, channels, positions, CONDITION: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+def load_halves(x, condition, channels, positions, CONDITION: tl.constexpr, BLOCK: tl.constexpr):
+    """The sample of this program, its elements, which of them are real, and both halves with the condition."""
     sample = tl.program_id(1).to(tl.int64)
     offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offset < channels * positions
@@ -33,6 +32,14 @@ def gated_activation_kernel(
     first = 2 * sample * channels
     a = load_half(x, condition, first, channel, positions, offset, mask, CONDITION)
     b = load_half(x, condition, first + channels, channel, positions, offset, mask, CONDITION)
+    return sample, offset, mask, a, b
+
+
+@triton.jit
+def gated_activation_kernel(
+    x, condition, y, channels, positions, CONDITION: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    sample, offset, mask, a, b = load_halves(x, condition, channels, positions, CONDITION, BLOCK)
     result = tanh(a) * sigmoid(b)
     tl.store(y + sample * channels * positions + offset, result.to(y.dtype.element_ty), mask=mask)
 
@@ -41,14 +48,9 @@ def gated_activation_kernel(
 def gated_activation_backward_kernel(
     grad, x, condition, grad_x, channels, positions, CONDITION: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    sample = tl.program_id(1).to(tl.int64)
-    offset = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = offset < channels * positions
-    channel = offset // positions if CONDITION == 1 else offset
-    first = 2 * sample * channels
-    a = load_half(x, condition, first, channel, positions, offset, mask, CONDITION)
-    b = load_half(x, condition, first + channels, channel, positions, offset, mask, CONDITION)
+    sample, offset, mask, a, b = load_halves(x, condition, channels, positions, CONDITION, BLOCK)
     g = tl.load(grad + sample * channels * positions + offset, mask=mask, other=0.0).to(tl.float32)
+    first = 2 * sample * channels
     t = tanh(a)
     s = sigmoid(b)
     grad_a = g * (1 - t * t) * s

@@ -20,12 +20,26 @@ PARTIALS, CHANNELS = 256, 64
 
 
 @triton.jit
-def tile_offsets(channel, position, channels, positions, CHANNELS_LAST: tl.constexpr):
-    """Of a tile within its sample."""
+def piece_of(positions, piece_positions, BLOCK_C: tl.constexpr):
+    """The sample and the channels of this program, its piece, and the positions at which that begins and ends."""
+    piece, sample = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    first = piece * piece_positions
+    return sample, channel, piece, first, tl.minimum(first + piece_positions, positions)
+
+
+@triton.jit
+def tile_of(
+    start, end, sample, channel, channels, positions, CHANNELS_LAST: tl.constexpr, BLOCK_P: tl.constexpr
+):  # fmt: skip
+    """Where the elements of a tile [channels, positions from `start` on] are, and which of them are real."""
+    position = start + tl.arange(0, BLOCK_P)
+    mask = (channel < channels)[:, None] & (position < end)[None, :]
     if CHANNELS_LAST:
-        return position[None, :] * channels + channel[:, None]
+        at = position[None, :] * channels + channel[:, None]
     else:
-        return channel[:, None] * positions + position[None, :]
+        at = channel[:, None] * positions + position[None, :]
+    return sample * channels * positions + at, mask
 
 
 @triton.jit
@@ -44,9 +58,12 @@ def load_channels(mean, rstd, weight, bias, scale, shift, sample, channel, mask,
 
 
 @triton.jit
-def silu_slope(z):
+def load_gradient(grad, x, at, mask, centre, factor, offset):
+    """x less its centre, and the gradient of what goes into the SiLU."""
+    centred = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - centre[:, None]
+    z = centred * factor[:, None] + offset[:, None]
     s = sigmoid(z)
-    return s * (1.0 + z * (1.0 - s))
+    return centred, tl.load(grad + at, mask=mask, other=0.0).to(tl.float32) * (s * (1.0 + z * (1.0 - s)))
 
 
 @triton.jit
@@ -55,16 +72,11 @@ def statistics_kernel(
     CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared deviations of every channel over a piece, tile after tile (Chan et al. 1983)."""
-    piece, sample = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
-    first = piece * piece_positions
-    end = tl.minimum(first + piece_positions, positions)
+    sample, channel, piece, first, end = piece_of(positions, piece_positions, BLOCK_C)
     mean = tl.zeros((BLOCK_C,), tl.float32)
     square = tl.zeros((BLOCK_C,), tl.float32)
     for start in range(first, end, BLOCK_P):
-        position = start + tl.arange(0, BLOCK_P)
-        mask = (channel < channels)[:, None] & (position < end)[None, :]
-        at = sample * channels * positions + tile_offsets(channel, position, channels, positions, CHANNELS_LAST)
+        at, mask = tile_of(start, end, sample, channel, channels, positions, CHANNELS_LAST, BLOCK_P)
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
         count = tl.minimum(end - start, BLOCK_P).to(tl.float32)
         tile_mean = tl.sum(value, 1) / count
@@ -110,17 +122,12 @@ def forward_kernel(
     x, mean, rstd, weight, bias, scale, shift, y, channels, positions, piece_positions, groups,
     FILM: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    piece, sample = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    sample, channel, _, first, end = piece_of(positions, piece_positions, BLOCK_C)
     centre, factor, offset, _ = load_channels(
         mean, rstd, weight, bias, scale, shift, sample, channel, channel < channels, channels, groups, FILM
     )
-    first = piece * piece_positions
-    end = tl.minimum(first + piece_positions, positions)
     for start in range(first, end, BLOCK_P):
-        position = start + tl.arange(0, BLOCK_P)
-        mask = (channel < channels)[:, None] & (position < end)[None, :]
-        at = sample * channels * positions + tile_offsets(channel, position, channels, positions, CHANNELS_LAST)
+        at, mask = tile_of(start, end, sample, channel, channels, positions, CHANNELS_LAST, BLOCK_P)
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
         z = (value - centre[:, None]) * factor[:, None] + offset[:, None]
         tl.store(y + at, (z * sigmoid(z)).to(y.dtype.element_ty), mask=mask)
@@ -132,22 +139,15 @@ def backward_sums_kernel(
     groups, FILM: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Of every channel over a piece: dz, and dz times the normalised x."""
-    piece, sample = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    sample, channel, piece, first, end = piece_of(positions, piece_positions, BLOCK_C)
     centre, factor, offset, inverse_std = load_channels(
         mean, rstd, weight, bias, scale, shift, sample, channel, channel < channels, channels, groups, FILM
     )
-    first = piece * piece_positions
-    end = tl.minimum(first + piece_positions, positions)
     total = tl.zeros((BLOCK_C,), tl.float32)
     product = tl.zeros((BLOCK_C,), tl.float32)
     for start in range(first, end, BLOCK_P):
-        position = start + tl.arange(0, BLOCK_P)
-        mask = (channel < channels)[:, None] & (position < end)[None, :]
-        at = sample * channels * positions + tile_offsets(channel, position, channels, positions, CHANNELS_LAST)
-        centred = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - centre[:, None]
-        g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
-        dz = g * silu_slope(centred * factor[:, None] + offset[:, None])
+        at, mask = tile_of(start, end, sample, channel, channels, positions, CHANNELS_LAST, BLOCK_P)
+        centred, dz = load_gradient(grad, x, at, mask, centre, factor, offset)
         total += tl.sum(dz, 1)
         product += tl.sum(dz * centred, 1)
     out = (sample * channels + channel) * pieces + piece
@@ -194,23 +194,16 @@ def backward_kernel(
     grad, x, mean, rstd, weight, bias, scale, shift, slopes, constants, grad_x, channels, positions, piece_positions,
     groups, FILM: tl.constexpr, CHANNELS_LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    piece, sample = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    sample, channel, _, first, end = piece_of(positions, piece_positions, BLOCK_C)
     centre, factor, offset, _ = load_channels(
         mean, rstd, weight, bias, scale, shift, sample, channel, channel < channels, channels, groups, FILM
     )
     group = sample * groups + channel // (channels // groups)
     slope = tl.load(slopes + group, mask=channel < channels, other=0.0)
     constant = tl.load(constants + group, mask=channel < channels, other=0.0)
-    first = piece * piece_positions
-    end = tl.minimum(first + piece_positions, positions)
     for start in range(first, end, BLOCK_P):
-        position = start + tl.arange(0, BLOCK_P)
-        mask = (channel < channels)[:, None] & (position < end)[None, :]
-        at = sample * channels * positions + tile_offsets(channel, position, channels, positions, CHANNELS_LAST)
-        centred = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - centre[:, None]
-        g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
-        dz = g * silu_slope(centred * factor[:, None] + offset[:, None])
+        at, mask = tile_of(start, end, sample, channel, channels, positions, CHANNELS_LAST, BLOCK_P)
+        centred, dz = load_gradient(grad, x, at, mask, centre, factor, offset)
         dx = dz * factor[:, None] + (centred * slope[:, None] + constant[:, None])
         tl.store(grad_x + at, dx.to(grad_x.dtype.element_ty), mask=mask)
 

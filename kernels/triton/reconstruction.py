@@ -70,14 +70,33 @@ def slopes(first, spread, x, half_width, widest_log_scale, KIND: tl.constexpr):
 
 
 @triton.jit
-def load_spread(spread, at, mask, location, KIND: tl.constexpr, SHARED: tl.constexpr):
-    """That of every element; a Bernoulli distribution has none, and gets what is not looked at."""
+def piece_of(size, piece_size, pieces, ROWS: tl.constexpr):
+    """The samples of this program, its piece, and where in each sample that begins and ends."""
+    program = tl.program_id(0).to(tl.int64)
+    piece = program % pieces
+    begin = piece * piece_size
+    return program // pieces * ROWS + tl.arange(0, ROWS)[:, None], piece, begin, tl.minimum(begin + piece_size, size)
+
+
+@triton.jit
+def load_tile(
+    first, spread, x, start, end, sample, batch, size,
+    KIND: tl.constexpr, SHARED: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Where the elements of a tile are, which of them are real, their locations, spreads and values.
+
+    A Bernoulli distribution has no spread, and gets what is not looked at.
+    """
+    i = start + tl.arange(0, COLUMNS)[None, :]
+    at, mask = sample * size + i, (sample < batch) & (i < end)
+    location = tl.load(first + at, mask=mask, other=0.0).to(tl.float32)
+    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     width = location
     if SHARED:
         width = tl.load(spread).to(tl.float32) + tl.zeros_like(location)
     elif KIND != BERNOULLI:
         width = tl.load(spread + at, mask=mask, other=0.0).to(tl.float32)
-    return width
+    return at, mask, location, width, value
 
 
 @triton.jit
@@ -85,18 +104,12 @@ def forward_kernel(
     first, spread, x, sums, batch, size, piece_size, pieces, half_width, widest_log_scale,
     KIND: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    piece = program % pieces
-    sample = program // pieces * ROWS + tl.arange(0, ROWS)[:, None]
-    begin = piece * piece_size
-    end = tl.minimum(begin + piece_size, size)
+    sample, piece, begin, end = piece_of(size, piece_size, pieces, ROWS)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(begin, end, COLUMNS):
-        i = start + tl.arange(0, COLUMNS)[None, :]
-        at, mask = sample * size + i, (sample < batch) & (i < end)
-        location = tl.load(first + at, mask=mask, other=0.0).to(tl.float32)
-        value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-        width = load_spread(spread, at, mask, location, KIND, SHARED)
+        _, mask, location, width, value = load_tile(
+            first, spread, x, start, end, sample, batch, size, KIND, SHARED, COLUMNS
+        )
         total += tl.where(mask, term(location, width, value, half_width, widest_log_scale, KIND), 0.0)
     tl.store(sums + sample * pieces + piece, tl.sum(total, 1, keep_dims=True), mask=sample < batch)
 
@@ -106,19 +119,13 @@ def backward_kernel(
     grad, first, spread, x, grad_first, grad_spread, sums, batch, size, piece_size, pieces, half_width,
     widest_log_scale, KIND: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    piece = program % pieces
-    sample = program // pieces * ROWS + tl.arange(0, ROWS)[:, None]
-    begin = piece * piece_size
-    end = tl.minimum(begin + piece_size, size)
+    sample, piece, begin, end = piece_of(size, piece_size, pieces, ROWS)
     g = tl.load(grad + sample, mask=sample < batch, other=0.0)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(begin, end, COLUMNS):
-        i = start + tl.arange(0, COLUMNS)[None, :]
-        at, mask = sample * size + i, (sample < batch) & (i < end)
-        location = tl.load(first + at, mask=mask, other=0.0).to(tl.float32)
-        value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-        width = load_spread(spread, at, mask, location, KIND, SHARED)
+        at, mask, location, width, value = load_tile(
+            first, spread, x, start, end, sample, batch, size, KIND, SHARED, COLUMNS
+        )
         of_location, of_spread = slopes(location, width, value, half_width, widest_log_scale, KIND)
         tl.store(grad_first + at, (g * of_location).to(grad_first.dtype.element_ty), mask=mask)
         if SHARED:
