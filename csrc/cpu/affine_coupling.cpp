@@ -57,6 +57,10 @@ struct RowSum {
   }
 };
 
+// Elements of a part of a row.
+template <class T>
+static constexpr int64_t kPart = 64 * kWidth<T>;
+
 // Elements of short rows that are packed together.
 constexpr int64_t kPacked = 256;
 
@@ -133,19 +137,24 @@ static void forward_rows(const AffineCoupling& call, Rows<S> x, Rows<S> shift, R
     const S *xs = x.begin + row * x.stride, *shifts = shift.begin + row * shift.stride;
     const S* log_scales = log_scale.begin + row * log_scale.stride;
     S* ys = y + row * call.n;
-    RowSum<map, inverse, T> sum;
-    T terms[width];
-    int64_t i = 0;
-    for (; i + width <= call.n; i += width) {
-      S out[width];
-      forward_vector<map, inverse>(m, xs + i, shifts + i, log_scales + i, out, terms);
-      stream ? stream_bytes(ys + i, out, sizeof out) : (void)memcpy(ys + i, out, sizeof out);
-      sum.add(terms);
+    T total = 0;
+    // Parts of a long row have sums of their own, so that few roundings add up in each.
+    for (int64_t i = 0, end = kPart<T>; i < call.n; end += kPart<T>) {
+      RowSum<map, inverse, T> sum;
+      T terms[width];
+      for (end = end < call.n ? end : call.n; i + width <= end; i += width) {
+        S out[width];
+        forward_vector<map, inverse>(m, xs + i, shifts + i, log_scales + i, out, terms);
+        stream ? stream_bytes(ys + i, out, sizeof out) : (void)memcpy(ys + i, out, sizeof out);
+        sum.add(terms);
+      }
+      if (i < end) {
+        forward_rest<map, inverse>(m, xs + i, shifts + i, log_scales + i, ys + i, end - i, &sum);
+        i = end;
+      }
+      total += sum.logabsdet();
     }
-    if (i < call.n) {
-      forward_rest<map, inverse>(m, xs + i, shifts + i, log_scales + i, ys + i, call.n - i, &sum);
-    }
-    logabsdet[row] = sum.logabsdet();
+    logabsdet[row] = total;
   }
   if (stream) stream_end();
 }

@@ -177,26 +177,6 @@ FASTGEN_LANE Lanes<double> exp2_finite(Lanes<double> x) {
   return times_power_of_two(p, whole);
 }
 
-// 2^x - 1, relatively exact where x is tiny.
-FASTGEN_LANE Lanes<float> exp2_less_one(Lanes<float> x) {
-  Lanes<float> clamped = maximum(-127.0f, x), one = 1.0f;
-  Lanes<float> whole = (clamped + Lanes<float>(12582912.0f)) - Lanes<float>(12582912.0f);
-  Lanes<float> r = (clamped - whole) * Lanes<float>(0.69314718f), power = times_power_of_two(one, whole);
-  // exp_polynomial of ../math/exp.h.
-  Lanes<float> p = fma(r, 1.9875691500e-4f, 1.3981999507e-3f);
-  p = fma(p, r, 8.3334519073e-3f);
-  p = fma(p, r, 4.1665795894e-2f);
-  p = fma(p, r, 1.6666665459e-1f);
-  p = fma(p, r, 5.0000001201e-1f);
-  return fma(fma(p * r, r, r), power, power - one);
-}
-
-FASTGEN_LANE Lanes<double> exp2_less_one(Lanes<double> x) {
-  Lanes<double> r = x * Lanes<double>(0.69314718055994530942);
-  Lanes<double> series = fma(r * r, fma(r, fma(r, 1.0 / 24, 1.0 / 6), 0.5), r);
-  return select(r * r < Lanes<double>(1e-6), series, exp2_finite(x) - Lanes<double>(1.0));
-}
-
 // 2^x, infinite above the largest number.
 template <class T>
 FASTGEN_LANE Lanes<T> exp2(Lanes<T> x) {

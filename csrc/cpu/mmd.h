@@ -23,8 +23,7 @@ struct MmdFunctions {
   // s is the product plus the query's offset.
   double (*polynomial)(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets,
                        const MmdPolynomial& polynomial, bool one_set, T* scratch);
-  // The sum of 2^(product + the query's offset) - 1. A discrepancy does not depend on the 1, and where points lie
-  // together the power is nearly 1, so that keeping it would cost the digits of the rest.
+  // The sum of 2 to the power of each product and the query's offset.
   double (*exponential)(const PairQueries<T>& queries, const PairPanel<T>& panel, const T* offsets, bool one_set,
                         T* scratch);
 };

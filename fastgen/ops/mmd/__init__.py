@@ -190,11 +190,17 @@ def _check(x: Tensor, y: Tensor, unbiased: bool) -> torch.Size:
 def _run_polynomial(x: Tensor, y: Tensor, degree: int, gamma: float, coef0: float, unbiased: bool, backend: str):
     # One centre for both sets and all problems, so that what it contributes to every pair cancels.
     centre = y.mean((0, 1)) if len(y) else y.new_zeros(y.shape[-1])
-    # Points that lie farther from their mean than that from zero would lose digits by it.
-    wide = 2 * centre.square().sum() < y.square().sum() / max(1, y.shape[:-1].numel())
+    # Points that lie more than half as far from it as it does from zero would lose digits by it.
+    wide = 4 * torch.stack([_spread(t, centre) for t in (x, y)]).amax() > centre.square().sum()
     centre = torch.where(wide, 0.0, centre)
     sums = POLYNOMIAL_MMD.call[backend]["polynomial_mmd"](x, y, centre, degree, gamma, coef0)
     return polynomial_value(sums, x, y, centre, degree, gamma, coef0, unbiased)
+
+
+def _spread(x: Tensor, centre: Tensor) -> Tensor:
+    """The mean squared distance of points from a centre."""
+    rows = max(1, x.shape[:-1].numel())
+    return (torch.dot(x.flatten(), x.flatten()) - 2 * x.sum((0, 1)) @ centre) / rows + centre.square().sum()
 
 
 def _run_rbf(x: Tensor, y: Tensor, gamma: float, unbiased: bool, backend: str) -> Tensor:

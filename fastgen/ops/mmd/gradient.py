@@ -40,8 +40,8 @@ def polynomial_gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rbf_value(sums: Tensor, x: Tensor, y: Tensor, unbiased: bool) -> Tensor:
-    # Of the kernel less one, which is zero for a point with itself.
-    return _combine(sums, [0.0, 0.0], x, y, unbiased).to(x.dtype)
+    own = [0.0 if unbiased else float(t.shape[-2]) for t in (x, y)]
+    return _combine(sums, own, x, y, unbiased).to(x.dtype)
 
 
 def rbf_gradient(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
