@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,16 +12,16 @@ from fastgen.bench.baselines import sqrtm
 from fastgen.ops import FrechetReference
 
 
-def frechet_distance_eager(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
-    return _distance(mu1, sigma1, mu2, sigma2, sqrtm.trace_sqrtm_eager(sigma1.double(), sigma2.double()))
+def _of_statistics(overlap: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
+        return _distance(mu1, sigma1, mu2, sigma2, overlap(sigma1.double(), sigma2.double()))
+
+    return distance
 
 
-def frechet_distance_torchmetrics(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
-    return _distance(mu1, sigma1, mu2, sigma2, sqrtm.trace_sqrtm_torchmetrics(sigma1.double(), sigma2.double()))
-
-
-def frechet_distance_torch_fidelity(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> Tensor:
-    return _distance(mu1, sigma1, mu2, sigma2, sqrtm.trace_sqrtm_torch_fidelity(sigma1.double(), sigma2.double()))
+frechet_distance_eager = _of_statistics(sqrtm.trace_sqrtm_eager)
+frechet_distance_torchmetrics = _of_statistics(sqrtm.trace_sqrtm_torchmetrics)
+frechet_distance_torch_fidelity = _of_statistics(sqrtm.trace_sqrtm_torch_fidelity)
 
 
 def frechet_distance_from_features_eager(x: Tensor, y: Tensor | FrechetReference) -> Tensor:

@@ -7,6 +7,7 @@ bins), gather was the fastest under torch.compile on a CPU without gradients, an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -126,28 +127,22 @@ def _needs(only: str, parameterization: str) -> None:
         raise NotImplementedError(f"it has no parameterization {parameterization!r}")
 
 
-def rational_quadratic_coupling_eager(
-    x: Tensor, params: Tensor, *, inverse: bool = False, num_bins: int, softmax_scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    y, logabsdet = eager(x, *_split(x, params, num_bins, softmax_scale), inverse)
-    return y, logabsdet.sum(1)
+def _coupling(spline: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    def coupling(
+        x: Tensor, params: Tensor, *, inverse: bool = False, num_bins: int, softmax_scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        y, logabsdet = spline(x, *_split(x, params, num_bins, softmax_scale), inverse)
+        return y, logabsdet.sum(1)
 
-
-def rational_quadratic_coupling_nflows(
-    x: Tensor, params: Tensor, *, inverse: bool = False, num_bins: int, softmax_scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    y, logabsdet = nflows(x, *_split(x, params, num_bins, softmax_scale), inverse)
-    return y, logabsdet.sum(1)
-
-
-def rational_quadratic_coupling_normflows(
-    x: Tensor, params: Tensor, *, inverse: bool = False, num_bins: int, softmax_scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    y, logabsdet = normflows(x, *_split(x, params, num_bins, softmax_scale), inverse)
-    return y, logabsdet.sum(1)
+    return coupling
 
 
 def _split(x: Tensor, params: Tensor, bins: int, softmax_scale: float) -> tuple[Tensor, ...]:
     """Widths, heights and derivatives of every element, scaled as nflows' coupling scales them."""
     widths, heights, derivatives = params.view(*x.shape, -1).split([bins, bins, bins - 1], -1)
     return widths * softmax_scale, heights * softmax_scale, derivatives
+
+
+rational_quadratic_coupling_eager = _coupling(eager)
+rational_quadratic_coupling_nflows = _coupling(nflows)
+rational_quadratic_coupling_normflows = _coupling(normflows)

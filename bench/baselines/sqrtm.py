@@ -26,8 +26,7 @@ def sqrtm_scipy(a: Tensor) -> Tensor:
 
 def trace_sqrtm_eager(a: Tensor, b: Tensor) -> Tensor:
     """FD-loss (2026): symmetric eigenvalues between the root of one side."""
-    eigenvalues, basis = torch.linalg.eigh(a.double())
-    root = (basis * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)) @ basis.mT
+    root = sqrtm_eager(a.double())
     product = root @ b.double() @ root
     product = (product + product.mT) / 2
     return torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum(-1).to(a.dtype)
