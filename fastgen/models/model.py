@@ -15,9 +15,11 @@ from torch import Generator, Tensor, nn
 
 from fastgen.nn.arguments import levels_of, pair, plain_numbers, positive, readable, without_effect
 
-# Kinds of parameters, as `inspect` calls them.
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_KEYWORD = (inspect.Parameter.KEYWORD_ONLY,)
+# The kinds of parameters that `*images` and `**options` hand on.
+_HANDED_ON = {
+    inspect.Parameter.VAR_POSITIONAL: (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD),
+    inspect.Parameter.VAR_KEYWORD: (inspect.Parameter.KEYWORD_ONLY,),
+}
 # Whether `from_config` is at work.
 _remaking: ContextVar[bool] = ContextVar("_remaking", default=False)
 
@@ -41,16 +43,14 @@ def _recording(cls: type[Model], without: tuple[str, ...]) -> Callable[..., None
 def _whole_signature(cls: type[Model], without: tuple[str, ...]) -> inspect.Signature:
     """The parameters of a constructor, with those of the class above where it takes `*images` or `**options`."""
     own = inspect.signature(vars(cls)["__init__"])
+    kinds = {parameter.kind for parameter in own.parameters.values()}
+    handed_on = {other for kind, others in _HANDED_ON.items() if kind in kinds for other in others}
     above = inspect.signature(super(cls, cls).__init__).parameters.values()
-    parameters: list[inspect.Parameter] = []
-    for parameter in own.parameters.values():
-        handed_on = {parameter.VAR_POSITIONAL: _POSITIONAL, parameter.VAR_KEYWORD: _KEYWORD}.get(parameter.kind)
-        if handed_on is None:
-            parameters.append(parameter)
-            continue
-        names = {*own.parameters, *without}
-        parameters += [other for other in above if other.kind in handed_on and other.name not in names]
-    return own.replace(parameters=parameters)
+    inherited = [p for p in above if p.kind in handed_on and p.name not in {*own.parameters, *without}]
+    mine = [p for p in own.parameters.values() if p.kind not in _HANDED_ON]
+    positional = [p for p in mine if p.kind != p.KEYWORD_ONLY]
+    keyword = [p for p in mine if p.kind == p.KEYWORD_ONLY]
+    return own.replace(parameters=sorted([*positional, *inherited, *keyword], key=lambda p: p.kind))
 
 
 def _config(given: inspect.BoundArguments) -> dict[str, Any] | None:
