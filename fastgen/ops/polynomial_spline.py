@@ -63,7 +63,7 @@ def linear_spline(
     backend = LINEAR_SPLINE.choose(tensors)
     if backend == "reference":
         return linear_spline_reference(*tensors, inverse, tails, tail_bound)
-    return _linear_spline(*tensors, inverse, tails is not None, float(tail_bound), backend)
+    return _linear_spline(*tensors, (inverse, tails is not None, float(tail_bound)), backend)
 
 
 def quadratic_spline(
@@ -136,7 +136,7 @@ def quadratic_spline(
     if backend == "reference":
         return quadratic_spline_reference(*tensors, inverse, tails, tail_bound, min_bin_width, min_bin_height)
     numbers = float(tail_bound), float(min_bin_width), float(min_bin_height)
-    return _quadratic_spline(*tensors, inverse, tails is not None, *numbers, backend)
+    return _quadratic_spline(*tensors, (inverse, tails is not None, *numbers), backend)
 
 
 def linear_spline_reference(

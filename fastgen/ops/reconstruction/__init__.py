@@ -124,7 +124,7 @@ def discretized_logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, *,
     _check(("mean", "x"), (mean, x))
     _check_spread("log_scale", log_scale, mean)
     check_levels(levels)
-    return _log_prob(DISCRETIZED_LOGISTIC_LOG_PROB, mean, log_scale, x, levels=levels)
+    return _log_prob(DISCRETIZED_LOGISTIC_LOG_PROB, mean, log_scale, x, levels)
 
 
 def discretized_logistic_log_prob_reference(mean: Tensor, log_scale: Tensor, x: Tensor, *, levels: int = 256) -> Tensor:
@@ -170,24 +170,24 @@ def _gradient_of_bernoulli(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | N
 _bernoulli = differentiable(_run_bernoulli, _gradient_of_bernoulli, bernoulli_log_prob_reference, inputs=2)
 
 
-def _log_prob(op: Op, mean: Tensor, spread: Tensor, x: Tensor, **options: int) -> Tensor:
+def _log_prob(op: Op, mean: Tensor, spread: Tensor, x: Tensor, *levels: int) -> Tensor:
     backend = op.choose((mean, spread, x))
     if backend == "reference":
-        return op.reference(mean, spread, x, **options)
+        return _reference_of_location_scale(mean, spread, x, op, levels)
     if spread.shape != mean.shape:
         spread = spread.reshape(())
-    return _location_scale(mean, spread, x, op, options, backend)
+    return _location_scale(mean, spread, x, op, levels, backend)
 
 
-def _run_location_scale(mean: Tensor, spread: Tensor, x: Tensor, op: Op, options: dict, backend: str) -> Tensor:
+def _run_location_scale(mean: Tensor, spread: Tensor, x: Tensor, op: Op, levels: tuple, backend: str) -> Tensor:
     call = op.call[backend][op.name]
-    return call(mean.contiguous(), spread.contiguous(), x.contiguous(), *options.values())
+    return call(mean.contiguous(), spread.contiguous(), x.contiguous(), *levels)
 
 
 def _gradient_of_location_scale(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    inputs, (op, options, backend) = ctx.saved_tensors, ctx.settings
+    inputs, (op, levels, backend) = ctx.saved_tensors, ctx.settings
     call = op.call[backend][f"{op.name}_backward"]
-    grad_mean, grad_spread = call(grad.contiguous(), *(t.contiguous() for t in inputs), *options.values())
+    grad_mean, grad_spread = call(grad.contiguous(), *(t.contiguous() for t in inputs), *levels)
     if inputs[1].dim() == 0:
         # For a spread that all samples share, the kernel returns a gradient for each sample.
         grad_spread = grad_spread.sum().to(inputs[1].dtype)
@@ -195,8 +195,8 @@ def _gradient_of_location_scale(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tens
     return grad_mean, grad_spread, -grad_mean if ctx.needs_input_grad[2] else None
 
 
-def _reference_of_location_scale(mean: Tensor, spread: Tensor, x: Tensor, op: Op, options: dict) -> Tensor:
-    return op.reference(mean, spread, x, **options)
+def _reference_of_location_scale(mean: Tensor, spread: Tensor, x: Tensor, op: Op, levels: tuple) -> Tensor:
+    return op.reference(mean, spread, x, **({"levels": levels[0]} if levels else {}))
 
 
 _location_scale = differentiable(
@@ -204,7 +204,7 @@ _location_scale = differentiable(
     _gradient_of_location_scale,
     _reference_of_location_scale,
     inputs=3,
-    settings=("op", "options"),
+    settings=("op", "levels"),
 )
 
 

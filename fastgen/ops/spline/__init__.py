@@ -92,8 +92,8 @@ def rational_quadratic_spline(
         return rational_quadratic_spline_reference(
             *tensors, inverse, tails, tail_bound, *minima, parameterization=parameterization
         )
-    settings = (inverse, float(tail_bound), *map(float, minima), parameterization == "zuko", backend)
-    return _spline(*tensors, *settings)
+    settings = (inverse, float(tail_bound), *map(float, minima), parameterization == "zuko")
+    return _spline(*tensors, settings, backend)
 
 
 def rational_quadratic_coupling(
@@ -152,8 +152,8 @@ def rational_quadratic_coupling(
             min_bin_width=min_bin_width, min_bin_height=min_bin_height, min_derivative=min_derivative,
             parameterization=parameterization, softmax_scale=softmax_scale,
         )  # fmt: skip
-    settings = (inverse, float(tail_bound), *map(float, minima), parameterization == "zuko", backend)
-    return _coupling(x, params, num_bins, float(softmax_scale), tails, *settings)
+    settings = (inverse, float(tail_bound), *map(float, minima), parameterization == "zuko")
+    return _coupling(x, params, num_bins, float(softmax_scale), tails, settings, backend)
 
 
 def check_splines(inputs: Tensor, parameters: Sequence[Tensor], tails: str | None) -> int:
@@ -244,25 +244,28 @@ def check_domain(name: str, x: Tensor, tails: str | None, tail_bound: float) -> 
         )
 
 
-def recorded_elementwise(op: Op, reference: Callable, settings: Sequence[str]) -> Callable:
-    """The kernels of an elementwise spline, of (inputs, parameters, settings, backend), with their gradient.
+def recorded_elementwise(op: Op, reference: Callable, names: Sequence[str]) -> Callable:
+    """The kernels of an elementwise spline, of (inputs, *parameters, settings, backend), with their gradient.
 
-    Parameters are [..., K] with the inputs' shape in front. `reference` takes the settings by their names.
+    Parameters are [..., K] with the inputs' shape in front. `reference` takes the settings by these names.
     """
-    tensors = op.schema[0].count("Tensor ")
 
     def run(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        *settings, backend = rest[tensors - 1 :]
-        return op.call[backend][op.name](x.contiguous(), *map(_rows, rest[: tensors - 1]), *settings)
+        *parameters, settings, backend = rest
+        return op.call[backend][op.name](x.contiguous(), *map(_rows, parameters), *settings)
 
     def gradient(ctx, *grads: Tensor | None) -> tuple[Tensor, ...]:
-        (x, *parameters), (*settings, backend) = ctx.saved_tensors, ctx.settings
+        (x, *parameters), (settings, backend) = ctx.saved_tensors, ctx.settings
         call = op.call[backend][f"{op.name}_backward"]
         grad_x, grad_parameters = call(*map(_contiguous, grads), x.contiguous(), *map(_rows, parameters), *settings)
         sizes = [parameter.shape[-1] for parameter in parameters]
         return grad_x, *grad_parameters.view(*x.shape, sum(sizes)).split(sizes, -1)
 
-    return differentiable(run, gradient, reference, inputs=tensors, settings=settings, undefined_grads=True)
+    def plain(*tensors: Tensor, settings: tuple) -> tuple[Tensor, Tensor]:
+        return reference(*tensors, **dict(zip(names, settings, strict=True)))
+
+    inputs = op.schema[0].count("Tensor ")
+    return differentiable(run, gradient, plain, inputs=inputs, settings=("settings",), undefined_grads=True)
 
 
 def _reference_of_spline(x, widths, heights, derivatives, zuko: bool, **settings: Any) -> tuple[Tensor, Tensor]:
@@ -272,21 +275,23 @@ def _reference_of_spline(x, widths, heights, derivatives, zuko: bool, **settings
     return rational_quadratic_spline_reference(x, widths, heights, derivatives, **settings)
 
 
-def _run_coupling(x: Tensor, params: Tensor, bins: int, softmax_scale: float, tails: str | None, *settings: Any):
-    *settings, backend = settings
+def _run_coupling(
+    x: Tensor, params: Tensor, bins: int, softmax_scale: float, tails: str | None, settings: tuple, backend: str
+) -> tuple[Tensor, Tensor]:
     call = RATIONAL_QUADRATIC_COUPLING.call[backend]["rational_quadratic_coupling"]
     return call(x.contiguous(), params.contiguous(), bins, softmax_scale, *settings)
 
 
 def _gradient_of_coupling(ctx, *grads: Tensor | None) -> tuple[Tensor, Tensor]:
-    (x, params), (bins, softmax_scale, _, *settings, backend) = ctx.saved_tensors, ctx.settings
+    (x, params), (bins, softmax_scale, _, settings, backend) = ctx.saved_tensors, ctx.settings
     call = RATIONAL_QUADRATIC_COUPLING.call[backend]["rational_quadratic_coupling_backward"]
     return call(*map(_contiguous, grads), x.contiguous(), params.contiguous(), bins, softmax_scale, *settings)
 
 
-def _reference_of_coupling(x: Tensor, params: Tensor, zuko: bool, **settings: Any) -> tuple[Tensor, Tensor]:
-    settings["parameterization"] = "zuko" if zuko else "nflows"
-    return rational_quadratic_coupling_reference(x, params, **settings)
+def _reference_of_coupling(x: Tensor, params: Tensor, settings: tuple, **options: Any) -> tuple[Tensor, Tensor]:
+    options |= zip(_KERNEL_SETTINGS, settings, strict=True)
+    options["parameterization"] = "zuko" if options.pop("zuko") else "nflows"
+    return rational_quadratic_coupling_reference(x, params, **options)
 
 
 _KERNEL_SETTINGS = ("inverse", "tail_bound", "min_bin_width", "min_bin_height", "min_derivative", "zuko")
@@ -295,7 +300,7 @@ _coupling = differentiable(
     _gradient_of_coupling,
     _reference_of_coupling,
     inputs=2,
-    settings=("num_bins", "softmax_scale", "tails", *_KERNEL_SETTINGS),
+    settings=("num_bins", "softmax_scale", "tails", "settings"),
     undefined_grads=True,
 )
 
