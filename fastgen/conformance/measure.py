@@ -133,7 +133,7 @@ class Judge:
         lost = eps * max((float(g.abs().amax()) for g in self.output_gradients if g.numel()), default=0.0)
         errors = [0.0] * len(self.exact)
         for i, (name, exact) in enumerate(zip(self.names, self.exact, strict=True)):
-            if "gradient" in name and (scale := float(exact.double().norm())) > 0:
+            if "gradient" in name and exact.numel() and (scale := float(exact.abs().amax())) > 0:
                 errors[i] = lost * exact.numel() ** 0.5 / scale
         if any(u.dtype == torch.float64 for u in self.usual):
             single, gradients = copy_case(self.case, torch.float32), [g.float() for g in self.output_gradients]
@@ -232,13 +232,18 @@ def relative_error(value: Tensor, exact: Tensor, dtype: torch.dtype | None = Non
     """
     precision = torch.finfo(torch.promote_types(dtype or value.dtype, torch.float32))
     value, exact = value.double(), exact.double()
-    scale, least = float(exact.norm()), _AFTER_DENORMALS * precision.tiny / precision.eps * exact.numel() ** 0.5
-    if exact.numel() and not 1e-150 < scale < 1e150 and (most := float(exact.abs().amax())) > 0:
-        # The squares would leave the range of float64.
-        value, exact, least = value / most, exact / most, least / most
-        scale = float(exact.norm())
-    error = float((value - exact).norm())
+    least = _AFTER_DENORMALS * precision.tiny / precision.eps * exact.numel() ** 0.5
+    scale, error = _norm(exact), _norm(value - exact)
     return error / max(scale, least) if scale > 0 else error
+
+
+def _norm(t: Tensor) -> float:
+    """The L2 norm, also where squares would leave the range of float64."""
+    norm = float(t.norm())
+    if 1e-150 < norm < 1e150 or not t.numel():
+        return norm
+    most = float(t.abs().amax())
+    return float((t / most).norm()) * most if 0 < most < math.inf else norm
 
 
 def floating(args: tuple) -> list[Tensor]:

@@ -127,7 +127,7 @@ def _check(x: Tensor, weight: Tensor, styles: Tensor, padding: int, up: int, eps
 
 def _supports(x: Tensor, weight: Tensor, styles: Tensor) -> str:
     # With one channel the norm cancels the style, whose gradient is then a difference of rounded terms.
-    return "one channel in half precision" if x.shape[1] == 1 and computing_dtype(x) != x.dtype else ""
+    return "one channel" if x.shape[1] == 1 else ""
 
 
 def _samples(device: str, dtype: torch.dtype) -> Iterator[Sample]:
