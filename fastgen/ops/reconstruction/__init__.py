@@ -148,7 +148,7 @@ def _check(names: tuple[str, str], tensors: tuple[Tensor, Tensor]) -> None:
 
 def _check_spread(name: str, spread: Tensor, mean: Tensor) -> None:
     check_same_type(name, spread, mean)
-    if spread.shape != mean.shape and spread.numel() != 1:
+    if spread.shape != mean.shape and (spread.numel() != 1 or spread.dim() > mean.dim()):
         raise ValueError(
             f"{name}: expected the shape of mean, {tuple(mean.shape)}, or one number, got {tuple(spread.shape)}"
         )
