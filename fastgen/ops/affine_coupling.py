@@ -70,6 +70,10 @@ def affine_coupling(
         )
     options = (inverse, SCALE_MAPS.index(scale_map), float(bound), float(min_scale))
     if needs_gradient(x, shift, log_scale):
+        if inverse and x.dtype == torch.float16:
+            # The gradients are computed from the result, which may be beyond the range of float16.
+            y, logabsdet = _AffineCoupling.apply(x.float(), shift, log_scale, options, backend)
+            return y.half(), logabsdet
         return _AffineCoupling.apply(x, shift, log_scale, options, backend)
     return _forward(x, shift, log_scale, options, backend)
 
@@ -183,14 +187,10 @@ def _rows(t: Tensor) -> Tensor:
 class _AffineCoupling(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, shift: Tensor, log_scale: Tensor, options: tuple, backend: str):
-        inverse, dtype = options[0], x.dtype
-        if inverse and dtype == torch.float16:
-            # The gradients are computed from the result, which may be beyond the range of float16.
-            x = x.float()
         y, logabsdet = _forward(x, shift, log_scale, options, backend)
-        ctx.save_for_backward(y if inverse else x, log_scale)
+        ctx.save_for_backward(y if options[0] else x, log_scale)
         ctx.options, ctx.backend = options, backend
-        return y.to(dtype), logabsdet
+        return y, logabsdet
 
     @staticmethod
     def backward(ctx, grad: Tensor, grad_logabsdet: Tensor):
