@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.ops.checks import check_floating, check_same_type
+from fastgen.ops.convolution import conv2d, conv_transpose2d
 from fastgen.ops.drawing import Drawing, normals
 from fastgen.ops.registry import Cost, Op, Sample, Tolerance, computing_dtype
 
@@ -88,10 +88,10 @@ def modulated_conv2d_reference(
 
 def _convolution(x: Tensor, weight: Tensor, padding: int, up: int, groups: int) -> Tensor:
     if up == 1:
-        return F.conv2d(x, weight, padding=padding, groups=groups)
+        return conv2d(x, weight, padding=padding, groups=groups)
     # PyTorch wants the weight of a transposed convolution as [groups * in, out, ...].
     split = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
-    return F.conv_transpose2d(x, split.reshape(-1, *split.shape[2:]), stride=up, padding=padding, groups=groups)
+    return conv_transpose2d(x, split.reshape(-1, *split.shape[2:]), up, padding, groups)
 
 
 def _check(x: Tensor, weight: Tensor, styles: Tensor, padding: int, up: int, eps: float) -> None:
