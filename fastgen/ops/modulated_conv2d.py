@@ -59,9 +59,10 @@ def modulated_conv2d(
     energies = weight.to(computing_dtype(x)).square().sum((2, 3))
     norms = torch.rsqrt(styles.to(energies.dtype).square() @ energies.t() + eps)
     if x.dtype == torch.float16:
-        # So that what lies between the convolution and its norms is nowhere larger than the result.
-        least = norms.detach().amin(1, keepdim=True)
-        styles, norms = styles * least.to(styles.dtype), norms / least
+        # So that what lies between the convolution and its norms is nowhere much larger than the result. A power of two
+        # rounds nothing.
+        least = torch.exp2(norms.detach().amin(1, keepdim=True).log2().floor()).to(styles.dtype)
+        styles, norms = styles * least, norms / least
     return _convolution(x * styles[:, :, None, None], weight, padding, up, 1) * norms.to(x.dtype)[:, :, None, None]
 
 
