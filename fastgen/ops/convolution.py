@@ -23,7 +23,8 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """`torch.nn.functional.conv2d`."""
-    across, pad, step = (n if isinstance(n, int) else n[1] for n in (stride, padding, dilation))
+    # While torch.jit.trace records, an int may be a tensor.
+    across, pad, step = (n[1] if isinstance(n, Sequence) else n for n in (stride, padding, dilation))
     columns = (x.shape[3] + 2 * pad - step * (weight.shape[3] - 1) - 1) // across + 1
     if not gradient_is_wrong(x, across, columns):
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
