@@ -96,7 +96,7 @@ class Judge:
         if wrong and drawn:
             roundings = [torch.finfo(u.dtype).eps / 2 if u.is_floating_point() else 0.0 for u in self.usual]
             moved = map(max, self.rounding_errors(_NUDGES_WHERE_DRAWN), roundings, self._errors_of_exact())
-            shares, wrong = self._beyond_bounds(errors, list(moved), dtype, _PATIENCE)
+            shares, wrong = self._beyond_bounds(self._beside_noise(errors), list(moved), dtype, _PATIENCE)
         elif wrong and not self.op.random:
             shares, wrong = self._beyond_bounds(errors, self.rounding_errors(), dtype)
         return Verdict(max(errors, default=0.0), "; ".join(wrong), max(shares, default=0.0))
@@ -124,6 +124,21 @@ class Judge:
             # A draw that overflows says nothing.
             largest = [max(old, new) if math.isfinite(new) else old for old, new in zip(largest, errors, strict=True)]
         return largest
+
+    def _beside_noise(self, errors: list[float]) -> list[float]:
+        """The errors, absolute (as beside zero) where the exact result is nothing but float64's own rounding, such as
+        the logarithm of the slope of a straight spline: where one rounding of the inputs, of zeros too, changes half of
+        it. Of outputs alone, since a gradient may jump where an input is zero.
+        """
+        exact_case, gradients = copy_case(self.case, torch.float64), [g.double() for g in self.output_gradients]
+        noise = [0.0] * len(errors)
+        for seed in range(_NUDGES):
+            case, moved = _nudged(exact_case, gradients, seed, zeros=torch.finfo(torch.float64).eps)
+            noise = list(map(max, noise, self._errors_of(_results(self.op.reference, case, self.pass_, moved))))
+        return [
+            error * min(1.0, _norm(exact.double())) if doubt > 0.5 and "gradient" not in name else error
+            for name, error, doubt, exact in zip(self.names, errors, noise, self.exact, strict=True)
+        ]
 
     def _errors_of_exact(self) -> list[float]:
         """What float64 itself is off by. Of a case in float64, where there is nothing more exact, it is the reference's
@@ -184,8 +199,12 @@ def _compare(what: str, found: list, expected: list) -> None:
         raise ValueError(f"its results have {what} {found}, the reference's have {expected}")
 
 
-def _nudged(case: Sample, output_gradients: Sequence[Tensor], seed: int) -> tuple[Sample, list[Tensor]]:
-    """The case and the gradients in the precision that kernels compute in, every number moved by one rounding of it."""
+def _nudged(
+    case: Sample, output_gradients: Sequence[Tensor], seed: int, zeros: float = 0.0
+) -> tuple[Sample, list[Tensor]]:
+    """The case and the gradients in the precision that kernels compute in, every number moved by one rounding of it,
+    and zeros by `zeros`.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def nudge(value):
@@ -196,7 +215,7 @@ def _nudged(case: Sample, output_gradients: Sequence[Tensor], seed: int) -> tupl
         # Half types are stored among their denormal numbers.
         least = max(precision.tiny, stored.tiny * stored.eps)
         signs = 2 * torch.randint(2, value.shape, generator=generator, dtype=torch.float64).to(value.device) - 1
-        moved = exact * (1 + precision.eps * signs) + torch.where(exact == 0, 0.0, least * signs)
+        moved = exact * (1 + precision.eps * signs) + torch.where(exact == 0, zeros, least) * signs
         moved = torch.where(moved.abs() < precision.tiny, 0.0, moved)
         return moved.to(dtype).requires_grad_(value.requires_grad)
 
