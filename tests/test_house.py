@@ -150,3 +150,9 @@ def test_no_modules_import_each_other(within_functions: bool):
     for module, others in edges.items():
         others.discard(module)
     assert not circles(edges)
+
+
+def test_every_folder_is_a_package():
+    """A folder without `__init__.py` can be imported from a working copy, and is missing where the library is installed."""
+    folders = {path.parent for path in (ROOT / "fastgen").rglob("*.py")}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
