@@ -153,6 +153,6 @@ def test_no_modules_import_each_other(within_functions: bool):
 
 
 def test_every_folder_is_a_package():
-    """A folder without `__init__.py` can be imported from a working copy, and is missing where the library is installed."""
+    """A folder without `__init__.py` can be imported from a working copy and is missing in an installed library."""
     folders = {path.parent for path in (ROOT / "fastgen").rglob("*.py")}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
