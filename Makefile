@@ -52,7 +52,7 @@ sanitize: .venv/installed
 	FASTGEN_SANITIZE=1 FASTGEN_BUILD_CUDA=0 $(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 PYTHONPATH=build/sanitize/lib \
-	$(BIN)/python -P -m pytest -s --timeout 3000 tests/ops tests/sampling -k "not triton and not compile and not inductor and not cut_short and not test_denormals"
+	$(BIN)/python -P -m pytest -s --timeout 3000 tests/ops tests/sampling -k "not triton and not compile and not inductor and not test_library and not test_denormals"
 
 lint: .venv/requirements
 	$(BIN)/ruff check .
