@@ -1,4 +1,4 @@
-"""What people run for sampling, training and likelihood of diffusion models: diffusers' loops, and scipy's solver."""
+"""Sampling, training and likelihood of diffusion models as people run them: diffusers' loops, and scipy's solver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What calling an op costs before its kernel starts: tiny tensors, with gradient, against the reference's own call.
+"""The cost of a call before its kernel starts: tiny tensors, with gradient, against the reference's own call.
 
 `overhead_us` is the time of the public function less that of its reference, in microseconds. It is negative where the
 reference is many small operators and the op is one. Measured on one thread: waking a second one costs more than a call.

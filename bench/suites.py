@@ -1,4 +1,4 @@
-"""What a run was asked to do, the suites that it can measure besides ops, and how every row is timed.
+"""The options of a run, the suites that it can measure besides ops, and how every row is timed.
 
 A suite is a file of this folder that `SUITES` names, with two things: a docstring, whose first line `fastgen bench
 --list` prints, and `measured() -> list[Measured]`, the names of its cases and the function that measures each one.

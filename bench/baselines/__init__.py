@@ -1,4 +1,4 @@
-"""What ops are measured against, besides their reference: one file per op family, `baselines/<family>.py`.
+"""The rivals that ops are measured against, besides their reference: one file per op family, `baselines/<family>.py`.
 
 Every public function defined in such a file is a baseline with the signature of an op's public function. `<op>_<name>`
 is the baseline `<name>` of that op; a function without an op's name in front belongs to the first op of the family. The

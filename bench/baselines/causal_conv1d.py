@@ -1,4 +1,4 @@
-"""What people run for a causal convolution, and ways around its padded copy."""
+"""Causal convolutions as people run them, and ways around its padded copy."""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What people run for PixelCNN++'s likelihood and for drawing from it: its code, rewritten with static shapes.
+"""PixelCNN++'s likelihood and its draws as people run them: its code, rewritten with static shapes.
 
 Of the ways to write the likelihood (all channels stacked, one after another, channels last, with logsigmoid), one
 channel after another was the fastest under torch.compile on a CPU.

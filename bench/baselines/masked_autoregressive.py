@@ -1,4 +1,4 @@
-"""What people run to invert a masked autoregressive transform: the network once for every feature."""
+"""The inverse of a masked autoregressive transform as people run it: the network once for every feature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people run for a masked convolution, and the strongest way to call a library for it."""
+"""Masked convolutions as people run them, and the strongest way to call a library for it."""
 
 import torch.nn.functional as F
 from torch import Tensor

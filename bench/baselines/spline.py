@@ -1,4 +1,4 @@
-"""What people run for rational-quadratic splines: the libraries they import, and a clean rewrite with static shapes.
+"""Rational-quadratic splines as people run them: the libraries they import, and a clean rewrite with static shapes.
 
 Of the ways to pick a bin's parameters in the rewrite (gather, a sum over a one-hot mask, a chain of `where` over the
 bins), gather was the fastest under torch.compile on a CPU without gradients, and the chain with them.

@@ -23,10 +23,7 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     """`torch.nn.functional.conv2d`."""
-    # While torch.jit.trace records, an int may be a tensor.
-    across, pad, step = (n[1] if isinstance(n, Sequence) else n for n in (stride, padding, dilation))
-    columns = (x.shape[3] + 2 * pad - step * (weight.shape[3] - 1) - 1) // across + 1
-    if not gradient_is_wrong(x, across, columns):
+    if x.dtype != torch.bfloat16 or not gradient_is_wrong(x, *_across(x, weight, stride, padding, dilation)):
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     bias = None if bias is None else bias.float()
     return F.conv2d(x.float(), weight.float(), bias, stride, padding, dilation, groups).to(x.dtype)
@@ -43,3 +40,10 @@ def conv_transpose2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 
 def gradient_is_wrong(x: Tensor, stride: int, columns: int) -> bool:
     """Whether PyTorch's gradient of a convolution of `x` with this stride and so many columns is that of the case."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and stride > 1 and columns == 1
+
+
+def _across(x: Tensor, weight: Tensor, *geometry: int | Sequence[int]) -> tuple[int, int]:
+    """The stride along rows and the result's columns; `geometry` is stride, padding and dilation."""
+    # While torch.jit.trace records, an int may be a tensor.
+    stride, padding, dilation = (n[1] if isinstance(n, Sequence) else n for n in geometry)
+    return stride, (x.shape[3] + 2 * padding - dilation * (weight.shape[3] - 1) - 1) // stride + 1

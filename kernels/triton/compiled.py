@@ -1,4 +1,4 @@
-"""What kernels are compiled for without a GPU: the rows of the `COMPILE` tables."""
+"""The variants that are compiled without a GPU: the rows of the `COMPILE` tables."""
 
 import triton
 

@@ -1,4 +1,4 @@
-"""What the kernels of norm_modulate share: how planes are cut into pieces, and what is read of each pixel."""
+"""The parts that the kernels of norm_modulate share: how planes are cut into pieces, and what is read of each pixel."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""What each ATen operator does to a `Value`: the rules of the tracer.
+"""The rules of the tracer: each says how an ATen operator changes a `Value`.
 
 A rule gets the builder, the shape (or shapes) of the operator's real result, and the operator's arguments, in which
 every image-dependent tensor is a `Value`. An operator without a rule is refused, never guessed.
